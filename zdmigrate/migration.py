@@ -57,7 +57,11 @@ class Migration:
     sync: str
 
     def __init__(
-        self, *changes: Change, id: str | None = None, requires: Iterable[str] = (), sync: str = "trigger"
+        self,
+        *changes: Change,
+        id: str | None = None,  # noqa: A002  # it is what everybody calls it
+        requires: Iterable[str] = (),
+        sync: str = "trigger",
     ) -> None:
         object.__setattr__(self, "changes", changes)
         object.__setattr__(self, "id", id)
@@ -352,7 +356,7 @@ def _executed(path: Path, tree: ast.Module, code: types.CodeType) -> dict[str, A
     module.__file__ = str(path)
     sys.modules[name] = module
     try:
-        exec(code, module.__dict__)
+        exec(code, module.__dict__)  # noqa: S102  # migration files are programs
     except (Exception, SystemExit) as error:
         raise _failed(path, tree, error) from error
     finally:

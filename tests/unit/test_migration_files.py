@@ -6,7 +6,7 @@ import dataclasses
 import os
 import sys
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from zdmigrate.planning.parts import ChangePlan, Scope
 
 HEAD = "from zdmigrate import AddColumn, DropColumn, Migration, RenameColumn\n"
 RENAME = 'RenameColumn("users", "user_email", "email_address")'
-NOW = datetime(2026, 11, 21, 14, 32)
+NOW = datetime(2026, 11, 21, 14, 32, tzinfo=UTC)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,7 +159,7 @@ def test_a_coding_cookie_and_a_byte_order_mark(directory: Path) -> None:
         (f"migration = Migration({RENAME}, requires=[3])\n", 2, "requires must be a list of ids, but holds 3"),
         (f"migration = Migration(\n  {RENAME},\n  id='other',\n)\n", 4, "id is 'other', but the file's name says 'a'"),
         (
-            "migration = Migration(\n    DropColumn('t', 'a'),\n    DropColumn('t', 'b'),\n    DropColumn('t', 'a'),\n)\n",
+            "migration = Migration(\n  DropColumn('t', 'a'),\n  DropColumn('t', 'b'),\n  DropColumn('t', 'a'),\n)\n",
             5,
             "DropColumn contradicts DropColumn above: both change public.t.a",
         ),

@@ -1,0 +1,6 @@
+"""``python -m zdmigrate``."""
+
+from zdmigrate.cli import main
+
+if __name__ == "__main__":
+    main(prog_name="zdmigrate")

@@ -1,0 +1,70 @@
+"""``plan``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from zdmigrate.cli import COMMANDS, rendering
+from zdmigrate.cli.common import FORMATS, Command, common_options, complete_ids
+from zdmigrate.cli.runtime import App, current
+
+if TYPE_CHECKING:
+    from zdmigrate.plan import Plan
+
+_FILE = click.Path(dir_okay=False, path_type=Path)
+_EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@click.command(cls=Command, short_help=COMMANDS["plan"][1])
+@click.argument("ids", nargs=-1, metavar="[ID]...", shell_complete=complete_ids)
+@click.option("--sql", is_flag=True, help="Only the SQL, for reading.")
+@click.option("--stats", type=_EXISTING_FILE, help="Plan from a saved catalog, without connecting.")
+@click.option("--write-stats", type=_FILE, help="Save the catalog for a later --stats.")
+@common_options(FORMATS)
+def plan(*, ids: tuple[str, ...], sql: bool, stats: Path | None, write_stats: Path | None) -> int:
+    """Show, phase by phase, what would be done: each step's SQL, its locks and what they block, whether it scans or
+    rewrites, rows and size, gates, warnings, and what can be undone until when. Changes nothing.
+
+    IDs may be shortened to a unique prefix; without one, every migration of the directory is planned.
+
+    \b
+    Example:
+      zdmigrate plan
+      zdmigrate plan 20261121 --format markdown > plan.md
+      zdmigrate plan --write-stats production.stats
+      zdmigrate plan --stats production.stats --sql
+    """
+    app = current()
+    if stats is not None and write_stats is not None:
+        raise click.UsageError("--stats reads a saved catalog, --write-stats saves one: give one of them")
+    if sql and app.format != "text":
+        raise click.UsageError(f"--sql is a format of its own, and cannot be combined with --format {app.format}")
+    if stats is not None:
+        from zdmigrate.engine.project import plan_offline
+
+        plans = plan_offline(app.config, ids, stats.read_bytes())
+    else:
+        with app.project() as project:
+            plans = project.plan(ids)
+            if write_stats is not None:
+                write_stats.write_bytes(project.snapshot(ids))
+                app.narrate(f"catalog saved in {write_stats}")
+    if not plans:
+        app.narrate(f"no migrations in {app.config.dir}")
+    click.echo(_rendered(app, plans, sql=sql), nl=False)
+    return 0
+
+
+def _rendered(app: App, plans: list[Plan], *, sql: bool) -> str:
+    if sql:
+        return rendering.plans_sql(plans)
+    match app.format:
+        case "json":
+            return rendering.document(plans=[rendering.plan_json(plan) for plan in plans]) + "\n"
+        case "markdown":
+            return "\n".join(rendering.plan_markdown(plan) for plan in plans)
+        case _:
+            return "\n\n".join(rendering.plan_text(plan) for plan in plans)
