@@ -1,0 +1,45 @@
+"""Fixtures: a server for the session (one in each xdist worker), a fresh database for a test."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.servers import Database, ReplicaPair, binaries_for_tests
+from zdmigrate.postgres.servers import ScratchServer, ServerBinaries
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def pg_binaries() -> ServerBinaries:
+    return binaries_for_tests()
+
+
+@pytest.fixture(scope="session")
+def pg_major(pg_binaries: ServerBinaries) -> int:
+    return pg_binaries.major
+
+
+@pytest.fixture(scope="session")
+def pg(pg_binaries: ServerBinaries) -> Iterator[ScratchServer]:
+    with ScratchServer.start(pg_binaries) as server:
+        yield server
+
+
+@pytest.fixture
+def database(pg: ScratchServer) -> Iterator[Database]:
+    name = f"test_{next(_numbers)}"
+    pg.create_database(name)
+    try:
+        yield Database(pg, name)
+    finally:
+        pg.drop_database(name)
+
+
+@pytest.fixture(scope="session")
+def replica_pair(pg_binaries: ServerBinaries) -> Iterator[ReplicaPair]:
+    with ScratchServer.start(pg_binaries) as primary:
+        yield ReplicaPair(primary, primary.start_replica("replica1"))
