@@ -281,6 +281,8 @@ def _work(plan: Plan, step: Step) -> str:
 
 def _touched(plan: Plan, step: Step) -> list[TableEstimate]:
     tables = {lock.table for lock in step.locks}
+    if step.rows is not None:
+        tables.add(f"{step.rows.schema}.{step.rows.table}")
     return [estimate for estimate in plan.estimates if estimate.table in tables] or list(plan.estimates)
 
 

@@ -147,6 +147,7 @@ class App:
             message=status.message and self.redacted(status.message),
             hint=status.hint and self.redacted(status.hint),
             gates=tuple(dataclasses.replace(gate, detail=self.redacted(gate.detail)) for gate in status.gates),
+            hold=status.hold and dataclasses.replace(status.hold, reason=self.redacted(status.hold.reason)),
         )
 
 
