@@ -1,0 +1,65 @@
+"""Which rows a batch takes."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from zdmigrate.backfill.values import Settings
+from zdmigrate.backfill.windows import Batch, Pages, Stripe, WindowSize, stripe_of_row
+
+pages = st.builds(lambda first, length: Pages(first, first + length), st.integers(0, 10**9), st.integers(0, 3000))
+
+
+@given(pages, st.integers(1, 500))
+def test_pieces_cover_every_page_once_and_in_order(whole: Pages, size: int) -> None:
+    pieces = list(whole.cut(size))
+    assert all(0 < len(piece) <= size for piece in pieces)
+    assert [piece.first for piece in pieces[1:]] == [piece.end for piece in pieces[:-1]]
+    assert sum(map(len, pieces)) == len(whole)
+    if pieces:
+        assert (pieces[0].first, pieces[-1].end) == (whole.first, whole.end)
+
+
+@given(st.integers(0, 2**32 - 3), st.integers(2, 1000))
+def test_halves_are_smaller_and_together_the_whole(first: int, length: int) -> None:
+    left, right = Batch(Pages(first, first + length), Stripe(3, 16)).halves()
+    assert left.pages.end == right.pages.first
+    assert (left.pages.first, right.pages.end) == (first, first + length)
+    assert min(len(left.pages), len(right.pages)) >= 1
+    assert left.stripe == right.stripe == Stripe(3, 16)
+
+
+def test_a_batch_is_a_tid_range_and_a_stripe() -> None:
+    assert Batch(Pages(250, 500)).condition.as_string() == "ctid >= '(250,0)'::tid AND ctid < '(500,0)'::tid"
+    assert Batch(Pages(0, 250), Stripe(5, 16)).condition.as_string() == (
+        "ctid >= '(0,0)'::tid AND ctid < '(250,0)'::tid AND get_byte(tidsend(ctid), 5) % 16 = 5"
+    )
+
+
+def test_a_stripe_count_that_does_not_divide_256_needs_both_bytes_of_the_position() -> None:
+    assert stripe_of_row(24).as_string() == ("(get_byte(tidsend(ctid), 4) * 256 + get_byte(tidsend(ctid), 5)) % 24")
+
+
+def test_a_window_shrinks_fast_and_grows_slowly() -> None:
+    size = WindowSize(250)
+    size.shrink()
+    size.shrink()
+    assert size.pages == 62
+    size.grow()
+    assert size.pages == 77
+    for _ in range(100):
+        size.grow()
+    assert size.pages == 250
+    for _ in range(100):
+        size.shrink()
+    assert size.pages == 1
+    size.grow()
+    assert size.pages > 1
+
+
+@pytest.mark.parametrize("wrong", [{"window_pages": 0}, {"stripes": 0}])
+def test_settings_refuse_empty_windows(wrong: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        Settings(**wrong)  # type: ignore[arg-type]

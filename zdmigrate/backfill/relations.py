@@ -1,0 +1,108 @@
+"""The relations that store a table's rows, and how they and their rows are called."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from psycopg import sql
+
+from zdmigrate.backfill.session import Session
+from zdmigrate.errors import Drift, Unsafe
+
+_LEAVES = """
+WITH root AS (
+    SELECT relation.oid FROM pg_catalog.pg_class AS relation
+    JOIN pg_catalog.pg_namespace AS space ON space.oid = relation.relnamespace
+    WHERE space.nspname = {schema} AND relation.relname = {table}
+), part AS (
+    SELECT root.oid FROM root
+    UNION SELECT tree.relid::oid FROM root, pg_catalog.pg_partition_tree(root.oid) AS tree
+)
+SELECT leaf.oid::bigint, space.nspname, leaf.relname, leaf.relkind::text
+FROM part
+JOIN pg_catalog.pg_class AS leaf ON leaf.oid = part.oid
+JOIN pg_catalog.pg_namespace AS space ON space.oid = leaf.relnamespace
+ORDER BY leaf.oid
+"""
+
+_CURRENT = """
+SELECT space.nspname, relation.relname
+FROM pg_catalog.pg_class AS relation
+JOIN pg_catalog.pg_namespace AS space ON space.oid = relation.relnamespace
+WHERE relation.oid = {oid}
+"""
+
+_KEY = """
+SELECT attribute.attname
+FROM pg_catalog.pg_index AS index
+CROSS JOIN LATERAL unnest(index.indkey) WITH ORDINALITY AS part(number, position)
+JOIN pg_catalog.pg_attribute AS attribute ON attribute.attrelid = index.indrelid AND attribute.attnum = part.number
+WHERE index.indrelid = {oid} AND index.indisprimary
+ORDER BY part.position
+"""
+
+_LONGEST_KEY = 200
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Relation:
+    """A table or partition with rows of its own."""
+
+    oid: int
+    schema: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.schema}.{self.name}"
+
+    @property
+    def identifier(self) -> sql.Identifier:
+        """The quoted name."""
+        return sql.Identifier(self.schema, self.name)
+
+
+def leaves(session: Session, schema: str, table: str) -> list[Relation]:
+    """The table itself, or the leaves of its partition tree as it is now.
+
+    Raises:
+        Drift: there is no such table.
+        Unsafe: a partition is a foreign table.
+    """
+    query = sql.SQL(_LEAVES).format(schema=sql.Literal(schema), table=sql.Literal(table))
+    found = session.patiently(lambda: session.read(query), schema=schema, table=table)
+    if not found:
+        raise Drift(f"there is no table {schema}.{table} any more", hint="zdmigrate status")
+    for _, space, name, kind in found:
+        if kind not in ("r", "p"):
+            raise Unsafe(
+                f"{space}.{name}, a partition of {schema}.{table}, is no ordinary table (relkind {kind!r})",
+                hint="detach it, or move its rows into a local partition",
+            )
+    return [Relation(oid=oid, schema=space, name=name) for oid, space, name, kind in found if kind == "r"]
+
+
+def current(session: Session, relation: Relation) -> Relation | None:
+    """The relation under the name that it has now; None when it is gone."""
+    found = session.read(sql.SQL(_CURRENT).format(oid=sql.Literal(relation.oid)))
+    return Relation(oid=relation.oid, schema=found[0][0], name=found[0][1]) if found else None
+
+
+def names_of_rows(session: Session, relation: Relation, tids: list[str]) -> list[str]:
+    """Rows for people: by primary key where there is one, else by ctid; never more of their data."""
+    key = [name for (name,) in session.read(sql.SQL(_KEY).format(oid=sql.Literal(relation.oid)))]
+    if not key or not tids:
+        return [f"{relation} ctid {tid}" for tid in tids]
+    values = sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(name)) for name in key)
+    query = sql.SQL("SELECT ctid::text, {values} FROM ONLY {relation} WHERE ctid = ANY({tids}::tid[])")
+    found = session.read(query.format(values=values, relation=relation.identifier, tids=sql.Literal(tids)))
+    shown = {tid: f"{relation} ({', '.join(key)})=({_short(', '.join(row))})" for tid, *row in found}
+    return [shown.get(tid, f"{relation} ctid {tid}") for tid in tids]
+
+
+def name_of_row(session: Session, relation: Relation, tid: str) -> str:
+    """One row for people."""
+    return names_of_rows(session, relation, [tid])[0]
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LONGEST_KEY else text[: _LONGEST_KEY - 1] + "…"

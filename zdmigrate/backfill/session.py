@@ -1,0 +1,126 @@
+"""The short transactions of a backfill, with their timeouts and the lease's fence."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import psycopg
+import tenacity
+from psycopg import errors, pq, sql
+from psycopg.rows import tuple_row
+
+from zdmigrate.backfill import blockers
+from zdmigrate.backfill.values import Settings
+from zdmigrate.errors import LockBudgetExceeded
+from zdmigrate.planning.sync import SEARCH_PATH
+
+Row = tuple[Any, ...]
+Fence = Callable[[psycopg.Cursor[Any]], None]
+T = TypeVar("T")
+
+# A role's own defaults must not change what a batch does: a TID range scan without parallel or JIT surprises, and an
+# error instead of rows that silently stay unseen where FORCE ROW LEVEL SECURITY holds for the owner too.
+_SETTINGS = (
+    f"SET LOCAL search_path = {SEARCH_PATH}; "
+    "SET LOCAL row_security = off; SET LOCAL jit = off; SET LOCAL max_parallel_workers_per_gather = 0; "
+    "SET LOCAL enable_seqscan = off; SET LOCAL enable_tidscan = on; "
+    "SET LOCAL lock_timeout = {lock}; SET LOCAL statement_timeout = {statement}; "
+    "SET LOCAL idle_in_transaction_session_timeout = 2000"
+)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """An autocommit connection and the rules for using it. No transaction outlives a call."""
+
+    connection: psycopg.Connection[Any]
+    settings: Settings
+    fence: Fence | None = None
+    sleep: Callable[[float], None] = time.sleep
+
+    def read(self, query: sql.Composable) -> list[Row]:
+        """The rows of a query, in a transaction of its own."""
+        with self._transaction("READ ONLY") as cursor:
+            self._prepare(cursor, self.settings.read_timeout)
+            return _execute(cursor, query, sql.SQL("COMMIT")).fetchall()
+
+    def touch(self, lock: sql.Composable) -> None:
+        """Take a lock and give it back at once."""
+        with self._transaction("READ ONLY") as cursor:
+            self._prepare(cursor, self.settings.read_timeout)
+            _execute(cursor, lock)
+
+    def write(self, statement: sql.Composable, *, before: sql.Composable | None = None) -> list[Row]:
+        """Run one statement behind the fence, and return its rows.
+
+        COMMIT travels with the statement, so row locks never wait until our process is scheduled again. Nor do
+        they wait for the disk or a synchronous standby: data and cursor are lost together or not at all, a crash of
+        the server only repeats them. What comes last is written by `write_durably`.
+        """
+        extra = [sql.SQL("SET LOCAL synchronous_commit = off"), *([] if before is None else [before])]
+        return self._write(statement, self.settings.statement_timeout, *extra)
+
+    def write_durably(self, statement: sql.Composable) -> list[Row]:
+        """Like `write`, but on return it has reached the disk, and so has everything before it."""
+        return self._write(statement, self.settings.read_timeout)
+
+    def patiently(self, action: Callable[[], T], *, schema: str, table: str) -> T:
+        """Try again while somebody holds a lock on the table.
+
+        Raises:
+            LockBudgetExceeded: naming who does, after `Settings.lock_budget`.
+        """
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(errors.LockNotAvailable),
+            stop=tenacity.stop_after_delay(self.settings.lock_budget),
+            wait=tenacity.wait_random_exponential(multiplier=0.05, max=1),
+            sleep=self.sleep,
+            retry_error_callback=lambda _: self._give_up(schema, table),
+        )
+        return retrying(action)
+
+    def _give_up(self, schema: str, table: str) -> Any:
+        quoted = sql.Identifier(schema, table).as_string(self.connection)
+        found = blockers.holders(self.read(blockers.of_table(quoted)))
+        raise LockBudgetExceeded(
+            f"{schema}.{table} stays locked, {blockers.described(found)}", hint=blockers.remedy(found)
+        ) from None
+
+    def _write(self, statement: sql.Composable, timeout: timedelta, *before: sql.Composable) -> list[Row]:
+        assert self.fence is not None, "a session without a fence only reads"
+        with self._transaction("READ WRITE") as cursor:
+            self.fence(cursor)
+            self._prepare(cursor, timeout, *before)
+            return _execute(cursor, statement, sql.SQL("COMMIT")).fetchall()
+
+    def _prepare(self, cursor: psycopg.Cursor[Row], timeout: timedelta, *more: sql.Composable) -> None:
+        lock, statement = (
+            max(1, round(t / timedelta(milliseconds=1))) for t in (self.settings.row_lock_timeout, timeout)
+        )
+        _execute(cursor, sql.SQL(_SETTINGS).format(lock=sql.Literal(lock), statement=sql.Literal(statement)), *more)
+
+    @contextlib.contextmanager
+    def _transaction(self, access: str) -> Iterator[psycopg.Cursor[Row]]:
+        # READ COMMITTED, whatever the role's default is: a row that changed meanwhile is looked at again
+        # (section 13.2.1 of the manual), where REPEATABLE READ would fail.
+        with self.connection.cursor(row_factory=tuple_row) as cursor:
+            try:
+                _execute(cursor, sql.SQL("BEGIN ISOLATION LEVEL READ COMMITTED, " + access))
+                yield cursor
+            finally:
+                self._end()
+
+    def _end(self) -> None:
+        if not self.connection.closed and self.connection.info.transaction_status != pq.TransactionStatus.IDLE:
+            self.connection.rollback()
+
+
+def _execute(cursor: psycopg.Cursor[Row], *statements: sql.Composable) -> psycopg.Cursor[Row]:
+    # Without parameters a list of statements is one message, of which the first result is read; the server would
+    # refuse to prepare it.
+    return cursor.execute(sql.SQL("; ").join(statements), prepare=False)

@@ -1,0 +1,98 @@
+"""The statements over a relation's rows. Pure.
+
+Expressions of a plan mention columns unqualified, so every query below has one relation in scope.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from psycopg import sql
+
+from zdmigrate.backfill import windows
+from zdmigrate.plan import RowWork
+
+if TYPE_CHECKING:
+    from zdmigrate.backfill.relations import Relation
+    from zdmigrate.backfill.windows import Pages
+
+
+def fill(rows: RowWork, relation: Relation, which: sql.Composable) -> sql.Composed:
+    """Fill the unfilled rows among those that `which` takes, waiting for locked ones."""
+    return sql.SQL("UPDATE ONLY {} SET {} WHERE {} AND ({})").format(
+        relation.identifier, _assignments(rows), which, _unfilled(rows)
+    )
+
+
+def fill_unlocked(rows: RowWork, relation: Relation, which: sql.Composable) -> sql.Composed:
+    """The same, passing over rows that somebody else has locked.
+
+    Not what one starts with: locking rows first is more WAL, and updating by a list of tids is never HOT.
+    """
+    free = sql.SQL("SELECT ctid FROM ONLY {} WHERE {} AND ({}) FOR NO KEY UPDATE SKIP LOCKED").format(
+        relation.identifier, which, _unfilled(rows)
+    )
+    return fill(rows, relation, sql.SQL("ctid = ANY(ARRAY({}))").format(free))
+
+
+def row(tid: str) -> sql.Composed:
+    """A condition for one row."""
+    return sql.SQL("ctid = {}::tid").format(sql.Literal(tid))
+
+
+def unfilled_by_stripe(rows: RowWork, relation: Relation, pages: Pages, count: int) -> sql.Composed:
+    """(stripe, number of unfilled rows) for the stripes that have any."""
+    return sql.SQL("SELECT {}, count(*) FROM ONLY {} WHERE {} AND ({}) GROUP BY 1 ORDER BY 1").format(
+        windows.stripe_of_row(count), relation.identifier, pages.condition, _unfilled(rows)
+    )
+
+
+def unfilled_tids(rows: RowWork, relation: Relation, pages: Pages, limit: int) -> sql.Composed:
+    """Some unfilled rows."""
+    return sql.SQL("SELECT ctid::text FROM ONLY {} WHERE {} AND ({}) LIMIT {}").format(
+        relation.identifier, pages.condition, _unfilled(rows), sql.Literal(limit)
+    )
+
+
+def all_tids(relation: Relation, which: sql.Composable) -> sql.Composed:
+    """Every row that `which` takes, without evaluating an expression of the plan."""
+    return sql.SQL("SELECT ctid::text FROM ONLY {} WHERE {}").format(relation.identifier, which)
+
+
+def count_unfilled(rows: RowWork, relation: Relation, which: sql.Composable) -> sql.Composed:
+    """The number of unfilled rows, and the relation's filenode when they were counted."""
+    return sql.SQL("SELECT count(*), pg_catalog.pg_relation_filenode({}) FROM ONLY {} WHERE {} AND ({})").format(
+        sql.Literal(relation.oid), relation.identifier, which, _unfilled(rows)
+    )
+
+
+def size(relation: Relation) -> sql.Composed:
+    """The relation's filenode and its size in pages; NULLs when it is gone."""
+    return sql.SQL(
+        "SELECT pg_catalog.pg_relation_filenode({oid}), "
+        "pg_catalog.pg_relation_size({oid}) / pg_catalog.current_setting('block_size')::int"
+    ).format(oid=sql.Literal(relation.oid))
+
+
+def suppress_triggers(relation: Relation) -> sql.Composed:
+    """Keep the table's own triggers from firing until the transaction ends, if it has any for UPDATE.
+
+    Without any, the setting is left alone, because foreign keys rest on triggers too. ENABLE ALWAYS triggers, such
+    as ours, fire all the same (ALTER TABLE in the manual).
+    """
+    return sql.SQL(
+        "SELECT pg_catalog.set_config('session_replication_role', 'replica', true) WHERE EXISTS ("
+        "SELECT FROM pg_catalog.pg_trigger WHERE tgrelid = {} AND NOT tgisinternal AND tgenabled = 'O' "
+        "AND tgtype & 16 <> 0)"
+    ).format(sql.Literal(relation.oid))
+
+
+def _assignments(rows: RowWork) -> sql.Composed:
+    return sql.SQL(", ").join(
+        sql.SQL("{} = {}").format(sql.Identifier(column), sql.SQL(expression))
+        for column, expression in rows.assignments
+    )
+
+
+def _unfilled(rows: RowWork) -> sql.SQL:
+    return sql.SQL(rows.unfilled)

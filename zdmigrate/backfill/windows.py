@@ -1,0 +1,104 @@
+"""Which rows a batch takes: a range of pages, and in it a stripe by position in the page. Pure.
+
+Updating all rows of a full page in one transaction moves them to new pages: nothing is HOT, every index grows, the
+heap doubles. A batch that takes a sixteenth of each page's rows leaves dead versions that the next visit prunes
+(section 66.7 of the manual, Heap-Only Tuples), and whose space the next sixteenth uses.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+from psycopg import sql
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Pages:
+    """Pages of a relation, from `first` up to but not including `end`."""
+
+    first: int
+    end: int
+
+    def __len__(self) -> int:
+        return self.end - self.first
+
+    def halves(self) -> tuple[Pages, Pages]:
+        """The two halves of at least two pages."""
+        middle = (self.first + self.end) // 2
+        return Pages(self.first, middle), Pages(middle, self.end)
+
+    def cut(self, pages: int) -> Iterator[Pages]:
+        """In pieces of at most `pages`, in order."""
+        for first in range(self.first, self.end, pages):
+            yield Pages(first, min(first + pages, self.end))
+
+    @property
+    def condition(self) -> sql.Composed:
+        """A condition that Postgres answers by a TID range scan (`ctid = ANY` would not prune pages)."""
+        return sql.SQL("ctid >= {}::tid AND ctid < {}::tid").format(_tid(self.first), _tid(self.end))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Stripe:
+    """Every row whose position in its page is `index` modulo `count`."""
+
+    index: int
+    count: int
+
+    @property
+    def condition(self) -> sql.Composed:
+        """True for the rows of the stripe."""
+        return sql.SQL("{} = {}").format(stripe_of_row(self.count), sql.Literal(self.index))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Batch:
+    """What one transaction takes; without a stripe all rows of the pages."""
+
+    pages: Pages
+    stripe: Stripe | None = None
+
+    @property
+    def condition(self) -> sql.Composed:
+        """True for the rows of the batch."""
+        if self.stripe is None:
+            return self.pages.condition
+        return sql.SQL("{} AND {}").format(self.pages.condition, self.stripe.condition)
+
+    def halves(self) -> tuple[Batch, Batch]:
+        """The same stripe of both halves of the pages."""
+        left, right = self.pages.halves()
+        return Batch(left, self.stripe), Batch(right, self.stripe)
+
+
+def stripe_of_row(count: int) -> sql.Composed:
+    """The number of a row's stripe.
+
+    A tid is sent as four bytes of page and two of position. Measured on one slow core: 35 ns a row, where
+    ``(ctid::text::point)[1]`` takes 130; a window is read once for each of its stripes.
+    """
+    if 256 % count == 0:
+        return sql.SQL("get_byte(tidsend(ctid), 5) % {}").format(sql.Literal(count))
+    position = sql.SQL("(get_byte(tidsend(ctid), 4) * 256 + get_byte(tidsend(ctid), 5))")
+    return sql.SQL("{} % {}").format(position, sql.Literal(count))
+
+
+class WindowSize:
+    """The size of the next window: halved when a batch took too long, growing back slowly."""
+
+    def __init__(self, limit: int) -> None:
+        self.pages = limit
+        self._limit = limit
+
+    def shrink(self) -> None:
+        """A batch took too long."""
+        self.pages = max(1, self.pages // 2)
+
+    def grow(self) -> None:
+        """A window went well."""
+        self.pages = min(self._limit, self.pages + max(1, self._limit // 16))
+
+
+def _tid(page: int) -> sql.Composed:
+    return sql.Composed([sql.Literal(f"({page},0)")])
