@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from zdmigrate.cli import rendering
+from zdmigrate.control.store import HistoryEntry
 from zdmigrate.engine.outcome import GateState, Hold, MigrationStatus
 from zdmigrate.hazards import Hazard
 from zdmigrate.phases import Phase
@@ -280,3 +281,31 @@ def test_statuses_as_json() -> None:
 def test_sizes(size: int, text: str) -> None:
     estimate = TableEstimate(table=USERS, rows=1, bytes=size)
     assert f"about 1 rows, {text}\n" in rendering.plan_text(dataclasses.replace(PLAN, estimates=(estimate,)))
+
+
+def test_history_as_aligned_lines() -> None:
+    started = HistoryEntry(
+        at=SINCE,
+        migration="20261121_email",
+        phase="expand",
+        step="1.expand.add",
+        action="do",
+        outcome="done",
+        actor="ann",
+        host="ci-1",
+        deployment="d42",
+        sql_hash="abc",
+        duration_ms=1234.56,
+        detail=None,
+    )
+    held = dataclasses.replace(
+        started, step=None, phase=None, action="hold", duration_ms=None, deployment=None, detail="incident 512"
+    )
+    assert (
+        rendering.history_text([held, started])
+        == """\
+2026-11-21 14:32:05+00:00  20261121_email  -             hold  done  -         ann@ci-1        incident 512
+2026-11-21 14:32:05+00:00  20261121_email  1.expand.add  do    done  1,235 ms  ann@ci-1 [d42]
+"""
+    )
+    assert rendering.history_text([]) == ""

@@ -120,9 +120,6 @@ class Duration(_DurationType):
     def __init__(self, *, forever: bool = False) -> None:
         self.forever = forever
 
-    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
-        return "10m|forever" if self.forever else "DURATION"
-
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
         from datetime import timedelta
 

@@ -14,7 +14,7 @@ from zdmigrate.cli.runtime import current
 
 @click.command(cls=Command, short_help=COMMANDS["status"][1])
 @click.argument("ids", nargs=-1, metavar="[ID]...", shell_complete=complete_ids)
-@click.option("--stale", type=Duration(), help="Only those unfinished that have not moved for so long.")
+@click.option("--stale", type=Duration(), metavar="7d", help="Only those unfinished that have not moved for so long.")
 @common_options()
 def status(*, ids: tuple[str, ...], stale: timedelta | None) -> int:
     """Show each migration's phase, hold, gates, who works on it, and the commands that come next.

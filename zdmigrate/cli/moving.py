@@ -26,8 +26,13 @@ from zdmigrate.phases import Phase
 @click.option("--to", type=click.Choice([*PHASES, "auto"]), help="The phase to complete (default: auto).")
 @click.option("--next", "one", is_flag=True, help="One phase, from the one that --from names.")
 @click.option("--from", "start", type=click.Choice(["none", *PHASES[:-1]]), help="Do it only from this phase.")
-@click.option("--wait", type=Duration(forever=True), help="Wait for gates and locks for so long (default: not).")
-@click.option("--max-runtime", type=Duration(), help="Stop after this time, with exit code 3.")
+@click.option(
+    "--wait",
+    type=Duration(forever=True),
+    metavar="10m|forever",
+    help="Wait for gates and locks for so long (default: not).",
+)
+@click.option("--max-runtime", type=Duration(), metavar="50m", help="Stop after this time, with exit code 3.")
 @pending_option
 @override_option
 @audit_options

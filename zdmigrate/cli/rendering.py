@@ -124,7 +124,7 @@ def history_text(entries: Sequence[HistoryEntry]) -> str:
             entry.step or entry.phase or "-",
             entry.action,
             entry.outcome or "-",
-            "-" if entry.duration_ms is None else f"{entry.duration_ms:,} ms",
+            "-" if entry.duration_ms is None else f"{entry.duration_ms:,.0f} ms",
             f"{entry.actor}@{entry.host}" + (f" [{entry.deployment}]" if entry.deployment else ""),
             entry.detail or "",
         )

@@ -20,6 +20,7 @@ from zdmigrate.errors import ConfigError
 
 HIDDEN = "***"
 _SCHEME = re.compile(r"([A-Za-z][\w.-]*)(\+[\w.-]+)?://")
+_HOST_AND_PORT = re.compile(r"([\w.-]+):(\d+)")
 _SECRETS = frozenset({"password", "sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key"})
 _SHOWN = ("service", "host", "hostaddr", "port", "dbname", "user")
 
@@ -91,7 +92,7 @@ def _libpq_reads(plain: str) -> bool:
         all(port == "" or port.isdecimal() for port in str(parsed.get("port", "")).split(","))
         and ("@" in authority or "@" not in path)
         and len(re.findall(r"(?:^|&)host=", query)) < 2
-        and not any(re.fullmatch(r"[\w.-]+:\d+", host) for host in str(parsed.get("host", "")).split(","))
+        and not any(_HOST_AND_PORT.fullmatch(host) for host in str(parsed.get("host", "")).split(","))
     )
 
 
@@ -107,6 +108,8 @@ def _translated(plain: str) -> str | None:
     except (ArgumentError, ValueError):
         return None
     options: dict[str, Any] = dict(found)
+    if one := _HOST_AND_PORT.fullmatch(options.get("host") or ""):  # SQLAlchemy 2.0.0 leaves a single one alone
+        options |= {"host": one[1], "port": one[2]}
     known = {option.keyword.decode() for option in pq.Conninfo.get_defaults()}
     for key in options:
         if key not in known:
