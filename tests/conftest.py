@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.servers import Database, ReplicaPair, binaries_for_tests
+from tests.support.servers import Database, ReplicaPair, base_for_tests, binaries_for_tests
 from zdmigrate.postgres.servers import ScratchServer, ServerBinaries
 
 _numbers = itertools.count(1)
@@ -25,7 +25,7 @@ def pg_major(pg_binaries: ServerBinaries) -> int:
 
 @pytest.fixture(scope="session")
 def pg(pg_binaries: ServerBinaries) -> Iterator[ScratchServer]:
-    with ScratchServer.start(pg_binaries) as server:
+    with ScratchServer.start(pg_binaries, base=base_for_tests()) as server:
         yield server
 
 
@@ -41,5 +41,5 @@ def database(pg: ScratchServer) -> Iterator[Database]:
 
 @pytest.fixture(scope="session")
 def replica_pair(pg_binaries: ServerBinaries) -> Iterator[ReplicaPair]:
-    with ScratchServer.start(pg_binaries) as primary:
+    with ScratchServer.start(pg_binaries, base=base_for_tests()) as primary:
         yield ReplicaPair(primary, primary.start_replica("replica1"))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -64,3 +66,11 @@ def binaries_for_tests() -> ServerBinaries:
         if os.environ.get("CI"):
             pytest.fail(f"{error.message} ({error.hint})")
         pytest.skip(f"{error.message} ({error.hint})")
+
+
+def base_for_tests() -> Path | None:
+    """In memory where there is room for it: most of what tests wait for is the creation of small files."""
+    memory = Path("/dev/shm")
+    if memory.is_dir() and shutil.disk_usage(memory).free > 2 << 30:
+        return memory
+    return None
