@@ -1,0 +1,41 @@
+"""zdmigrate: expand/contract migrations of live PostgreSQL databases.
+
+What a migration file needs is imported from here. Names are loaded on first use: `import zdmigrate.app` in an
+application pays for nothing of the tool.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from zdmigrate.changes.add_column import AddColumn as AddColumn
+    from zdmigrate.changes.drop_column import DropColumn as DropColumn
+    from zdmigrate.changes.rename_column import RenameColumn as RenameColumn
+    from zdmigrate.errors import ZdmigrateError as ZdmigrateError
+    from zdmigrate.migration import Migration as Migration
+    from zdmigrate.phases import Phase as Phase
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "AddColumn": "zdmigrate.changes.add_column",
+    "DropColumn": "zdmigrate.changes.drop_column",
+    "Migration": "zdmigrate.migration",
+    "Phase": "zdmigrate.phases",
+    "RenameColumn": "zdmigrate.changes.rename_column",
+    "ZdmigrateError": "zdmigrate.errors",
+}
+
+__all__ = ["AddColumn", "DropColumn", "Migration", "Phase", "RenameColumn", "ZdmigrateError"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

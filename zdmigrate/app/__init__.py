@@ -1,0 +1,1 @@
+"""What applications import. Depends on SQLAlchemy alone, and on nothing of the tool."""

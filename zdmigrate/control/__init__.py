@@ -1,0 +1,1 @@
+"""The control schema: what was intended, by whom, and who works on it now. The catalog decides what is."""

@@ -1,0 +1,202 @@
+"""The expiring right to work on one migration, with a fencing token.
+
+A row, not a session advisory lock: poolers strand those. Three rules make it safe:
+
+* every transaction that writes takes FOR KEY SHARE on the row *with its epoch* (`Lease.fence`). A takeover changes
+  the epoch, which is a key update and waits for that transaction; afterwards the old holder finds no row, so a zombie
+  cannot commit. A heartbeat changes no key and waits for nobody;
+* statements that cannot carry the fence (CONCURRENTLY, VALIDATE) run on a backend that is recorded in the lease.
+  A takeover ends that backend and waits until it is gone before it looks at anything;
+* expiry is by the database's clock. A holder whose recorded backend is gone has no session left and is replaced at
+  once; one whose backend lives is waited for until its lease has run out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from typing import Any
+
+import psycopg
+
+from zdmigrate.control.store import Store
+from zdmigrate.errors import Contended, LeaseHeld, LeaseLost
+from zdmigrate.postgres import session
+from zdmigrate.postgres.session import Connection, Cursor
+
+_POLL = 0.2
+
+
+class Lease:
+    """A lease that is held. `fence` goes first in every transaction that writes."""
+
+    def __init__(self, store: Store, connection: Connection, key: int, epoch: int, ttl: timedelta) -> None:
+        self._store = store
+        self._connection = connection
+        self._ttl = ttl
+        self._lost = threading.Event()
+        self._stop = threading.Event()
+        self.key = key
+        self.epoch = epoch
+
+    def fence(self, cursor: psycopg.Cursor[Any]) -> None:
+        """Make this transaction one that a takeover waits for.
+
+        Raises:
+            LeaseLost: somebody took over.
+        """
+        statement = f"SELECT FROM {self._store.table('lease')} WHERE migration = %s AND epoch = %s FOR KEY SHARE"
+        if self._lost.is_set() or cursor.execute(statement.encode(), (self.key, self.epoch)).rowcount != 1:
+            raise lost()
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether a heartbeat found that somebody took over."""
+        return self._lost.is_set()
+
+    def beat(self, connection: Connection) -> bool:
+        """Extend the lease; False where it is no longer ours."""
+        statement = (
+            f"UPDATE {self._store.table('lease')} SET expires_at = clock_timestamp() + %s "
+            "WHERE migration = %s AND epoch = %s"
+        )
+        return connection.execute(statement.encode(), (self._ttl, self.key, self.epoch)).rowcount == 1
+
+    def keep(self, connect: Callable[[], Connection]) -> None:
+        """The heartbeat: runs until `stop`, on a connection of its own; cancels our work when the lease is lost."""
+        with contextlib.suppress(psycopg.Error):
+            with connect() as connection:
+                while not self._stop.wait(self._ttl.total_seconds() / 3):
+                    if not self.beat(connection):
+                        break
+        if not self._stop.is_set():
+            # Lost, or no connection any more: then nobody extends the lease, and soon it will be.
+            self._lost.set()
+            with contextlib.suppress(psycopg.Error):
+                self._connection.cancel_safe(timeout=5)
+
+    def stop(self) -> None:
+        """End the heartbeat."""
+        self._stop.set()
+
+    def release(self) -> None:
+        """Give the lease back, so that the next holder need not wait."""
+        statement = (
+            f"UPDATE {self._store.table('lease')} SET expires_at = clock_timestamp(), holder = NULL, backend = NULL, "
+            "backend_start = NULL WHERE migration = %s AND epoch = %s"
+        )
+        with contextlib.suppress(psycopg.Error):
+            self._connection.execute(statement.encode(), (self.key, self.epoch))
+
+
+def lost() -> LeaseLost:
+    """The error of a holder that was replaced."""
+    return LeaseLost(
+        "another process took over this migration; nothing of ours was committed since", hint="run: zdmigrate status"
+    )
+
+
+@contextlib.contextmanager
+def hold(
+    store: Store,
+    connection: Connection,
+    connect: Callable[[], Connection],
+    key: int,
+    *,
+    holder: str,
+    ttl: timedelta,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Iterator[Lease]:
+    """Acquire the lease of a migration, keep it alive, and give it back.
+
+    Raises:
+        LeaseHeld: another process is alive and works on it.
+    """
+    lease = _acquire(store, connection, key, holder=holder, ttl=ttl, sleep=sleep)
+    thread = threading.Thread(target=lease.keep, args=(connect,), name="zdmigrate heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield lease
+    except psycopg.errors.QueryCanceled:
+        if lease.is_lost:
+            raise lost() from None
+        raise
+    finally:
+        lease.stop()
+        thread.join()
+        if not connection.closed:
+            lease.release()
+
+
+_READ = """
+SELECT l.epoch, l.holder, l.acquired_at, l.expires_at, l.expires_at <= clock_timestamp(), l.backend, l.backend_start,
+       EXISTS (SELECT FROM pg_stat_activity a WHERE a.pid = l.backend
+               AND (a.backend_start IS NULL OR a.backend_start = l.backend_start))
+FROM {lease} l WHERE l.migration = %s
+"""
+
+
+def _acquire(
+    store: Store, connection: Connection, key: int, *, holder: str, ttl: timedelta, sleep: Callable[[float], None]
+) -> Lease:
+    """Take a lease that is free, expired, or whose holder's session is gone; wait for one that no longer beats."""
+    first_expiry: datetime | None = None
+    while True:
+        row = connection.execute(_READ.replace("{lease}", store.table("lease")).encode(), (key,)).fetchone()
+        assert row is not None
+        epoch, other, since, expires, expired, backend, backend_start, alive = row
+        if other is None or expired or not alive:
+            if backend is not None and alive:
+                _end_backend(connection, backend, backend_start, sleep)
+            if _take(store, connection, key, epoch, holder=holder, ttl=ttl):
+                return Lease(store, connection, key, epoch + 1, ttl)
+            continue
+        first_expiry = first_expiry or expires
+        if expires > first_expiry:
+            raise LeaseHeld(
+                f"{other} works on this migration since {since:%Y-%m-%d %H:%M:%S} UTC", hint="run: zdmigrate status"
+            )
+        sleep(_POLL)
+
+
+def _take(store: Store, connection: Connection, key: int, epoch: int, *, holder: str, ttl: timedelta) -> bool:
+    """Move the epoch on; waits for a transaction of the old holder that is under way."""
+    statement = (
+        f"UPDATE {store.table('lease')} SET epoch = epoch + 1, holder = %s, acquired_at = clock_timestamp(), "
+        "expires_at = clock_timestamp() + %s, backend = pg_backend_pid(), "
+        "backend_start = (SELECT backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()) "
+        "WHERE migration = %s AND epoch = %s"
+    )
+    # The server ends an idle transaction of ours after five seconds: nothing can hold the row for longer than this.
+    with session.transaction(connection, lock_timeout=timedelta(seconds=60)) as cursor:
+        return cursor.execute(statement.encode(), (holder, ttl, key, epoch)).rowcount == 1
+
+
+def _end_backend(connection: Connection, pid: int, started: datetime, sleep: Callable[[float], None]) -> None:
+    """End the server process of a holder that no longer beats, and wait until it is gone."""
+    there = "SELECT 1 FROM pg_stat_activity WHERE pid = %s AND backend_start = %s"
+    for _ in range(int(30 / _POLL)):
+        query = f"SELECT pg_terminate_backend(pid) FROM ({there.replace('1', 'pid', 1)}) a"
+        if connection.execute(query.encode(), (pid, started)).fetchone() is None:
+            return
+        sleep(_POLL)
+    raise Contended(
+        f"the server process {pid} of an earlier run does not end",
+        hint=f"look at pg_stat_activity for pid {pid}; then run the command again",
+    )
+
+
+def holder_name(host: str, pid: int, started: datetime) -> str:
+    """How a holder shows itself to the one who waits."""
+    return f"{host} (process {pid}, started {started:%Y-%m-%d %H:%M:%S} UTC)"
+
+
+def now(cursor: Cursor | Connection) -> datetime:
+    """The database's clock."""
+    row = cursor.execute("SELECT clock_timestamp()").fetchone()
+    assert row is not None
+    stamp: datetime = row[0]
+    return stamp

@@ -1,0 +1,1 @@
+"""Advancing and reverting: the only writers of phases."""

@@ -1,0 +1,75 @@
+"""Fresh databases: the final schema at once, by the equivalent one-shot DDL."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import timedelta
+
+from zdmigrate.control.store import Event, Store
+from zdmigrate.engine import planned, reports
+from zdmigrate.engine.outcome import MigrationStatus
+from zdmigrate.errors import Drift, Irreversible, Unsafe
+from zdmigrate.migration import MigrationFile
+from zdmigrate.phases import Phase
+from zdmigrate.planning import planner, sync
+from zdmigrate.postgres import session
+from zdmigrate.postgres.session import Connection
+
+MOST_ROWS = 10_000
+"""A table with more rows is not that of a fresh database: one-shot DDL would lock it for long."""
+
+
+def refuse_live(connection: Connection, store: Store) -> None:
+    """No one-shot DDL under a running application.
+
+    Raises:
+        Unsafe: instances are registered and alive.
+    """
+    if store.any_live_instance(connection):
+        raise Unsafe("live application instances are registered: this is not a fresh database", hint="zdmigrate advance")
+
+
+def one(connection: Connection, store: Store, file: MigrationFile) -> MigrationStatus:
+    """Apply, or adopt, one migration in one transaction.
+
+    Raises:
+        Drift: a mixture of old and new shape, or the migration is in flight.
+    """
+    record = store.record(connection, file.id)
+    if record is not None and record.phase is Phase.CONTRACT:
+        return reports.status(record, None, (), here=True)
+    if record is not None and record.in_flight:
+        raise Drift(f"{file.id} is in flight ({record.phase}): this is not a fresh database", hint="zdmigrate advance")
+    snapshot = planned.read(connection, [file], store.schema)
+    large = [f"{t.schema}.{t.name} ({t.rows} rows)" for t in snapshot.tables if t.rows > MOST_ROWS]
+    if large:
+        raise Unsafe(f"{file.id}: {', '.join(large)}: this is not a fresh database", hint="zdmigrate advance")
+    parts = [
+        change.one_shot(planner.scope_of(file, snapshot, position)) or () for position, change in enumerate(file.changes)
+    ]
+    if any(parts) and not all(parts):
+        raise Drift(f"{file.id}: some of its changes are there and some are not", hint="bring the database to one side")
+    statements = [statement for part in parts for statement in part]
+    with session.transaction(
+        connection, lock_timeout=timedelta(seconds=5), search_path=sync.SEARCH_PATH
+    ) as cursor:
+        for statement in statements:
+            cursor.execute(statement.encode())
+        store.register(cursor, file.id, file.title or "", file.checksum)
+        made = store.record(cursor, file.id)
+        assert made is not None
+        store.adopt(cursor, made.key)
+        digest = hashlib.sha256("\n".join(statements).encode()).hexdigest()
+        detail = f"{len(statements)} statements" if statements else "adopted: the new shape was there"
+        store.log(cursor, Event(migration=file.id, action="bootstrap", outcome="done", sql_hash=digest, detail=detail))
+    final = store.record(connection, file.id)
+    assert final is not None
+    return reports.status(final, None, (), here=True, message=detail)
+
+
+def adopted_cannot_go_back(id_: str) -> Irreversible:
+    """The error of reverting what never went through phases."""
+    return Irreversible(
+        f"{id_} was adopted or bootstrapped; there are no phases to go back through",
+        hint="write a new migration the other way round",
+    )

@@ -1,0 +1,287 @@
+"""Executes and undoes single steps: probe, lock-safe transaction or long statement, audit."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
+
+import psycopg
+import tenacity
+
+from zdmigrate.backfill import values, verification, worker
+from zdmigrate.control.lease import Lease
+from zdmigrate.control.store import Event as AuditEvent
+from zdmigrate.control.store import Store
+from zdmigrate.engine.reporting import Event, EventKind, Reporter
+from zdmigrate.errors import Drift, Irreversible, LockBudgetExceeded, Progressed, Unsafe
+from zdmigrate.plan import Mode, Step, TableLock
+from zdmigrate.planning import sync
+from zdmigrate.postgres import blockers, session
+
+PATIENT = timedelta(seconds=1)
+"""A transaction that is older than this is waited for without queueing for the lock: others would queue behind us."""
+
+_RETRIED = (
+    psycopg.errors.LockNotAvailable,
+    psycopg.errors.DeadlockDetected,
+    psycopg.errors.QueryCanceled,
+    psycopg.errors.SerializationFailure,
+)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How long things may take."""
+
+    lock_timeout: timedelta
+    lock_budget: timedelta
+    backfill: values.Settings
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Executor:
+    """Runs steps of one migration while its lease is held."""
+
+    connection: session.Connection
+    store: Store
+    lease: Lease
+    migration: str
+    limits: Limits
+    report: Reporter
+    should_stop: Callable[[], bool]
+    sleep: Callable[[float], None] = time.sleep
+
+    def do(self, step: Step) -> None:
+        """Bring a step about, unless it is done."""
+        state = self.probe(step)
+        if state == "done":
+            return
+        if state == "repair":
+            self._tell(step, f"clear away what is half-built: {step.title}")
+            self._run(step, "repair", step.repair, Mode.AUTOCOMMIT, step.locks)
+        self._tell(step, step.title)
+        match step.mode:
+            case Mode.BACKFILL:
+                self._backfill(step)
+            case Mode.VERIFY:
+                self.verify(step)
+            case _:
+                self._run(step, "do", step.do, step.mode, step.locks)
+        if step.is_probed and (now := self.probe(step)) != "done":
+            raise Drift(f"{step.id} was executed, but the catalog says: {now}", hint="run: zdmigrate verify")
+
+    def undo(self, step: Step) -> None:
+        """Take a step back, unless it is not there.
+
+        Raises:
+            Irreversible: the step dropped something, and did.
+        """
+        state = self.probe(step)
+        if step.irreversible and state == "done":
+            raise Irreversible(
+                f"{step.title}: done, and cannot be taken back",
+                hint="finish the migration (zdmigrate advance --to contract) and write a new one the other way round",
+            )
+        if not step.undo or (state == "todo" and step.is_probed):
+            return
+        self._tell(step, f"undo: {step.title}")
+        self._run(step, "undo", step.undo, step.undo_mode, step.undo_locks)
+
+    def probe(self, step: Step) -> str:
+        """What the catalog says: done, todo or repair.
+
+        Raises:
+            Drift: anything else.
+        """
+        with session.transaction(self.connection, lock_timeout=self.limits.lock_timeout, read_only=True) as cursor:
+            row = cursor.execute(step.probe.encode()).fetchone()
+        state = str(row[0]) if row else "no answer"
+        if state not in ("done", "todo", "repair"):
+            raise Drift(f"{self.migration}: {state}", hint="put it back as the plan has it (zdmigrate plan), or revert")
+        return state
+
+    @contextlib.contextmanager
+    def fenced(self) -> Iterator[session.Cursor]:
+        """A short transaction on the control tables only."""
+        with session.transaction(self.connection, lock_timeout=timedelta(seconds=10)) as cursor:
+            self.lease.fence(cursor)
+            yield cursor
+
+    def _run(self, step: Step, action: str, statements: Sequence[str], mode: Mode, locks: Sequence[TableLock]) -> None:
+        if mode is Mode.TRANSACTION:
+            self._retried(locks, lambda: self._transaction(step, action, statements, locks))
+            return
+        started = time.monotonic()
+        for statement in statements:
+            self._long_statement(statement, locks)
+        with self.fenced() as cursor:
+            self._log(cursor, step, action, statements, started)
+
+    def _transaction(self, step: Step, action: str, statements: Sequence[str], locks: Sequence[TableLock]) -> None:
+        # Two tables are locked one after the other: those behind the first also wait while we wait for the second.
+        tables = len({(lock.schema, lock.name) for lock in locks}) or 1
+        timeout = self.limits.lock_timeout / tables
+        started = time.monotonic()
+        with session.transaction(
+            self.connection,
+            lock_timeout=timeout,
+            statement_timeout=self.limits.lock_timeout + timedelta(seconds=2),
+            search_path=sync.SEARCH_PATH,
+        ) as cursor:
+            self.lease.fence(cursor)
+            for statement in statements:
+                cursor.execute(statement.encode())
+            self._log(cursor, step, action, statements, started)
+
+    def _long_statement(self, statement: str, locks: Sequence[TableLock]) -> None:
+        """A statement outside a transaction. It cannot carry the fence: its backend is recorded in the lease."""
+        concurrent = " CONCURRENTLY " in statement
+        timeout = self.limits.lock_budget if concurrent else self.limits.lock_timeout
+
+        def attempt() -> None:
+            with self.fenced():
+                pass
+            with session.settings(
+                self.connection,
+                lock_timeout=session.milliseconds(timeout),
+                statement_timeout="0",
+                search_path=sync.SEARCH_PATH,
+            ):
+                self.connection.execute(statement.encode())
+
+        if concurrent:
+            # It waits for old transactions, and nobody waits for it: no need to be brief.
+            try:
+                attempt()
+            except psycopg.errors.LockNotAvailable as error:
+                raise self._budget_exceeded(locks) from error
+        else:
+            self._retried(locks, attempt)
+
+    def _retried(self, locks: Sequence[TableLock], attempt: Callable[[], None]) -> None:
+        budget = self.limits.lock_budget.total_seconds()
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception(self._contended),
+            wait=tenacity.wait_random_exponential(multiplier=0.05, max=1.0),
+            stop=tenacity.stop_after_delay(budget),
+            sleep=self.sleep,
+        )
+        try:
+            for one in retrying:
+                with one:
+                    self._stand_back(locks)
+                    attempt()
+        except tenacity.RetryError as error:
+            raise self._budget_exceeded(locks) from error.last_attempt.exception()
+
+    def _contended(self, error: BaseException) -> bool:
+        return isinstance(error, (*_RETRIED, _InTheWay)) and not self.lease.is_lost
+
+    def _stand_back(self, locks: Sequence[TableLock]) -> None:
+        found = blockers.find(self.connection, locks, older_than=PATIENT) if locks else []
+        if found:
+            self._tell_blocked(found)
+            raise _InTheWay
+
+    def _budget_exceeded(self, locks: Sequence[TableLock]) -> LockBudgetExceeded:
+        found = [str(blocker) for blocker in blockers.find(self.connection, locks)] or ["nobody any more"]
+        tables = ", ".join(sorted({lock.table for lock in locks}))
+        return LockBudgetExceeded(
+            f"no lock on {tables} within {self.limits.lock_budget.total_seconds():g} s; in the way: {'; '.join(found)}",
+            hint="wait for it or end it (SELECT pg_terminate_backend(pid)), then run the command again",
+        )
+
+    def _backfill(self, step: Step) -> None:
+        assert step.rows is not None
+        started = time.monotonic()
+        with session.settings(self.connection, search_path=sync.SEARCH_PATH):
+            outcome = worker.run(
+                self.connection,
+                control_schema=self.store.schema,
+                migration=self.lease.key,
+                step=step.id,
+                rows=step.rows,
+                settings=self.limits.backfill,
+                fence=self.lease.fence,
+                progress=lambda p: self._progress(step, p),
+                should_stop=self.should_stop,
+                sleep=self.sleep,
+            )
+        if not outcome.complete:
+            raise Progressed(f"stopped while filling rows ({outcome.rows} so far)", hint="run the command again")
+        with self.fenced() as cursor:
+            self._log(cursor, step, "do", (repr(step.rows),), started, detail=f"{outcome.rows} rows")
+
+    def verify(self, step: Step) -> None:
+        """Read every row and prove that none is unfilled."""
+        assert step.rows is not None
+        started = time.monotonic()
+        with session.settings(self.connection, search_path=sync.SEARCH_PATH):
+            found = verification.count_unfilled(
+                self.connection,
+                rows=step.rows,
+                progress=lambda p: self._progress(step, p),
+                should_stop=self.should_stop,
+                settings=self.limits.backfill,
+                sleep=self.sleep,
+            )
+        if not found.complete:
+            raise Progressed("stopped while verifying", hint="run the command again")
+        if found.unfilled:
+            with self.fenced() as cursor:
+                self.store.forget_backfill(cursor, self.lease.key)
+            raise Unsafe(
+                f"{found.unfilled} rows of {step.rows.schema}.{step.rows.table} are not filled: {', '.join(found.sample)}",
+                hint="find out what writes past the sync trigger, or why the expression gives NULL; then run it again",
+            )
+        with self.fenced() as cursor:
+            self._log(cursor, step, "do", (repr(step.rows),), started, detail=f"{found.checked_pages} pages, 0 unfilled")
+
+    def _log(
+        self,
+        cursor: session.Cursor,
+        step: Step,
+        action: str,
+        statements: Sequence[str],
+        started: float,
+        detail: str | None = None,
+    ) -> None:
+        self.store.log(
+            cursor,
+            AuditEvent(
+                migration=self.migration,
+                action=action,
+                outcome="done",
+                phase=step.phase,
+                step=step.id,
+                sql_hash=hashlib.sha256("\n".join(statements).encode()).hexdigest(),
+                duration=timedelta(seconds=time.monotonic() - started),
+                detail=detail,
+            ),
+        )
+
+    def _tell(self, step: Step, message: str) -> None:
+        self.report(
+            Event(kind=EventKind.STEP, migration=self.migration, message=message, phase=step.phase, step=step.id)
+        )
+
+    def _tell_blocked(self, found: Sequence[blockers.Blocker]) -> None:
+        text = f"waiting, without queueing, for {'; '.join(map(str, found))}"
+        self.report(Event(kind=EventKind.BLOCKED, migration=self.migration, message=text))
+
+    def _progress(self, step: Step, progress: values.Progress) -> None:
+        message = f"{progress.relation}: {progress.rows} rows, page {progress.pages_done} of {progress.pages_total}"
+        self.report(
+            Event(
+                kind=EventKind.PROGRESS, migration=self.migration, message=message, phase=step.phase, step=step.id,
+                done=progress.pages_done, total=progress.pages_total,
+            )
+        )  # fmt: skip
+
+
+class _InTheWay(Exception):
+    """An old transaction holds a conflicting lock: do not even queue."""

@@ -1,0 +1,136 @@
+"""Whether a phase may start, forwards or backwards."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from datetime import timedelta
+
+from zdmigrate.control.policy import Policy
+from zdmigrate.control.store import Record, Store
+from zdmigrate.engine.outcome import GateState
+from zdmigrate.errors import Unsafe, UsageError, Waiting, ZdmigrateError
+from zdmigrate.phases import Phase
+from zdmigrate.plan import Direction, Gate, Plan
+from zdmigrate.postgres.session import Connection
+
+INSTANCE_GRACE = timedelta(minutes=15)
+"""An instance whose heartbeat stopped without a goodbye counts as alive for this long."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """Where gates get their answers."""
+
+    connection: Connection
+    store: Store
+    policy: Policy
+    overrides: Mapping[str, str]
+
+
+def check(gates: Iterable[Gate], record: Record, requires: tuple[str, ...], facts: Facts) -> list[tuple[Gate, GateState]]:
+    """Every gate with its state."""
+    return [(gate, _state(gate, record, requires, facts)) for gate in gates]
+
+
+def of(plan: Plan, phase: Phase, direction: Direction) -> list[Gate]:
+    """The gates in front of completing, or undoing, a phase."""
+    return [gate for gate in plan.phase(phase).gates if gate.direction is direction]
+
+
+def check_next(plan: Plan, record: Record, requires: tuple[str, ...], facts: Facts) -> list[tuple[Gate, GateState]]:
+    """The gates of the next phase that has any."""
+    for phase in record.phase.until(Phase.CONTRACT):
+        found = of(plan, phase, Direction.FORWARD)
+        if found or plan.phase(phase).steps:
+            return check(found, record, requires, facts)
+    return []
+
+
+def refusal(checked: list[tuple[Gate, GateState]], phase: Phase) -> ZdmigrateError | None:
+    """The error of the gates that do not hold: unsafe before waiting."""
+    closed = [(gate, state) for gate, state in checked if not state.satisfied]
+    if not closed:
+        return None
+    text = "; ".join(f"{state.name}: {state.detail}" for _, state in closed)
+    overridable = [gate.name for gate, _ in closed if gate.overridable]
+    hint = None
+    if overridable:
+        hint = "if you know better: " + " ".join(f'--override {name}="reason"' for name in overridable)
+    error = Unsafe if any(gate.exit_code == Unsafe.exit_code for gate, _ in closed) else Waiting
+    return error(f"{phase} waits: {text}", hint=hint)
+
+
+def refuse_unknown(overrides: Mapping[str, str], plans: Iterable[Plan]) -> None:
+    """An override that names no gate is a typing error, not a permission.
+
+    Raises:
+        UsageError: with the names that exist.
+    """
+    gates = [gate for plan in plans for part in plan.phases for gate in part.gates]
+    known = {gate.name for gate in gates if gate.overridable}
+    for name in overrides:
+        if name in {gate.name for gate in gates} - known:
+            raise UsageError(f"the gate {name!r} cannot be overridden")
+        if name not in known:
+            shown = ", ".join(sorted(known)) or "none"
+            raise UsageError(f"there is no gate {name!r} to override here", hint=f"gates: {shown}")
+
+
+def _state(gate: Gate, record: Record, requires: tuple[str, ...], facts: Facts) -> GateState:
+    if gate.overridable and gate.name in facts.overrides:
+        return GateState(name=gate.name, satisfied=True, detail=f"overridden: {facts.overrides[gate.name]}")
+    satisfied, detail = _answer(gate, record, requires, facts)
+    return GateState(name=gate.name, satisfied=satisfied, detail=detail)
+
+
+def _answer(gate: Gate, record: Record, requires: tuple[str, ...], facts: Facts) -> tuple[bool, str]:
+    match gate.name:
+        case "verified":
+            return record.verified, gate.detail if record.verified else "not every row was verified yet"
+        case "soak":
+            return _soaked(facts.policy.soak, record)
+        case "retire_soak":
+            return _soaked(facts.policy.retire_soak, record)
+        case "drained":
+            return _drained(gate, record, facts)
+        case "requires":
+            return _required(gate, requires, facts)
+        case "dual_writers":
+            return False, _dual_writers(gate, record, facts)
+        case _:  # to be accepted by somebody: only an override satisfies it
+            return False, gate.detail
+
+
+def _soaked(soak: timedelta, record: Record) -> tuple[bool, str]:
+    left = soak - record.phase_age
+    if left <= timedelta(0):
+        return True, f"{record.phase} is complete since {record.phase_since:%Y-%m-%d %H:%M} UTC"
+    return False, f"{record.phase} has to soak for {soak}; {_rounded(left)} to go"
+
+
+def _rounded(value: timedelta) -> timedelta:
+    return timedelta(seconds=int(value.total_seconds()) + 1)
+
+
+def _drained(gate: Gate, record: Record, facts: Facts) -> tuple[bool, str]:
+    shape, version = ("old", "N") if gate.direction is Direction.FORWARD else ("new", "N+1")
+    alive = facts.store.live_instances(facts.connection, record.id, shape, INSTANCE_GRACE)
+    if alive:
+        return False, f"instances that may need the {shape} shape are alive: {', '.join(alive)}"
+    if not facts.policy.drained:
+        return True, "the environment's policy does not ask for it"
+    return False, f"nothing proves that version {version} is gone"
+
+
+def _required(gate: Gate, requires: tuple[str, ...], facts: Facts) -> tuple[bool, str]:
+    records = {record.id: record for record in facts.store.records(facts.connection)}
+    behind = [
+        id_ for id_ in requires if id_ not in records or records[id_].phase.position < gate.phase.position
+    ]
+    return not behind, gate.detail if not behind else f"{', '.join(behind)} must complete {gate.phase} first"
+
+
+def _dual_writers(gate: Gate, record: Record, facts: Facts) -> str:
+    count = facts.store.sync_violations(facts.connection, record.id)
+    return f"{gate.detail}: nothing proves it; the guard counted {count} diverging writes"

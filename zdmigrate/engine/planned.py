@@ -1,0 +1,68 @@
+"""Plans of migration files: read the catalog, ask the server, decide."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from zdmigrate import schema
+from zdmigrate.control.store import Record
+from zdmigrate.errors import Unsafe, UsageError
+from zdmigrate.migration import MigrationFile
+from zdmigrate.plan import Plan
+from zdmigrate.planning import planner
+from zdmigrate.postgres import catalog
+from zdmigrate.postgres.session import Connection
+
+
+def read(connection: Connection, files: Iterable[MigrationFile], control_schema: str) -> schema.Snapshot:
+    """The snapshot that the files' changes need."""
+    changes = [change for file in files for change in file.changes]
+    names = {(target.schema, target.table) for change in changes for target in change.targets()}
+    questions = list(dict.fromkeys(question for change in changes for question in change.questions()))
+    return catalog.snapshot(connection, names, questions, control_schema=control_schema)
+
+
+def make(file: MigrationFile, snapshot: schema.Snapshot) -> Plan:
+    """The plan of one file.
+
+    Raises:
+        Unsafe: it does not fit the catalog; the message says which file.
+    """
+    try:
+        return planner.plan(file, snapshot)
+    except Unsafe as error:
+        raise Unsafe(f"{file.id}: {error.message}", hint=error.hint) from error
+
+
+def refuse_conflicts(plan: Plan, mine: int | None, others: Sequence[Record]) -> None:
+    """Two migrations in flight must not touch the same columns.
+
+    Raises:
+        Unsafe: names the other one.
+    """
+    for other in others:
+        common = sorted(set(plan.touches) & set(other.touches))
+        if other.key != mine and common:
+            raise Unsafe(
+                f"{plan.migration} touches {', '.join(common)}, and so does {other.id}, which is in flight ({other.phase})",
+                hint=f"finish or revert {other.id} first",
+            )
+
+
+def to_bytes(snapshot: schema.Snapshot) -> bytes:
+    """A snapshot as a file for ``plan --stats``."""
+    return msgspec.json.format(msgspec.json.encode(snapshot), indent=2)
+
+
+def from_bytes(data: bytes) -> schema.Snapshot:
+    """A snapshot that ``plan --write-stats`` wrote.
+
+    Raises:
+        UsageError: it is not one.
+    """
+    try:
+        return msgspec.json.decode(data, type=schema.Snapshot)
+    except msgspec.MsgspecError as error:
+        raise UsageError(f"this is not a file of zdmigrate plan --write-stats: {error}") from error

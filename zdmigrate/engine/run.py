@@ -1,0 +1,163 @@
+"""One migration through its phases, forwards and backwards, while its lease is held.
+
+A phase that is under way is always written as "the one before is complete, this one is running", in both directions:
+whoever comes after a crash can go on either way, because every step is probed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+from zdmigrate.control.store import Event as AuditEvent
+from zdmigrate.control.store import Record, Store
+from zdmigrate.engine import gates
+from zdmigrate.engine.executor import Executor
+from zdmigrate.engine.reporting import Event, EventKind
+from zdmigrate.errors import Irreversible, Progressed, Unsafe, Waiting
+from zdmigrate.phases import Phase
+from zdmigrate.plan import Direction, Plan
+from zdmigrate.postgres.session import Cursor
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """What both directions need."""
+
+    plan: Plan
+    requires: tuple[str, ...]
+    executor: Executor
+    facts: gates.Facts
+    out_of_time: Callable[[], bool]
+
+    @property
+    def _store(self) -> Store:
+        return self.facts.store
+
+    def _record(self) -> Record:
+        record = self._store.record(self.facts.connection, self.plan.migration)
+        assert record is not None
+        return record
+
+    def advance(self, target: Phase) -> None:
+        """Complete every phase up to `target`.
+
+        Raises:
+            Waiting, Unsafe: a gate or a hold; Progressed: out of time; and what steps raise.
+        """
+        for phase in self._record().phase.until(target):
+            record = self._record()
+            self._refuse_hold(record)
+            self._pass_gates(phase, Direction.FORWARD, record)
+            self._forward(record, phase)
+
+    def check_revert(self, target: Phase, *, allow_lossy: bool) -> None:
+        """Ask everything that could refuse a revert, before anything is done.
+
+        Raises:
+            Irreversible: something was dropped.
+            Unsafe: a value would be lost; it names rows.
+            Waiting: a version that is alive would break.
+        """
+        record = self._record()
+        phases = _phases_back(record, target)
+        if record.phase.position > self.plan.undoable_until.position and phases:
+            raise Irreversible(
+                f"{self.plan.migration} has dropped the old shape; it cannot be reverted",
+                hint="write a new migration the other way round",
+            )
+        for phase in phases:
+            self._pass_gates(phase, Direction.BACKWARD, record)
+        if not allow_lossy:
+            self._refuse_losses(phases)
+
+    def revert(self, target: Phase) -> None:
+        """Undo every phase after `target`, the last one first. Ask `check_revert` before.
+
+        Raises:
+            Irreversible: a phase that was under way had dropped something.
+        """
+        for phase in _phases_back(self._record(), target):
+            self._backward(self._record(), phase)
+
+    def _forward(self, record: Record, phase: Phase) -> None:
+        part = self.plan.phase(phase)
+        if part.steps:
+            self._announce(phase, f"{phase} …")
+            with self.executor.fenced() as cursor:
+                self._store.start_phase(cursor, record.key, state=record.phase, running=phase)
+                if phase is Phase.BACKFILL:
+                    self._store.set_verified(cursor, record.key, verified=False)
+                self._log(cursor, phase, "start", "started")
+            for step in part.steps:
+                self._refuse_hold(self._record())
+                if self.out_of_time():
+                    raise Progressed(f"out of time before {step.title}", hint="run the command again")
+                self.executor.do(step)
+        with self.executor.fenced() as cursor:
+            self._store.complete_phase(cursor, record.key, before=record.phase, after=phase)
+            if phase is Phase.BACKFILL:
+                self._store.set_verified(cursor, record.key, verified=True)
+            self._log(cursor, phase, "complete", "done")
+        self._announce(phase, f"{phase} is complete")
+
+    def _backward(self, record: Record, phase: Phase) -> None:
+        self._announce(phase, f"undoing {phase} …")
+        with self.executor.fenced() as cursor:
+            # From here on the phase counts as not complete, whatever happens.
+            if record.phase is phase:
+                self._store.complete_phase(cursor, record.key, before=phase, after=phase.previous)
+            self._store.start_phase(cursor, record.key, state=phase.previous, running=phase)
+            if phase in (Phase.BACKFILL, Phase.DUAL_WRITE):
+                self._store.set_verified(cursor, record.key, verified=False)
+                self._store.forget_backfill(cursor, record.key)
+            self._log(cursor, phase, "revert", "started")
+        for step in reversed(self.plan.phase(phase).steps):
+            self.executor.undo(step)
+        with self.executor.fenced() as cursor:
+            self._store.start_phase(cursor, record.key, state=phase.previous, running=None)
+            self._log(cursor, phase, "revert", "done")
+        self._announce(phase, f"{phase} is undone")
+
+    def _pass_gates(self, phase: Phase, direction: Direction, record: Record) -> None:
+        checked = gates.check(gates.of(self.plan, phase, direction), record, self.requires, self.facts)
+        error = gates.refusal(checked, phase)
+        if error is not None:
+            raise error
+        used = [state for gate, state in checked if gate.overridable and gate.name in self.facts.overrides]
+        if used:
+            with self.executor.fenced() as cursor:
+                for state in used:
+                    self._log(cursor, phase, "override", "accepted", f"{state.name}: {self.facts.overrides[state.name]}")
+
+    def _refuse_losses(self, phases: Sequence[Phase]) -> None:
+        lost: list[str] = []
+        for phase in phases:
+            for step in self.plan.phase(phase).steps:
+                if step.undo_loses is not None and self.executor.probe(step) == "done":
+                    rows = self.facts.connection.execute(step.undo_loses.encode()).fetchall()
+                    lost += [str(row[0]) for row in rows if str(row[0]) not in lost]
+        if lost:
+            raise Unsafe(
+                f"reverting would lose what version N+1 wrote: {'; '.join(lost)}",
+                hint="move those values first, or give them up: --allow-lossy",
+            )
+
+    def _refuse_hold(self, record: Record) -> None:
+        if record.hold_reason is not None:
+            raise Waiting(
+                f"on hold since {record.hold_since:%Y-%m-%d %H:%M} UTC by {record.hold_by}: {record.hold_reason}",
+                hint=f"zdmigrate unhold {record.id}",
+            )
+
+    def _log(self, cursor: Cursor, phase: Phase, action: str, outcome: str, detail: str | None = None) -> None:
+        event = AuditEvent(migration=self.plan.migration, action=action, outcome=outcome, phase=phase, detail=detail)
+        self._store.log(cursor, event)
+
+    def _announce(self, phase: Phase, message: str) -> None:
+        self.executor.report(Event(kind=EventKind.PHASE, migration=self.plan.migration, message=message, phase=phase))
+
+
+def _phases_back(record: Record, target: Phase) -> tuple[Phase, ...]:
+    state = record.phase if record.running is None else record.running
+    return state.back_to(target)

@@ -1,0 +1,255 @@
+"""Plans as data: what is executed, in which transaction, under which locks, behind which gates.
+
+`advance` executes the very objects that `zdmigrate plan` prints. A stored plan is the JSON of `Plan`, and a
+newer zdmigrate runs it unchanged, so fields are only ever added here, with defaults.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import hashlib
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from zdmigrate.hazards import Hazard
+from zdmigrate.phases import PHASES, Phase
+from zdmigrate.sqltext import ident
+
+FORMAT = 1
+
+ALWAYS_TODO = "SELECT 'todo'"
+"""The probe of steps that leave nothing in the catalog, and are harmless to repeat."""
+
+
+class LockMode(enum.StrEnum):
+    """A table lock, as the manual names them (section 13.3.1), weakest first."""
+
+    ACCESS_SHARE = "ACCESS SHARE"
+    ROW_SHARE = "ROW SHARE"
+    ROW_EXCLUSIVE = "ROW EXCLUSIVE"
+    SHARE_UPDATE_EXCLUSIVE = "SHARE UPDATE EXCLUSIVE"
+    SHARE = "SHARE"
+    SHARE_ROW_EXCLUSIVE = "SHARE ROW EXCLUSIVE"
+    EXCLUSIVE = "EXCLUSIVE"
+    ACCESS_EXCLUSIVE = "ACCESS EXCLUSIVE"
+
+    @property
+    def blocks(self) -> str:
+        """What an application cannot do while this lock is held."""
+        match self:
+            case LockMode.ACCESS_EXCLUSIVE:
+                return "reads and writes"
+            case LockMode.EXCLUSIVE | LockMode.SHARE_ROW_EXCLUSIVE | LockMode.SHARE:
+                return "writes"
+            case _:
+                return "nothing"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class TableLock:
+    """A lock that a step takes, on a table by its name as it stands in the catalog."""
+
+    schema: str
+    name: str
+    mode: LockMode
+
+    @property
+    def table(self) -> str:
+        """``schema.name``, for people."""
+        return f"{self.schema}.{self.name}"
+
+
+class Mode(enum.StrEnum):
+    """How a step is executed."""
+
+    TRANSACTION = "transaction"
+    """All statements in one short transaction, with a lock timeout, retried within the lock budget."""
+    AUTOCOMMIT = "autocommit"
+    """One statement after the other outside a transaction (CONCURRENTLY, VALIDATE, ANALYZE): long, blocks nobody."""
+    BACKFILL = "backfill"
+    """Batches over `Step.rows`."""
+    VERIFY = "verify"
+    """Every row is read and counted where it is unfilled; the phase fails while there is one."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class RowWork:
+    """What a backfill sets, and which rows still need it. The verification asks for the same rows.
+
+    `schema`, `table` and the columns of `assignments` are names as they stand in the catalog, not quoted.
+    `assignments` are (column, SQL expression over the row) pairs; `unfilled` is a boolean SQL expression over
+    the row. Column names in the expressions are unqualified and quoted.
+    """
+
+    schema: str
+    table: str
+    assignments: tuple[tuple[str, str], ...]
+    unfilled: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """The smallest unit that is executed and recorded.
+
+    `probe` is a query for one text: ``done``, ``todo``, ``repair`` (something half-built is in the way:
+    `repair` removes it) or a sentence that says what drifted. It is asked before doing and before undoing.
+    Without `undo` statements there is nothing to take back.
+    """
+
+    id: str
+    title: str
+    phase: Phase
+    mode: Mode
+    probe: str
+    do: tuple[str, ...] = ()
+    undo: tuple[str, ...] = ()
+    undo_mode: Mode = Mode.TRANSACTION
+    repair: tuple[str, ...] = ()
+    locks: tuple[TableLock, ...] = ()
+    undo_locks: tuple[TableLock, ...] = ()
+    scans: bool = False
+    rewrites: bool = False
+    takes_away: bool = False
+    irreversible: bool = False
+    rows: RowWork | None = None
+    undo_loses: str | None = None
+    """A query for up to a few texts, each naming a row or value that undoing would lose; None: nothing is lost."""
+
+    @property
+    def is_probed(self) -> bool:
+        """Whether the catalog can tell that the step is done (an ANALYZE or a backfill leaves nothing to see)."""
+        return self.probe != ALWAYS_TODO
+
+
+class Direction(enum.StrEnum):
+    """Which way through the phases."""
+
+    FORWARD = "forward"
+    BACKWARD = "backward"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Gate:
+    """A condition that must hold before a phase may start.
+
+    Forwards it guards the completion of `phase`, backwards the undoing of `phase`. `exit_code` is what a command
+    ends with while it does not hold (4 waiting, 6 unsafe).
+    """
+
+    name: str
+    phase: Phase
+    detail: str
+    direction: Direction = Direction.FORWARD
+    exit_code: int = 4
+    overridable: bool = True
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """The deploy window that the changes predict: inclusive states."""
+
+    old_until: Phase
+    new_from: Phase
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class TableEstimate:
+    """Rows and size of a touched table by the catalog's statistics. Never part of a plan's hash."""
+
+    table: str
+    rows: int
+    bytes: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class PhasePlan:
+    """The steps and gates of one phase."""
+
+    phase: Phase
+    steps: tuple[Step, ...] = ()
+    gates: tuple[Gate, ...] = ()
+
+    @property
+    def takes_away(self) -> bool:
+        """Whether the phase takes something from version N (soaks apply only before such phases)."""
+        return any(step.takes_away for step in self.steps)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """The steps of every phase of one migration, against one catalog."""
+
+    migration: str
+    checksum: str
+    server_version: int
+    window: Window
+    phases: tuple[PhasePlan, ...]
+    touches: tuple[str, ...]
+    hazards: tuple[Hazard, ...] = ()
+    estimates: tuple[TableEstimate, ...] = ()
+    undoable_until: Phase = Phase.RETIRE
+    tool_version: str = ""
+    format: int = FORMAT
+
+    def phase(self, phase: Phase) -> PhasePlan:
+        """The plan of one phase; empty where it has no steps."""
+        return next((part for part in self.phases if part.phase is phase), PhasePlan(phase=phase))
+
+    def steps(self) -> Iterator[Step]:
+        """All steps in the order of execution."""
+        for part in self.phases:
+            yield from part.steps
+
+    @property
+    def automatic_target(self) -> Phase:
+        """Where `advance` without `--to` stops: before the first phase that drops something."""
+        first_drop = next((part.phase for part in self.phases if any(s.irreversible for s in part.steps)), None)
+        return PHASES[-1] if first_drop is None else first_drop.previous
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 over the ordered SQL, locks and gates (hexadecimal)."""
+        facts = [
+            (
+                part.phase,
+                [(s.id, s.mode, s.do, s.undo, s.repair, _locks(s.locks), _locks(s.undo_locks), _rows(s)) for s in part.steps],
+                [(g.name, g.direction, g.exit_code, g.overridable) for g in part.gates],
+            )
+            for part in self.phases
+        ]
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+    def to_sql(self) -> str:
+        """The forward SQL of all phases, with comments; for reading, not for running by hand."""
+        lines: list[str] = []
+        for part in self.phases:
+            lines.append(f"-- phase {part.phase}")
+            for step in part.steps:
+                lines.append(f"-- {step.id}: {step.title} [{step.mode}]")
+                lines += _transaction_text(step)
+        return "\n".join(lines) + "\n"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, for `json.dumps`; `hash` is included for readers."""
+        return {**dataclasses.asdict(self), "hash": self.hash}
+
+
+def _locks(locks: tuple[TableLock, ...]) -> list[tuple[str, str]]:
+    return [(lock.table, lock.mode) for lock in locks]
+
+
+def _rows(step: Step) -> list[Any] | None:
+    return None if step.rows is None else list(dataclasses.astuple(step.rows))
+
+
+def _transaction_text(step: Step) -> list[str]:
+    if step.rows is not None:
+        sets = ", ".join(f"{ident(column)} = {expression}" for column, expression in step.rows.assignments)
+        target = ident(step.rows.schema, step.rows.table)
+        if step.mode is Mode.VERIFY:
+            return [f"SELECT count(*) FROM {target} WHERE {step.rows.unfilled};  -- must be 0"]
+        return [f"UPDATE {target} SET {sets} WHERE {step.rows.unfilled};  -- in batches"]
+    body = [f"{statement};" for statement in step.do]
+    return ["BEGIN;", *body, "COMMIT;"] if step.mode is Mode.TRANSACTION else body

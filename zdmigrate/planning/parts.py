@@ -1,0 +1,190 @@
+"""What a change hands to the planner, and what it may look at."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from zdmigrate import schema
+from zdmigrate.errors import Unsafe
+from zdmigrate.hazards import Hazard
+from zdmigrate.phases import Phase
+from zdmigrate.plan import Gate, LockMode, Mode, Step, TableLock, Window
+from zdmigrate.planning import names, probes
+from zdmigrate.sqltext import ident
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Scope:
+    """What a change may look at while it plans: the snapshot, its migration, its place in it."""
+
+    snapshot: schema.Snapshot
+    migration: str
+    position: int
+    sync: str = "trigger"
+
+    @property
+    def control(self) -> str:
+        """The control schema's name, not quoted."""
+        return self.snapshot.control_schema
+
+    def step_id(self, phase: Phase, name: str) -> str:
+        """``2.backfill.fill``: stable within the plan."""
+        return f"{self.position}.{phase}.{name}"
+
+    def name(self, kind: str, readable: str, *identity: str) -> str:
+        """A generated name that no other migration, change or table shares."""
+        return names.generated(kind, readable, self.migration, str(self.position), *identity)
+
+    def live_table(self, schema_name: str, table_name: str) -> schema.Table:
+        """The table, if zdmigrate can work on it.
+
+        Raises:
+            Unsafe: it is missing, not a table, a partition, part of an inheritance tree, or somebody else's.
+        """
+        table = self.snapshot.table(schema_name, table_name)
+        shown = f"{schema_name}.{table_name}"
+        if table is None:
+            raise Unsafe(f"there is no table {shown}", hint="check the name, and schema= in the migration")
+        if table.kind not in ("r", "p"):
+            raise Unsafe(f"{shown} is not a table (relkind {table.kind!r})", hint="name the underlying table instead")
+        if table.is_partition:
+            raise Unsafe(f"{shown} is a partition", hint="migrate its partitioned parent")
+        if table.inherits:
+            raise Unsafe(f"{shown} is part of an inheritance tree", hint="inheritance is not supported; use partitions")
+        if not table.owned:
+            raise Unsafe(
+                f"{shown} is owned by {table.owner}, and {self.snapshot.role} is not a member of that role",
+                hint=f'GRANT "{table.owner}" TO "{self.snapshot.role}", or connect as the owner',
+            )
+        return table
+
+    def live_column(self, table: schema.Table, name: str) -> schema.Column:
+        """The column.
+
+        Raises:
+            Unsafe: there is none.
+        """
+        column = table.column(name)
+        if column is None:
+            known = ", ".join(sorted(table.column_names))
+            raise Unsafe(f"there is no column {name!r} in {table.schema}.{table.name}", hint=f"its columns are: {known}")
+        return column
+
+    def expression(self, table: schema.Table, text: str) -> schema.ExpressionFacts:
+        """What the server said of an expression over the table.
+
+        Raises:
+            Unsafe: the server refused it.
+        """
+        for facts in self.snapshot.expressions:
+            if (facts.schema, facts.table, facts.expression) == (table.schema, table.name, text):
+                if facts.error is not None:
+                    raise Unsafe(f"the expression {text!r} does not work on {table.schema}.{table.name}: {facts.error}")
+                return facts
+        raise Unsafe(f"the snapshot says nothing about {text!r}", hint="write it again: zdmigrate plan --write-stats FILE")
+
+    def type_name(self, text: str) -> str:
+        """The server's name of a type.
+
+        Raises:
+            Unsafe: it does not know the type.
+        """
+        for facts in self.snapshot.types:
+            if facts.text == text:
+                if facts.canonical is None:
+                    raise Unsafe(f"the type {text} does not work on this server: {facts.error}")
+                return facts.canonical
+        raise Unsafe(f"the snapshot says nothing about type {text}", hint="write it again: zdmigrate plan --write-stats FILE")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ChangePlan:
+    """One change's part of a plan."""
+
+    steps: tuple[Step, ...]
+    window: Window
+    hazards: tuple[Hazard, ...] = ()
+    gates: tuple[Gate, ...] = ()
+
+
+def on(table: schema.Table, mode: LockMode) -> tuple[TableLock, ...]:
+    """A lock on the table (its partitions are locked alike)."""
+    return (TableLock(schema=table.schema, name=table.name, mode=mode),)
+
+
+def on_referenced(constraint: schema.Constraint, mode: LockMode) -> tuple[TableLock, ...]:
+    """A lock on the table that a foreign key points to."""
+    if constraint.references is None:
+        return ()
+    schema_name, name = constraint.references
+    return (TableLock(schema=schema_name, name=name, mode=mode),)
+
+
+def alter(table: schema.Table, *actions: str) -> str:
+    """``ALTER TABLE "s"."t" action, action``."""
+    return f"ALTER TABLE {ident(table.schema, table.name)} {', '.join(actions)}"
+
+
+def refuse_dependents(table: schema.Table, column: str, *, doing: str) -> None:
+    """Refuse where other objects depend on the column: nothing is ever dropped by CASCADE.
+
+    Raises:
+        Unsafe: names each of them.
+    """
+    found = [f"{d.kind} {d.identity}" for d in table.dependents if d.column == column]
+    if found:
+        raise Unsafe(
+            f"{table.schema}.{table.name}.{column} cannot be {doing}: {', '.join(found)} depend on it",
+            hint="drop or change those first, or move them to the new column in a release of their own",
+        )
+
+
+def drop_foreign_keys(scope: Scope, table: schema.Table, column: str, dropped: str) -> tuple[Step, ...]:
+    """Drop the foreign keys of a column that is about to be dropped under the name `dropped`.
+
+    Each in a transaction of its own: dropping one locks the referenced table too. A copy may take the same name
+    later in the phase, so the step also counts as done once the column is gone.
+    """
+    here = on(table, LockMode.ACCESS_EXCLUSIVE)
+    return tuple(
+        transaction_step(
+            scope, Phase.CONTRACT, f"drop.{key.name}", f"drop the foreign key {key.name} of the old column",
+            probe=probes.constraint_absent(table, key.name, unless_column=dropped),
+            do=[alter(table, f"DROP CONSTRAINT {ident(key.name)}")],
+            locks=(*here, *on_referenced(key, LockMode.ACCESS_EXCLUSIVE)),
+            takes_away=True, irreversible=True,
+        )
+        for key in table.constraints
+        if key.kind == "f" and column in key.columns
+    )  # fmt: skip
+
+
+def transaction_step(
+    scope: Scope,
+    phase: Phase,
+    name: str,
+    title: str,
+    *,
+    probe: str,
+    do: Sequence[str],
+    undo: Sequence[str] = (),
+    locks: tuple[TableLock, ...],
+    undo_locks: tuple[TableLock, ...] | None = None,
+    takes_away: bool = False,
+    irreversible: bool = False,
+) -> Step:
+    """A step of one short transaction; undoing takes the same locks unless `undo_locks` says otherwise."""
+    return Step(
+        id=scope.step_id(phase, name),
+        title=title,
+        phase=phase,
+        mode=Mode.TRANSACTION,
+        probe=probe,
+        do=tuple(do),
+        undo=tuple(undo),
+        locks=locks,
+        undo_locks=(locks if undo_locks is None else undo_locks) if undo else (),
+        takes_away=takes_away,
+        irreversible=irreversible,
+    )

@@ -1,0 +1,166 @@
+"""Queries that ask the catalog whether a step is done. Each returns one text: see `zdmigrate.plan.Step.probe`.
+
+The executor runs them under ``search_path = pg_catalog``.
+"""
+
+from __future__ import annotations
+
+from zdmigrate import schema
+from zdmigrate.plan import ALWAYS_TODO as ALWAYS_TODO
+from zdmigrate.planning import sync
+from zdmigrate.sqltext import ident, literal
+
+
+def column(table: schema.Table, name: str, *, type_: str) -> str:
+    """Done when the column is there with this type."""
+    there = f"column {table.schema}.{table.name}.{name} exists with another type than the plan's"
+    return (
+        "SELECT coalesce((SELECT CASE WHEN format_type(a.atttypid, a.atttypmod) = "
+        f"{literal(type_)} THEN 'done' ELSE {literal(there)} END FROM {_attribute(table, name)}), 'todo')"
+    )
+
+
+def column_absent(table: schema.Table, name: str) -> str:
+    """Done when the column is gone."""
+    return f"SELECT CASE WHEN EXISTS (SELECT FROM {_attribute(table, name)}) THEN 'todo' ELSE 'done' END"
+
+
+def renamed(table: schema.Table, before: str, after: str) -> str:
+    """Done when `after` is there and `before` is not."""
+    lost = f"neither column {before} nor {after} is in {table.schema}.{table.name}"
+    return (
+        f"SELECT CASE WHEN EXISTS (SELECT FROM {_attribute(table, after)}) THEN 'done' "
+        f"WHEN EXISTS (SELECT FROM {_attribute(table, before)}) THEN 'todo' ELSE {literal(lost)} END"
+    )
+
+
+def triggers(table: schema.Table, names: tuple[str, ...]) -> str:
+    """Done when all are there and ENABLE ALWAYS, on the table and on every partition."""
+    listed = ", ".join(literal(name) for name in names)
+    there = f"FROM pg_trigger t WHERE t.tgrelid = {_oid(table)} AND t.tgname IN ({listed})"
+    leaves = f"SELECT relid FROM pg_partition_tree({_oid(table)}) UNION SELECT {_oid(table)}"
+    off = f"a sync trigger on {table.schema}.{table.name} was changed by hand (missing or not ENABLE ALWAYS)"
+    complete = (
+        f"(SELECT count(*) FROM ({leaves}) r(relid) CROSS JOIN unnest(ARRAY[{listed}]) n(name) WHERE NOT EXISTS "
+        "(SELECT FROM pg_trigger t WHERE t.tgrelid = r.relid AND t.tgname = n.name AND t.tgenabled = 'A')) = 0"
+    )
+    return f"SELECT CASE WHEN NOT EXISTS (SELECT {there}) THEN 'todo' WHEN {complete} THEN 'done' ELSE {literal(off)} END"
+
+
+def function(control: str, name: str, *, done: tuple[str, ...], todo: str) -> str:
+    """Done when the function's body is that of a definition in `done`; `todo` is the one expected before."""
+    changed = f"function {control}.{name} was changed by hand"
+    before = f"WHEN p.prosrc = {literal(sync.body_of(todo))} THEN 'todo' "
+    missing = f"function {control}.{name} is missing"
+    bodies = ", ".join(literal(sync.body_of(text)) for text in done)
+    return (
+        f"SELECT coalesce((SELECT CASE WHEN p.prosrc IN ({bodies}) THEN 'done' {before}"
+        f"ELSE {literal(changed)} END FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace "
+        f"WHERE n.nspname = {literal(control)} AND p.proname = {literal(name)}), {literal(missing)})"
+    )
+
+
+def index(schema_name: str, name: str, tail: str) -> str:
+    """Done when the index is there, valid and defined as `tail` says; to be repaired when it is there and invalid."""
+    expected = literal(tail.replace('"', ""))
+    other = f"index {schema_name}.{name} exists with another definition than the plan's"
+    return (
+        "SELECT coalesce((SELECT CASE WHEN NOT i.indisvalid THEN 'repair' "
+        f"WHEN right(replace(pg_get_indexdef(i.indexrelid), '\"', ''), length({expected})) = {expected} THEN 'done' "
+        f"ELSE {literal(other)} END FROM pg_index i "
+        "JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_namespace n ON n.oid = c.relnamespace "
+        f"WHERE n.nspname = {literal(schema_name)} AND c.relname = {literal(name)}), 'todo')"
+    )
+
+
+def index_attached(schema_name: str, name: str) -> str:
+    """Done when the partition's index has a parent."""
+    return (
+        "SELECT CASE WHEN EXISTS (SELECT FROM pg_inherits h JOIN pg_class c ON c.oid = h.inhrelid "
+        f"JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = {literal(schema_name)} "
+        f"AND c.relname = {literal(name)}) THEN 'done' ELSE 'todo' END"
+    )
+
+
+def index_exists(schema_name: str, name: str) -> str:
+    """Done when there is an index of the name, valid or not (a partitioned one is invalid until all are attached)."""
+    return (
+        "SELECT CASE WHEN EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
+        f"WHERE n.nspname = {literal(schema_name)} AND c.relname = {literal(name)} AND c.relkind IN ('i', 'I')) "
+        "THEN 'done' ELSE 'todo' END"
+    )
+
+
+def constraint(table: schema.Table, name: str) -> str:
+    """Done when the constraint is there."""
+    return f"SELECT CASE WHEN EXISTS (SELECT FROM {_constraint(table, name)}) THEN 'done' ELSE 'todo' END"
+
+
+def constraint_absent(table: schema.Table, name: str, *, unless_column: str) -> str:
+    """Done when the constraint is gone, or the column is: then a constraint of that name is another one."""
+    return (
+        f"SELECT CASE WHEN EXISTS (SELECT FROM {_constraint(table, name)}) "
+        f"AND EXISTS (SELECT FROM {_attribute(table, unless_column)}) THEN 'todo' ELSE 'done' END"
+    )
+
+
+def validated(table: schema.Table, name: str) -> str:
+    """Done when the constraint is validated."""
+    gone = f"constraint {name} of {table.schema}.{table.name} is missing"
+    return (
+        "SELECT coalesce((SELECT CASE WHEN k.convalidated THEN 'done' ELSE 'todo' END "
+        f"FROM {_constraint(table, name)}), {literal(gone)})"
+    )
+
+
+def not_null(table: schema.Table, name: str, helper: str | None = None) -> str:
+    """Done when the column is NOT NULL and the helping CHECK is gone."""
+    helping = "" if helper is None else f" AND NOT EXISTS (SELECT FROM {_constraint(table, helper)})"
+    return f"SELECT CASE WHEN (SELECT a.attnotnull FROM {_attribute(table, name)}){helping} THEN 'done' ELSE 'todo' END"
+
+
+def nullable(table: schema.Table, name: str) -> str:
+    """Done when the column is not NOT NULL."""
+    return f"SELECT CASE WHEN (SELECT a.attnotnull FROM {_attribute(table, name)}) THEN 'todo' ELSE 'done' END"
+
+
+def triggers_absent(table: schema.Table, names: tuple[str, ...]) -> str:
+    """Done when none of the triggers is there."""
+    listed = ", ".join(literal(name) for name in names)
+    there = f"FROM pg_trigger t WHERE t.tgrelid = {_oid(table)} AND t.tgname IN ({listed})"
+    return f"SELECT CASE WHEN EXISTS (SELECT {there}) THEN 'todo' ELSE 'done' END"
+
+
+def constraint_validated_or_not_null(table: schema.Table, name: str, column_name: str) -> str:
+    """Like `validated` for the CHECK that helps SET NOT NULL: it is gone once the column is NOT NULL."""
+    return (
+        f"SELECT CASE WHEN (SELECT a.attnotnull FROM {_attribute(table, column_name)}) THEN 'done' "
+        f"WHEN EXISTS (SELECT FROM {_constraint(table, name)} AND k.convalidated) THEN 'done' ELSE 'todo' END"
+    )
+
+
+def constraint_or_not_null(table: schema.Table, name: str, column_name: str) -> str:
+    """Like `constraint` for the CHECK that helps SET NOT NULL."""
+    return (
+        f"SELECT CASE WHEN (SELECT a.attnotnull FROM {_attribute(table, column_name)}) "
+        f"OR EXISTS (SELECT FROM {_constraint(table, name)}) THEN 'done' ELSE 'todo' END"
+    )
+
+
+def _oid(table: schema.Table) -> str:
+    return f"to_regclass({literal(ident(table.schema, table.name))})::oid"
+
+
+def _attribute(table: schema.Table, name: str) -> str:
+    return (
+        "pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace "
+        f"WHERE n.nspname = {literal(table.schema)} AND c.relname = {literal(table.name)} "
+        f"AND a.attname = {literal(name)} AND NOT a.attisdropped"
+    )
+
+
+def _constraint(table: schema.Table, name: str) -> str:
+    return (
+        "pg_constraint k JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace "
+        f"WHERE n.nspname = {literal(table.schema)} AND c.relname = {literal(table.name)} AND k.conname = {literal(name)}"
+    )

@@ -1,0 +1,305 @@
+"""The SQL that keeps old and new shape equal, whoever writes, in both directions.
+
+The rules are docs/explanation/safety.md, section "Sync triggers". In short, with images compared byte by byte
+(``record_image_ne``, which works for json and sees ``1.0`` beside ``1.00``):
+
+* a row is *consistent* when ``new`` is the image of ``up(old)``, or ``old`` the image of ``down(new)``;
+* it is *unfilled* when it is not consistent, or when ``new`` is NULL although ``up(old)`` is not. Trigger, backfill
+  and verification all ask for exactly this, so they cannot disagree;
+* the side that a statement changed (or, on INSERT, that differs from its default) is the one that was written, and
+  the other follows; where both were written and disagree, the authority wins; what is unfilled after that is filled.
+
+The writer is never recognised by session state: poolers share sessions.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+from zdmigrate.planning import names
+from zdmigrate.sqltext import ident, literal, replace_columns
+
+SEARCH_PATH = "pg_catalog, public, pg_temp"
+"""Where the names in users' expressions are looked up, in triggers, backfill and checks alike."""
+
+KEY_LOCKS = 1000
+"""Most advisory locks that one transaction takes for unique keys: the lock table is shared and finite."""
+
+Authority = Literal["old", "new"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SyncColumn:
+    """A column of one side. `default` is its default expression, or None where it is NULL."""
+
+    name: str
+    type: str
+    default: str | None = None
+    default_volatile: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class UniqueKey:
+    """A unique key of the old shape that the new shape also gets: inserts of one key must queue.
+
+    `keys` are expressions over the row. See `key_function`.
+    """
+
+    name: str
+    keys: tuple[str, ...]
+    nulls_distinct: bool = True
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SyncPair:
+    """An old and a new shape on one table, and how each is computed from the other.
+
+    `up` has one SQL expression over the row for each new column, `down` one for each old column. One side may be
+    empty: without old columns the new ones are only filled (`AddColumn` with a backfill), without new columns the
+    old ones are filled on INSERT (`DropColumn` with a `down`).
+
+    `on_down_error` is what happens to a new value that `down` cannot represent: "refuse" lets the writer fail,
+    "null" writes NULL to the old columns. `null_is_unfilled` is for new columns without old ones: every NULL needs
+    the fill, `up` is not asked whether it has a value (it may be volatile, or must not be NULL anyway).
+    """
+
+    columns: frozenset[str]
+    old: tuple[SyncColumn, ...]
+    new: tuple[SyncColumn, ...]
+    up: tuple[str, ...]
+    down: tuple[str, ...]
+    on_down_error: Literal["refuse", "null"] = "refuse"
+    null_is_unfilled: bool = False
+    keys: tuple[UniqueKey, ...] = ()
+
+    @property
+    def plain(self) -> bool:
+        """Whether every expression is a bare column, so that no name is ever looked up at run time."""
+        bare = {ident(column) for column in self.columns}
+        return all(text in bare for text in (*self.up, *self.down))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Row:
+    """How the columns of a row are written: bare in a query, ``NEW."x"`` in a trigger, under another name later."""
+
+    prefix: str = ""
+    renamed: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def column(self, name: str) -> str:
+        """One column."""
+        return self.prefix + ident(self.renamed.get(name, name))
+
+    def expression(self, text: str, columns: frozenset[str]) -> str:
+        """An expression over bare columns, rewritten for this row."""
+        return replace_columns(text, lambda name: self.column(name) if name in columns else None)
+
+
+BARE = Row()
+
+
+def unfilled(pair: SyncPair, row: Row = BARE) -> str:
+    """The boolean expression that says whether a row still needs `up`."""
+    if not pair.new:
+        return _all(f"{row.column(c.name)} IS NULL" for c in pair.old)
+    empty = _all(f"{row.column(c.name)} IS NULL" for c in pair.new)
+    if not pair.old and pair.null_is_unfilled:
+        return empty
+    missing = f"{empty} AND NOT ({_all(f'({text}) IS NULL' for text in _ups(pair, row))})"
+    if not pair.old:
+        return missing
+    consistent = [_differs([row.column(c.name) for c in pair.new], _ups(pair, row))]
+    if not _identity(pair):
+        consistent.append(_differs([row.column(c.name) for c in pair.old], _downs(pair, row)))
+        return f"({' AND '.join(consistent)}) OR ({missing})"
+    return consistent[0]  # where both directions are the identity, an unfilled row is never consistent
+
+
+def assignments(pair: SyncPair) -> tuple[tuple[str, str], ...]:
+    """What the backfill sets: column and expression over the bare row."""
+    return tuple((column.name, text) for column, text in zip(pair.new, pair.up, strict=True))
+
+
+def new_defaults(pair: SyncPair) -> dict[str, str]:
+    """The defaults that the new columns get: ``up`` of the old ones' constant and stable defaults.
+
+    A column whose `up` needs a volatile default, or anything but old columns, gets none before `contract`.
+    """
+    defaults = {c.name: c.default for c in pair.old if c.default is not None and not c.default_volatile}
+    missing = {c.name for c in pair.old} - set(defaults)
+    found: dict[str, str] = {}
+    for column, text in zip(pair.new, pair.up, strict=True):
+        mentioned: set[str] = set()
+
+        def value(name: str, mentioned: set[str] = mentioned) -> str | None:
+            if name in pair.columns:
+                mentioned.add(name)
+            return f"({defaults[name]})" if name in defaults else None
+
+        default = replace_columns(text, value)
+        if mentioned and mentioned <= set(defaults) and not mentioned & missing:
+            found[column.name] = default
+    return found
+
+
+def sync_function(pair: SyncPair, name: str, authority: Authority, renamed: Mapping[str, str] | None = None) -> str:
+    """``CREATE OR REPLACE FUNCTION`` of the first trigger, which syncs what the statement wrote.
+
+    `name` is qualified and quoted. `authority` decides where a statement wrote both sides and they disagree.
+    """
+    new, old = Row("NEW.", renamed or {}), Row("OLD.", renamed or {})
+    if not pair.old or not pair.new:
+        fill = _fill(pair, new) if pair.new else _mirror(pair, new)
+        return _function(name, [*fill, "RETURN NEW;"], pair)
+    olds, news = [new.column(c.name) for c in pair.old], [new.column(c.name) for c in pair.new]
+    was_old, was_new = [old.column(c.name) for c in pair.old], [old.column(c.name) for c in pair.new]
+    defaults = new_defaults(pair)
+    new_default = [_typed(defaults.get(c.name, "NULL"), c) for c in pair.new]
+    old_written = (
+        "NOT new_written"
+        if any(c.default_volatile for c in pair.old)
+        else _differs(olds, [_typed(c.default or "NULL", c) for c in pair.old])
+    )
+    mirrored = "new_written AND NOT old_written" if authority == "old" else "new_written"
+    body = [
+        "IF TG_OP = 'INSERT' THEN",
+        f"  new_written := {_differs(news, new_default)};",
+        f"  old_written := {old_written};",
+        "ELSE",
+        f"  new_written := {_differs(was_new, news)};",
+        f"  old_written := {_differs(was_old, olds)};",
+        "END IF;",
+        f"IF {mirrored} THEN",
+        *_indent(_mirror(pair, new)),
+        "ELSE",
+        *_indent(_fill(pair, new)),
+        "END IF;",
+    ]
+    if not _identity(pair):
+        body += [f"IF {unfilled(pair, new)} THEN", *_indent(_fill(pair, new)), "END IF;"]
+    return _function(name, [*body, "RETURN NEW;"], pair, declare=("new_written boolean;", "old_written boolean;"))
+
+
+def settle_function(pair: SyncPair, name: str, renamed: Mapping[str, str] | None = None) -> str:
+    """The last trigger's function: fills again where the table's own triggers made the pair inconsistent."""
+    return _function(name, [*_fill(pair, Row("NEW.", renamed or {})), "RETURN NEW;"], pair)
+
+
+def key_function(pair: SyncPair, name: str, renamed: Mapping[str, str] | None = None) -> str:
+    """The function that makes concurrent INSERTs of one unique key queue.
+
+    ``ON CONFLICT (old)`` arbitrates the unique index on old only; the one on new would raise 23505 where two
+    sessions insert one key at once. The second session waits here for the first to end, as it would have waited in
+    the index, and then sees the conflict where its statement expects it. At most `KEY_LOCKS` locks a transaction.
+    The hash is the type's own, so that keys that are equal to the index (citext, numeric) meet in one lock.
+    """
+    new = Row("NEW.", renamed or {})
+    body = ["held := coalesce(nullif(pg_catalog.current_setting('zdmigrate.key_locks', true), ''), '0')::integer;"]
+    for key in pair.keys:
+        parts = [new.expression(text, pair.columns) for text in key.keys]
+        present = _all(f"({part}) IS NOT NULL" for part in parts) if key.nulls_distinct else "true"
+        seed = int(names.digest(name, key.name), 16)
+        body += [
+            f"IF held < {KEY_LOCKS} AND {present} THEN",
+            f"  PERFORM pg_catalog.pg_advisory_xact_lock("
+            f"pg_catalog.hash_record_extended(ROW({', '.join(parts)}), {seed}));",
+            "  held := held + 1;",
+            "END IF;",
+        ]
+    body += ["PERFORM pg_catalog.set_config('zdmigrate.key_locks', held::text, true);", "RETURN NEW;"]
+    return _function(name, body, pair, declare=("held integer;",))
+
+
+def guard_function(name: str, migration: str, table: str, record: str) -> str:
+    """``sync="app"``: counts writes that left the pair unfilled. `record` is the qualified control table.
+
+    It only ever inserts (no hot row), and runs as its owner because the application has no rights there.
+    """
+    body = [
+        f"INSERT INTO {record} (migration, table_name, application, backend) "
+        f"VALUES ({literal(migration)}, {literal(table)}, "
+        "pg_catalog.current_setting('application_name'), pg_catalog.pg_backend_pid());",
+        "RETURN NULL;",
+    ]
+    return _dollar(name, body, (), "SECURITY DEFINER SET search_path = pg_catalog, pg_temp ")
+
+
+def trigger(table: str, name: str, function: str, *, events: str, when: str | None, timing: str = "BEFORE") -> tuple[str, str]:
+    """``CREATE TRIGGER`` and ``ENABLE ALWAYS`` (one transaction: a replica role must never write past it).
+
+    Locks: SHARE ROW EXCLUSIVE on the table, both.
+    """
+    condition = f" WHEN ({when})" if when else ""
+    return (
+        f"CREATE TRIGGER {ident(name)} {timing} {events} ON {table} FOR EACH ROW{condition} EXECUTE FUNCTION {function}()",
+        f"ALTER TABLE {table} ENABLE ALWAYS TRIGGER {ident(name)}",
+    )
+
+
+def body_of(function: str) -> str:
+    """The body (pg_proc.prosrc) of a function made here; probes compare it with what is there."""
+    tag = function[function.index("AS $") + 3 :].split("\n", 1)[0]
+    return function.split(tag)[1]
+
+
+def _identity(pair: SyncPair) -> bool:
+    sides = len(pair.old) == len(pair.new) == 1
+    return sides and pair.up == (ident(pair.old[0].name),) and pair.down == (ident(pair.new[0].name),)
+
+
+def _typed(text: str, column: SyncColumn) -> str:
+    return f"({text})::{column.type}"
+
+
+def _ups(pair: SyncPair, row: Row) -> list[str]:
+    if _identity(pair):
+        return [row.column(pair.old[0].name)]
+    return [_typed(row.expression(t, pair.columns), c) for t, c in zip(pair.up, pair.new, strict=True)]
+
+
+def _downs(pair: SyncPair, row: Row) -> list[str]:
+    return [_typed(row.expression(t, pair.columns), c) for t, c in zip(pair.down, pair.old, strict=True)]
+
+
+def _differs(left: list[str], right: list[str]) -> str:
+    return f"pg_catalog.record_image_ne(ROW({', '.join(left)}), ROW({', '.join(right)}))"
+
+
+def _all(conditions: Iterable[str]) -> str:
+    return " AND ".join(conditions)
+
+
+def _fill(pair: SyncPair, row: Row) -> list[str]:
+    return [
+        f"{row.column(c.name)} := {row.expression(text, pair.columns)};"
+        for c, text in zip(pair.new, pair.up, strict=True)
+    ]
+
+
+def _mirror(pair: SyncPair, row: Row) -> list[str]:
+    lines = [
+        f"{row.column(c.name)} := {row.expression(text, pair.columns)};"
+        for c, text in zip(pair.old, pair.down, strict=True)
+    ]
+    if pair.on_down_error == "refuse":
+        return lines
+    nulls = [f"{row.column(c.name)} := NULL;" for c in pair.old]
+    return ["BEGIN", *_indent(lines), "EXCEPTION WHEN data_exception THEN", *_indent(nulls), "END;"]
+
+
+def _indent(lines: list[str]) -> list[str]:
+    return ["  " + line for line in lines]
+
+
+def _function(name: str, body: list[str], pair: SyncPair, declare: tuple[str, ...] = ()) -> str:
+    # A SET clause costs every call about a microsecond: only where names are looked up at run time.
+    return _dollar(name, body, declare, "" if pair.plain else f"SET search_path = {SEARCH_PATH} ")
+
+
+def _dollar(name: str, body: list[str], declare: tuple[str, ...], options: str) -> str:
+    head = ["DECLARE", *_indent(list(declare))] if declare else []
+    text = "\n".join([*head, "BEGIN", *_indent(body), "END"])
+    tag = next(t for t in (f"$zd{n or ''}$" for n in range(1000)) if t not in text)
+    return f"CREATE OR REPLACE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql {options}AS {tag}\n{text}\n{tag}"

@@ -1,0 +1,262 @@
+"""The steps that install, hand over, rename and remove the sync triggers of one change."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from zdmigrate import schema
+from zdmigrate.errors import Unsafe
+from zdmigrate.hazards import Hazard
+from zdmigrate.phases import Phase
+from zdmigrate.plan import Gate, LockMode, Mode, RowWork, Step
+from zdmigrate.planning import names, probes, sync
+from zdmigrate.planning.parts import Scope, alter, on, transaction_step
+from zdmigrate.sqltext import AmbiguousName, ident
+
+ACCESS_EXCLUSIVE = LockMode.ACCESS_EXCLUSIVE
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Trigger:
+    name: str
+    function: str
+    create: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Synced:
+    """The sync of one change on one table: which triggers, which functions, and the steps around them."""
+
+    scope: Scope
+    table: schema.Table
+    pair: sync.SyncPair
+    label: str
+
+    def function(self, kind: str) -> str:
+        """The qualified, quoted name of a function in the control schema."""
+        return ident(self.scope.control, self._function_name(kind))
+
+    def functions(self, authority: sync.Authority, renamed: dict[str, str] | None = None) -> tuple[str, ...]:
+        """``CREATE OR REPLACE`` of every function."""
+        made = [sync.sync_function(self.pair, self.function("sync"), authority, renamed)]
+        if self._settles:
+            made.append(sync.settle_function(self.pair, self.function("settle"), renamed))
+        if self.pair.keys:
+            made.append(sync.key_function(self.pair, self.function("key"), renamed))
+        return tuple(made)
+
+    def install(self, *extra: str, undo: tuple[str, ...]) -> Step:
+        """Functions, triggers, and `extra` (the new column's default), in one transaction.
+
+        The default must not be visible without the trigger, nor the trigger without the default: an INSERT in
+        between would take the one for a value that was written.
+        """
+        if self.scope.sync == "app":
+            return self._guard(*extra, undo=undo)
+        created = [s for trigger in self._triggers() for s in trigger.create]
+        return transaction_step(
+            self.scope, Phase.DUAL_WRITE, f"sync.{self.label}", f"keep both shapes of {self.label} equal from here on",
+            probe=probes.triggers(self.table, tuple(t.name for t in self._triggers())),
+            do=[*self.functions("old"), *created, *extra],
+            undo=[*self.remove(), *undo],
+            locks=on(self.table, ACCESS_EXCLUSIVE if extra else LockMode.SHARE_ROW_EXCLUSIVE),
+            undo_locks=on(self.table, ACCESS_EXCLUSIVE),
+        )  # fmt: skip
+
+    def remove(self) -> tuple[str, ...]:
+        """Drop triggers, then functions."""
+        target = ident(self.table.schema, self.table.name)
+        if self.scope.sync == "app":
+            drop = (f"DROP TRIGGER IF EXISTS {ident(self._guard_name)} ON {target}",)
+            return (*drop, f"DROP FUNCTION IF EXISTS {self.function('guard')}()")
+        triggers = tuple(f"DROP TRIGGER IF EXISTS {ident(t.name)} ON {target}" for t in self._triggers())
+        return (*triggers, *(f"DROP FUNCTION IF EXISTS {t.function}()" for t in self._triggers()))
+
+    def fill(self) -> Step:
+        """The backfill."""
+        return Step(
+            id=self.scope.step_id(Phase.BACKFILL, f"fill.{self.label}"),
+            title=f"fill the rows that were there before, {self.label}",
+            phase=Phase.BACKFILL,
+            mode=Mode.BACKFILL,
+            probe=probes.ALWAYS_TODO,
+            locks=on(self.table, LockMode.ROW_EXCLUSIVE),
+            scans=True,
+            rows=self.rows,
+        )
+
+    def verify(self) -> Step:
+        """The verification of every row; the last step of `backfill`."""
+        return Step(
+            id=self.scope.step_id(Phase.BACKFILL, f"verify.{self.label}"),
+            title=f"read every row and prove that none is unfilled, {self.label}",
+            phase=Phase.BACKFILL,
+            mode=Mode.VERIFY,
+            probe=probes.ALWAYS_TODO,
+            locks=on(self.table, LockMode.ACCESS_SHARE),
+            scans=True,
+            rows=self.rows,
+        )
+
+    @property
+    def rows(self) -> RowWork:
+        """What backfill and verification look at."""
+        return RowWork(
+            schema=self.table.schema,
+            table=self.table.name,
+            assignments=sync.assignments(self.pair),
+            unfilled=sync.unfilled(self.pair),
+        )
+
+    def hand_over(self, switch: str, renamed: dict[str, str]) -> Step:
+        """`switch_reads`: the new shape gets the authority, and the read switch goes to 100 %."""
+        body = sync.sync_function
+        name = self.function("sync")
+        old, new, retired = body(self.pair, name, "old"), body(self.pair, name, "new"), body(self.pair, name, "new", renamed)
+        ask = probes.function(self.scope.control, self._function_name("sync"), done=(new, retired), todo=old)
+        app = self.scope.sync == "app"
+        return transaction_step(
+            self.scope, Phase.SWITCH_READS, f"authority.{self.label}", f"the new shape of {self.label} has the authority",
+            probe=probes.ALWAYS_TODO if app else ask,
+            do=[switch.format(100)] if app else [new, switch.format(100)],
+            undo=[switch.format(0)] if app else [old, switch.format(0)],
+            locks=(),
+        )  # fmt: skip
+
+    def retire(self, renamed: dict[str, str]) -> Step:
+        """Rename the old columns out of the way and, in the same transaction, the names in the functions.
+
+        Two transactions would make every write in between fail.
+        """
+        target = ident(self.table.schema, self.table.name)
+        forward = [f"ALTER TABLE {target} RENAME COLUMN {ident(a)} TO {ident(b)}" for a, b in renamed.items()]
+        back = [f"ALTER TABLE {target} RENAME COLUMN {ident(b)} TO {ident(a)}" for a, b in renamed.items()]
+        app = self.scope.sync == "app"
+        (before, after), *_ = renamed.items()
+        return transaction_step(
+            self.scope, Phase.RETIRE, f"retire.{self.label}", f"rename {', '.join(renamed)} out of the way, still synced",
+            probe=probes.renamed(self.table, before, after),
+            do=forward if app else [*forward, *self.functions("new", renamed)],
+            undo=back if app else [*back, *self.functions("new")],
+            locks=on(self.table, ACCESS_EXCLUSIVE),
+            takes_away=True,
+        )  # fmt: skip
+
+    def uninstall(self, *, takes_away: bool, final: tuple[str, ...]) -> Step:
+        """`contract` of a column that was only filled: the triggers go, together with `final` (names)."""
+        triggers = (self._guard_name,) if self.scope.sync == "app" else tuple(t.name for t in self._triggers())
+        return transaction_step(
+            self.scope, Phase.CONTRACT, f"unsync.{self.label}", f"stop filling {self.label}",
+            probe=probes.triggers_absent(self.table, triggers),
+            do=[
+                *(s for s in self.remove() if s.startswith("DROP TRIGGER")),
+                *final,
+                *(s for s in self.remove() if s.startswith("DROP FUNCTION")),
+            ],
+            locks=on(self.table, ACCESS_EXCLUSIVE), takes_away=takes_away, irreversible=takes_away,
+        )  # fmt: skip
+
+    def trigger_hazards(self) -> tuple[tuple[Hazard, ...], tuple[Gate, ...]]:
+        """What the table's own triggers mean for sync and backfill."""
+        fired = [t.name for t in self.table.triggers if "UPDATE" in t.events and t.enabled in ("O", "A") and not t.update_of]
+        always = [t.name for t in self.table.triggers if "UPDATE" in t.events and t.enabled == "A"]
+        would_fire = always if self.scope.snapshot.may_suppress_triggers else fired
+        if not would_fire:
+            return (), ()
+        shown = f"{self.table.schema}.{self.table.name}"
+        message = f"the backfill updates rows of {shown} and fires its triggers: {', '.join(would_fire)}"
+        remedy = (
+            f'GRANT SET ON PARAMETER session_replication_role TO "{self.scope.snapshot.role}" (PostgreSQL 15+), '
+            'or accept it: --override table_triggers="reason"'
+        )
+        hazard = Hazard(id="B01", phase=Phase.BACKFILL, message=message, remedy=remedy, accept="table_triggers")
+        return (hazard,), (Gate(name="table_triggers", phase=Phase.BACKFILL, detail=f"{message}; {remedy}", exit_code=6),)
+
+    def refuse_unsyncable(self) -> None:
+        """Refuse what triggers cannot keep equal.
+
+        Raises:
+            Unsafe: with the remedy.
+        """
+        shown = f"{self.table.schema}.{self.table.name}"
+        try:
+            generated = sorted(c.name for c in self.table.columns if c.generated and c.name in self._mentioned())
+        except AmbiguousName as error:
+            raise Unsafe(str(error)) from error
+        if generated:
+            raise Unsafe(
+                f"{', '.join(generated)} of {shown} are generated columns, which are NULL in a BEFORE trigger",
+                hint="use the expression that generates them instead of their names",
+            )
+
+    def _mentioned(self) -> frozenset[str]:
+        from zdmigrate.sqltext import columns_in
+
+        texts = (*self.pair.up, *self.pair.down)
+        return frozenset().union(*(columns_in(t, self.pair.columns) for t in texts), (c.name for c in self.pair.old))
+
+    @property
+    def _settles(self) -> bool:
+        return bool(self.pair.new) and any(t.before and t.row for t in self.table.triggers)
+
+    def _function_name(self, kind: str) -> str:
+        return self.scope.name(f"{kind}_v1", self.label, self.table.schema, self.table.name)
+
+    def _triggers(self) -> tuple[_Trigger, ...]:
+        target = ident(self.table.schema, self.table.name)
+        others = frozenset(t.name for t in self.table.triggers if t.before and t.row)
+        when = sync.unfilled(self.pair, sync.Row("NEW."))
+        base = self.scope.name("sync", self.label, self.table.schema, self.table.name)
+        both = "INSERT OR UPDATE" if self.pair.new else "INSERT"
+        made = [self._trigger(target, names.first_trigger(base, others), "sync", both, when)]
+        if self._settles:
+            made.append(self._trigger(target, names.last_trigger(base, others), "settle", both, when))
+        if self.pair.keys:
+            name = names.first_trigger(self.scope.name("xkey", self.label, self.table.schema, self.table.name), others)
+            made.append(self._trigger(target, name, "key", "INSERT", None))
+        return tuple(made)
+
+    def _trigger(self, target: str, name: str, kind: str, events: str, when: str | None) -> _Trigger:
+        function = self.function(kind)
+        return _Trigger(
+            name=name, function=function, create=sync.trigger(target, name, function, events=events, when=when)
+        )
+
+    @property
+    def _guard_name(self) -> str:
+        return self.scope.name("guard", self.label, self.table.schema, self.table.name)
+
+    def _guard(self, *extra: str, undo: tuple[str, ...]) -> Step:
+        target = ident(self.table.schema, self.table.name)
+        record = ident(self.scope.control, "sync_violation")
+        when = sync.unfilled(self.pair, sync.Row("NEW."))
+        function = self.function("guard")
+        return transaction_step(
+            self.scope, Phase.DUAL_WRITE, f"guard.{self.label}", f"count writes that leave {self.label} diverged",
+            probe=probes.triggers(self.table, (self._guard_name,)),
+            do=[
+                sync.guard_function(function, self.scope.migration, f"{self.table.schema}.{self.table.name}", record),
+                *sync.trigger(target, self._guard_name, function, events="INSERT OR UPDATE", when=when, timing="AFTER"),
+                *extra,
+            ],
+            undo=[*self.remove(), *undo],
+            locks=on(self.table, ACCESS_EXCLUSIVE if extra else LockMode.SHARE_ROW_EXCLUSIVE),
+            undo_locks=on(self.table, ACCESS_EXCLUSIVE),
+        )  # fmt: skip
+
+
+def switch_statement(control: str, migration: str) -> str:
+    """The read switch as a statement; ``.format(percent)`` it."""
+    from zdmigrate.sqltext import literal
+
+    name = literal(migration).replace("{", "{{").replace("}", "}}")
+    table = ident(control, "read_switch").replace("{", "{{").replace("}", "}}")
+    return (
+        f"INSERT INTO {table} AS s (name, percent) VALUES ({name}, {{0}}) ON CONFLICT (name) DO UPDATE "
+        "SET percent = excluded.percent, changed_at = pg_catalog.clock_timestamp() WHERE s.percent <> excluded.percent"
+    )
+
+
+def reset_column(table: schema.Table, name: str, definition: str, settings: tuple[str, ...]) -> tuple[str, ...]:
+    """Put an empty column in a column's place: what undoing `dual_write` leaves."""
+    return (alter(table, f"DROP COLUMN {ident(name)}"), alter(table, f"ADD COLUMN {definition}"), *settings)

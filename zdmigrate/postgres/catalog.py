@@ -1,0 +1,325 @@
+"""Every read of the system catalogs that a plan is made from."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+from typing import Any, LiteralString
+
+import psycopg
+
+from zdmigrate import schema
+from zdmigrate.planning import sync
+from zdmigrate.postgres import session
+from zdmigrate.sqltext import ident, tokens
+
+SAMPLE_ROWS = 1000
+"""On how many rows an expression is tried."""
+
+Name = tuple[str, str]
+
+
+def snapshot(
+    connection: session.Connection,
+    names: Iterable[Name],
+    questions: Sequence[schema.Question] = (),
+    *,
+    control_schema: str,
+) -> schema.Snapshot:
+    """The named tables as they are, in one consistent read; missing ones are left out.
+
+    Locks: ACCESS SHARE on the catalogs, and on a table whose expressions are tried.
+    """
+    wanted = sorted(set(names))
+    with session.transaction(connection, lock_timeout=timedelta(seconds=2), read_only=True) as cursor:
+        tables = _tables(cursor, wanted)
+        role, suppress = _one(cursor, _ROLE)
+        expressions = [_expression(cursor, q) for q in questions if q.expression is not None]
+        types = [_type(cursor, q.type) for q in questions if q.type is not None]
+    return schema.Snapshot(
+        server_version=connection.info.server_version,
+        role=role,
+        may_suppress_triggers=suppress,
+        tables=tuple(tables),
+        control_schema=control_schema,
+        expressions=tuple(expressions),
+        types=tuple(types),
+    )
+
+
+_ROLE = """
+SELECT current_user::text, (SELECT rolsuper FROM pg_roles WHERE rolname = current_user)
+       OR has_parameter_privilege('session_replication_role', 'SET')
+"""
+
+_TABLES = """
+SELECT n.nspname, c.relname, c.oid::bigint, c.relkind, pg_get_userbyid(c.relowner)::text,
+       pg_has_role(c.relowner, 'USAGE'), c.relispartition,
+       NOT c.relispartition AND (EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = c.oid)
+           OR c.relkind = 'r' AND EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = c.oid)),
+       (SELECT coalesce(sum(greatest(l.reltuples, 0)), 0)::bigint FROM pg_class l
+        WHERE l.oid = c.oid OR l.oid IN (SELECT relid FROM pg_partition_tree(c.oid) WHERE isleaf)),
+       (SELECT coalesce(sum(pg_total_relation_size(r.relid)), 0)::bigint
+        FROM (SELECT relid FROM pg_partition_tree(c.oid) UNION SELECT c.oid) r(relid)),
+       ARRAY(SELECT a.attname::text FROM pg_partitioned_table p
+             CROSS JOIN LATERAL unnest(p.partattrs::smallint[]) k(attnum)
+             JOIN pg_attribute a ON a.attrelid = p.partrelid AND a.attnum = k.attnum
+             WHERE p.partrelid = c.oid OR p.partrelid IN (SELECT relid FROM pg_partition_tree(c.oid))),
+       ARRAY(SELECT p.pubname::text FROM pg_publication p WHERE p.puballtables
+             OR EXISTS (SELECT FROM pg_publication_rel r WHERE r.prpubid = p.oid AND r.prrelid = c.oid AND r.prattrs IS NULL)
+             OR EXISTS (SELECT FROM pg_publication_namespace s WHERE s.pnpubid = p.oid AND s.pnnspid = n.oid))
+FROM pg_class c
+JOIN pg_namespace n ON n.oid = c.relnamespace
+JOIN unnest(%s::text[], %s::text[]) w(schema, name) ON n.nspname = w.schema AND c.relname = w.name
+WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f')
+ORDER BY 1, 2
+"""
+
+# A stored expression names its functions by oid: that is how a default's volatility is found without running it.
+_COLUMNS = r"""
+SELECT a.attrelid::bigint, a.attname, a.attnum, format_type(a.atttypid, a.atttypmod),
+       CASE WHEN a.attcollation <> t.typcollation THEN
+           (SELECT quote_ident(cn.nspname) || '.' || quote_ident(co.collname) FROM pg_collation co
+            JOIN pg_namespace cn ON cn.oid = co.collnamespace WHERE co.oid = a.attcollation) END,
+       a.attnotnull, pg_get_expr(d.adbin, d.adrelid),
+       CASE WHEN d.oid IS NULL THEN NULL ELSE d.adbin::text LIKE '%%{NEXTVALUEEXPR%%' OR EXISTS (
+           SELECT FROM regexp_matches(d.adbin::text, ':(?:funcid|opfuncid) (\d+)', 'g') m(found)
+           JOIN pg_proc p ON p.oid = m.found[1]::oid WHERE p.provolatile = 'v') END,
+       a.attidentity::text, a.attgenerated::text, col_description(a.attrelid, a.attnum),
+       ARRAY(SELECT jsonb_build_array(CASE WHEN x.grantee = 0 THEN NULL ELSE pg_get_userbyid(x.grantee)::text END,
+                                      x.privilege_type, x.is_grantable)
+             FROM aclexplode(a.attacl) x),
+       nullif(a.attstattarget, -1)::integer,
+       CASE WHEN a.attstorage <> t.typstorage THEN
+           CASE a.attstorage WHEN 'p' THEN 'PLAIN' WHEN 'e' THEN 'EXTERNAL' WHEN 'm' THEN 'MAIN' ELSE 'EXTENDED' END END,
+       CASE a.attcompression::text WHEN 'p' THEN 'pglz' WHEN 'l' THEN 'lz4' END,
+       ARRAY(SELECT o FROM unnest(a.attoptions) o WHERE o LIKE 'n\_distinct%%'),
+       ARRAY(SELECT quote_ident(sn.nspname) || '.' || quote_ident(s.relname) FROM pg_depend dp
+             JOIN pg_class s ON s.oid = dp.objid AND s.relkind = 'S' JOIN pg_namespace sn ON sn.oid = s.relnamespace
+             WHERE dp.classid = 'pg_class'::regclass AND dp.refclassid = 'pg_class'::regclass
+               AND dp.refobjid = a.attrelid AND dp.refobjsubid = a.attnum AND dp.deptype = 'a')
+FROM pg_attribute a
+JOIN pg_type t ON t.oid = a.atttypid
+LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+WHERE a.attrelid = ANY (%s) AND a.attnum > 0 AND NOT a.attisdropped
+ORDER BY a.attrelid, a.attnum
+"""
+
+_INDEXES = """
+SELECT i.indrelid::bigint, c.relname, i.indisunique, i.indisprimary, i.indisvalid,
+       ARRAY(SELECT a.attname::text FROM pg_attribute a WHERE a.attrelid = i.indrelid AND a.attnum > 0
+             AND (a.attnum = ANY (i.indkey::smallint[]) OR EXISTS (
+                 SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = i.indexrelid
+                 AND d.refclassid = 'pg_class'::regclass AND d.refobjid = i.indrelid AND d.refobjsubid = a.attnum))),
+       ARRAY(SELECT pg_get_indexdef(i.indexrelid, k, false) FROM generate_series(1, i.indnkeyatts) k),
+       pg_get_indexdef(i.indexrelid), pg_get_expr(i.indpred, i.indrelid), i.indnullsnotdistinct,
+       (SELECT k.conname FROM pg_constraint k WHERE k.conindid = i.indexrelid AND k.contype IN ('p', 'u', 'x')
+        AND k.conrelid = i.indrelid),
+       i.indisreplident, i.indisclustered, s.spcname, obj_description(i.indexrelid, 'pg_class'),
+       ARRAY(SELECT jsonb_build_array(tn.nspname || '.' || tc.relname, pc.relname)
+             FROM pg_partition_tree(i.indexrelid) t JOIN pg_class pc ON pc.oid = t.relid
+             JOIN pg_index pi ON pi.indexrelid = t.relid JOIN pg_class tc ON tc.oid = pi.indrelid
+             JOIN pg_namespace tn ON tn.oid = tc.relnamespace WHERE t.relid <> i.indexrelid)
+FROM pg_index i
+JOIN pg_class c ON c.oid = i.indexrelid
+LEFT JOIN pg_tablespace s ON s.oid = c.reltablespace
+WHERE i.indrelid = ANY (%s)
+ORDER BY i.indrelid, c.relname
+"""
+
+_CONSTRAINTS = """
+SELECT k.conrelid::bigint, k.conname, k.contype::text,
+       ARRAY(SELECT a.attname::text FROM unnest(k.conkey) WITH ORDINALITY u(attnum, place)
+             JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.attnum ORDER BY u.place),
+       pg_get_constraintdef(k.oid), k.convalidated, k.condeferrable, k.condeferred,
+       (SELECT ARRAY[fn.nspname::text, f.relname::text] FROM pg_class f JOIN pg_namespace fn ON fn.oid = f.relnamespace
+        WHERE f.oid = k.confrelid), NOT k.conislocal, obj_description(k.oid, 'pg_constraint')
+FROM pg_constraint k
+WHERE k.conrelid = ANY (%s) AND k.contype IN ('c', 'f', 'n', 'p', 'u', 'x')
+ORDER BY k.conrelid, k.conname
+"""
+
+_TRIGGERS = """
+SELECT t.tgrelid::bigint, t.tgname, t.tgenabled::text, (t.tgtype & 2) > 0, (t.tgtype & 1) > 0,
+       array_remove(ARRAY[CASE WHEN (t.tgtype & 4) > 0 THEN 'INSERT' END, CASE WHEN (t.tgtype & 16) > 0 THEN 'UPDATE' END,
+                          CASE WHEN (t.tgtype & 8) > 0 THEN 'DELETE' END], NULL),
+       ARRAY(SELECT a.attname::text FROM pg_attribute a WHERE a.attrelid = t.tgrelid AND a.attnum = ANY (t.tgattr))
+FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_namespace n ON n.oid = p.pronamespace
+WHERE t.tgrelid = ANY (%s) AND NOT t.tgisinternal
+ORDER BY t.tgrelid, t.tgname
+"""
+
+# What hangs on a column and is not the table's own: defaults, indexes, constraints, owned sequences are read above.
+_DEPENDENTS = """
+SELECT DISTINCT d.refobjid::bigint, a.attname, (pg_identify_object(d.classid, d.objid, d.objsubid)).type,
+       pg_describe_object(d.classid, d.objid, 0)
+FROM pg_depend d
+JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = ANY (%s) AND d.refobjsubid > 0
+  AND NOT (d.classid = 'pg_class'::regclass AND (d.deptype IN ('a', 'i') OR EXISTS (
+      SELECT FROM pg_index i WHERE i.indexrelid = d.objid AND i.indrelid = d.refobjid)))
+  AND NOT (d.classid = 'pg_constraint'::regclass AND EXISTS (
+      SELECT FROM pg_constraint k WHERE k.oid = d.objid AND k.conrelid = d.refobjid))
+  AND NOT (d.classid = 'pg_attrdef'::regclass AND EXISTS (
+      SELECT FROM pg_attrdef e WHERE e.oid = d.objid AND e.adrelid = d.refobjid AND e.adnum = d.refobjsubid))
+ORDER BY 1, 2, 4
+"""
+
+_PARTITIONS = """
+SELECT w.oid, n.nspname, c.relname, pn.nspname, pc.relname, NOT t.isleaf
+FROM unnest(%s::bigint[]) w(oid)
+CROSS JOIN LATERAL pg_partition_tree(w.oid::oid) t
+JOIN pg_class c ON c.oid = t.relid JOIN pg_namespace n ON n.oid = c.relnamespace
+JOIN pg_class pc ON pc.oid = t.parentrelid JOIN pg_namespace pn ON pn.oid = pc.relnamespace
+WHERE t.level > 0
+ORDER BY 1, t.level, 2, 3
+"""
+
+
+def _tables(cursor: session.Cursor, wanted: Sequence[Name]) -> list[schema.Table]:
+    rows = cursor.execute(_TABLES, ([s for s, _ in wanted], [n for _, n in wanted])).fetchall()
+    oids = [row[2] for row in rows]
+    indexes = _grouped(cursor, _INDEXES, oids, _index)
+    columns = _grouped(cursor, _COLUMNS, oids, _column)
+    constraints = _grouped(cursor, _CONSTRAINTS, oids, _constraint)
+    triggers = _grouped(cursor, _TRIGGERS, oids, _trigger)
+    dependents = _grouped(cursor, _DEPENDENTS, oids, lambda r: schema.Dependent(column=r[0], kind=r[1], identity=r[2]))
+    partitions = _grouped(cursor, _PARTITIONS, oids, _leaf)
+    found = []
+    for row in rows:
+        oid = row[2]
+        unique = {name for index in indexes[oid] if index.unique for name in index.columns}
+        found.append(
+            schema.Table(
+                schema=row[0], name=row[1], oid=oid, kind=row[3], owner=row[4], owned=row[5], is_partition=row[6],
+                inherits=row[7], rows=row[8], bytes=row[9], partition_columns=tuple(row[10]), publications=tuple(row[11]),
+                columns=tuple(_with_hash(cursor, column) if column.name in unique else column for column in columns[oid]),
+                indexes=tuple(indexes[oid]), constraints=tuple(constraints[oid]), triggers=tuple(triggers[oid]),
+                dependents=tuple(dependents[oid]), partitions=tuple(partitions[oid]),
+            )
+        )  # fmt: skip
+    return found
+
+
+def _grouped(cursor: session.Cursor, query: str, oids: list[int], make: Any) -> dict[int, list[Any]]:
+    found: dict[int, list[Any]] = defaultdict(list)
+    for row in cursor.execute(query, (oids,)).fetchall():
+        found[row[0]].append(make(row[1:]))
+    return found
+
+
+def _column(row: tuple[Any, ...]) -> schema.Column:
+    grants = tuple(schema.Grant(grantee=g, privilege=p, grantable=o) for g, p, o in row[10])
+    return schema.Column(
+        name=row[0], number=row[1], type=row[2], collation=row[3], not_null=row[4],
+        default=None if row[8] else row[5], default_volatile=None if row[8] else row[6], identity=row[7], generated=row[8],
+        comment=row[9], grants=grants, statistics_target=row[11], storage=row[12], compression=row[13],
+        options=tuple(row[14]), owned_sequences=() if row[7] else tuple(row[15]),
+    )  # fmt: skip
+
+
+def _index(row: tuple[Any, ...]) -> schema.Index:
+    definition = row[6]
+    return schema.Index(
+        name=row[0], unique=row[1], primary=row[2], valid=row[3], columns=tuple(row[4]), keys=tuple(row[5]),
+        tail=_after_using(definition), predicate=row[7], nulls_not_distinct=row[8], constraint=row[9],
+        replica_identity=row[10], clustered=row[11], tablespace=row[12], comment=row[13],
+        partition_names=tuple((table, name) for table, name in row[14]),
+    )  # fmt: skip
+
+
+def _after_using(definition: str) -> str:
+    pieces = list(tokens(definition))
+    for index, piece in enumerate(pieces):
+        if piece.kind == "word" and piece.text == "USING":
+            return "".join(p.text for p in pieces[index + 1 :]).strip()
+    raise ValueError(f"not an index definition: {definition}")
+
+
+def _constraint(row: tuple[Any, ...]) -> schema.Constraint:
+    return schema.Constraint(
+        name=row[0], kind=row[1], columns=tuple(row[2]), definition=row[3], validated=row[4], deferrable=row[5],
+        deferred=row[6], references=None if row[7] is None else (row[7][0], row[7][1]), inherited=row[8], comment=row[9],
+    )  # fmt: skip
+
+
+def _trigger(row: tuple[Any, ...]) -> schema.Trigger:
+    return schema.Trigger(
+        name=row[0], enabled=row[1], before=row[2], row=row[3], events=tuple(row[4]), update_of=tuple(row[5])
+    )
+
+
+def _leaf(row: tuple[Any, ...]) -> schema.Leaf:
+    return schema.Leaf(schema=row[0], name=row[1], parent_schema=row[2], parent_name=row[3], partitioned=row[4])
+
+
+def _with_hash(cursor: session.Cursor, column: schema.Column) -> schema.Column:
+    try:
+        with cursor.connection.transaction():
+            cursor.execute(f"SELECT hash_record_extended(ROW(NULL::{column.type}), 0)".encode())
+    except psycopg.Error:
+        return dataclasses.replace(column, hashable=False)
+    return column
+
+
+def _type(cursor: session.Cursor, text: str) -> schema.TypeFacts:
+    try:
+        with cursor.connection.transaction():
+            cursor.execute(f"SET LOCAL search_path = {sync.SEARCH_PATH}".encode())
+            cursor.execute(f"SELECT NULL::{text}".encode())
+            result = cursor.pgresult
+            assert result is not None
+            described = (result.ftype(0), result.fmod(0))
+            cursor.execute(f"SET LOCAL search_path = {session.CATALOG_PATH}".encode())
+            return schema.TypeFacts(text=text, canonical=_one(cursor, "SELECT format_type(%s, %s)", described)[0])
+    except psycopg.Error as error:
+        return schema.TypeFacts(text=text, error=_said(error))
+
+
+def _expression(cursor: session.Cursor, question: schema.Question) -> schema.ExpressionFacts:
+    """Type-check an expression over a table, and try it on sampled rows.
+
+    In a WHERE clause it may not be an aggregate, a window function or a set; a volatile function of any overload makes
+    it volatile, which is the careful answer.
+    """
+    text = question.expression or ""
+    facts = schema.ExpressionFacts(schema=question.schema, table=question.table, expression=text)
+    target = ident(question.schema, question.table)
+    try:
+        with cursor.connection.transaction():
+            cursor.execute(f"SET LOCAL search_path = {sync.SEARCH_PATH}".encode())
+            cursor.execute(f"SELECT FROM {target} WHERE ({text}) IS NULL LIMIT 0".encode())
+            cursor.execute(f"SELECT ({text}) FROM {target} LIMIT 0".encode())
+            result = cursor.pgresult
+            assert result is not None
+            described = (result.ftype(0), result.fmod(0))
+            cursor.execute(
+                f"SELECT count(({text})::text) FROM (SELECT * FROM {target} LIMIT {SAMPLE_ROWS}) AS sampled".encode()
+            )
+            cursor.execute(f"SET LOCAL search_path = {session.CATALOG_PATH}".encode())
+            name = _one(cursor, "SELECT format_type(%s, %s)", described)[0]
+            volatile = _one(cursor, _VOLATILE, (_called(text),))[0]
+    except psycopg.Error as error:
+        return dataclasses.replace(facts, error=_said(error))
+    return dataclasses.replace(facts, type=name, volatile=volatile)
+
+
+_VOLATILE = "SELECT EXISTS (SELECT FROM pg_proc WHERE proname = ANY (%s) AND provolatile = 'v')"
+
+
+def _called(text: str) -> list[str]:
+    solid = [piece for piece in tokens(text) if piece.kind not in ("space", "comment")]
+    return [a.name for a, b in itertools.pairwise(solid) if a.name is not None and b.text == "("]
+
+
+def _one(cursor: session.Cursor, query: LiteralString, parameters: Any = None) -> tuple[Any, ...]:
+    row = cursor.execute(query, parameters).fetchone()
+    assert row is not None
+    return row
+
+
+def _said(error: psycopg.Error) -> str:
+    return error.diag.message_primary or str(error)

@@ -1,0 +1,117 @@
+"""Connections, transactions and timeouts. Every session of zdmigrate is made here.
+
+A session that hangs must block nobody: an idle transaction of ours is ended by the server, and a server process whose
+client is gone notices (manual, sections 20.3 and 20.11).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any, TypeAlias
+
+import psycopg
+from psycopg import sql
+
+from zdmigrate.errors import Unsafe
+
+Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
+Cursor: TypeAlias = psycopg.Cursor[tuple[Any, ...]]
+
+CATALOG_PATH = "pg_catalog"
+MINIMUM_VERSION = 150000
+
+_IDLE_IN_TRANSACTION = timedelta(seconds=5)
+_SETTINGS = {
+    "idle_in_transaction_session_timeout": str(int(_IDLE_IN_TRANSACTION.total_seconds() * 1000)),
+    "statement_timeout": "60000",
+    "lock_timeout": "2000",
+    "row_security": "off",  # rather an error than rows that nobody sees
+    "default_transaction_isolation": "read committed",
+    "default_transaction_read_only": "off",
+    "search_path": CATALOG_PATH,
+    "timezone": "UTC",
+    "datestyle": "ISO",
+    "intervalstyle": "postgres",
+}
+
+
+def connect(conninfo: str, *, purpose: str) -> Connection:
+    """A direct, autocommit connection with every timeout set; `purpose` shows in ``application_name``.
+
+    Raises:
+        Unsafe: a connection pooler stands between, the server is a standby, or older than 15.
+        psycopg.OperationalError: no connection.
+    """
+    connection = psycopg.connect(
+        conninfo, autocommit=True, prepare_threshold=None, application_name=f"zdmigrate {purpose}"
+    )
+    try:
+        _prepare(connection)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _prepare(connection: Connection) -> None:
+    names = sql.SQL(", ").join(
+        sql.SQL("set_config({}, {}, false)").format(sql.Literal(name), sql.Literal(value))
+        for name, value in _SETTINGS.items()
+    )
+    row = connection.execute(
+        sql.SQL("SELECT pg_catalog.pg_backend_pid(), pg_catalog.pg_is_in_recovery(), {}").format(names)
+    ).fetchone()
+    assert row is not None
+    if row[0] != connection.info.backend_pid:
+        raise Unsafe(
+            "a connection pooler stands between zdmigrate and the server (the server process is not the one that "
+            "answered the connection)",
+            hint="give zdmigrate the server's own host and port; applications may go on using the pooler",
+        )
+    if row[1]:
+        raise Unsafe("the server is a standby", hint="connect to the primary, or use target_session_attrs=read-write")
+    if connection.info.server_version < MINIMUM_VERSION:
+        raise Unsafe(
+            f"the server is PostgreSQL {connection.info.server_version // 10000}; zdmigrate needs 15 or later"
+        )
+    with contextlib.suppress(psycopg.Error):  # not on every platform of the server
+        connection.execute("SELECT pg_catalog.set_config('client_connection_check_interval', '2000', false)")
+
+
+@contextlib.contextmanager
+def transaction(
+    connection: Connection,
+    *,
+    lock_timeout: timedelta,
+    statement_timeout: timedelta = timedelta(seconds=60),
+    search_path: str = CATALOG_PATH,
+    read_only: bool = False,
+) -> Iterator[Cursor]:
+    """One transaction with its own timeouts. They end with it, however it ends."""
+    with connection.transaction(), connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT set_config('lock_timeout', %s, true), set_config('statement_timeout', %s, true), "
+            "set_config('search_path', %s, true), set_config('transaction_read_only', %s, true)",
+            (milliseconds(lock_timeout), milliseconds(statement_timeout), search_path, "on" if read_only else "off"),
+        )
+        yield cursor
+
+
+@contextlib.contextmanager
+def settings(connection: Connection, **values: str) -> Iterator[None]:
+    """Session settings for statements that cannot run in a transaction; restored afterwards."""
+    for name, value in values.items():
+        connection.execute("SELECT pg_catalog.set_config(%s, %s, false)", (name, value))
+    try:
+        yield
+    finally:
+        if not connection.closed:
+            for name in values:
+                connection.execute("SELECT pg_catalog.set_config(%s, %s, false)", (name, _SETTINGS[name]))
+
+
+def milliseconds(value: timedelta) -> str:
+    """A duration as the server's settings take it; at least 1, because 0 would mean "no limit"."""
+    return str(max(1, int(value.total_seconds() * 1000)))

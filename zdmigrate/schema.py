@@ -1,0 +1,213 @@
+"""The catalog as values: what a planner may know about a live database.
+
+A `Snapshot` is read by `zdmigrate.postgres.catalog` (or from a file written by ``plan --write-stats``) and holds
+the tables that the migrations name, nothing else. Expressions are the server's deparsed text, made under
+``search_path = pg_catalog``, so that everything outside pg_catalog is qualified.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """A column. `type` is what ``format_type`` prints; `default_volatile` is None without a default."""
+
+    name: str
+    number: int
+    type: str
+    collation: str | None = None
+    not_null: bool = False
+    default: str | None = None
+    default_volatile: bool | None = None
+    identity: str = ""
+    generated: str = ""
+    comment: str | None = None
+    grants: tuple[Grant, ...] = ()
+    statistics_target: int | None = None
+    storage: str | None = None
+    compression: str | None = None
+    options: tuple[str, ...] = ()
+    owned_sequences: tuple[str, ...] = ()
+    hashable: bool = True
+    """Whether the type has a hash function: unique keys of others cannot queue on advisory locks."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Grant:
+    """A privilege on a column; `grantee` is None for PUBLIC."""
+
+    grantee: str | None
+    privilege: str
+    grantable: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Index:
+    """An index. `keys` are the key columns' expressions in order, `columns` every column it mentions.
+
+    `tail` is the definition from the access method on: ``btree (lower(email)) WHERE active``.
+    """
+
+    name: str
+    unique: bool
+    primary: bool
+    valid: bool
+    columns: tuple[str, ...]
+    keys: tuple[str, ...]
+    tail: str
+    predicate: str | None = None
+    nulls_not_distinct: bool = False
+    constraint: str | None = None
+    replica_identity: bool = False
+    clustered: bool = False
+    tablespace: str | None = None
+    comment: str | None = None
+    partition_names: tuple[tuple[str, str], ...] = ()
+    """(``schema.partition``, name of the partition's index), on a partitioned table."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Constraint:
+    """A constraint. `kind` is pg_constraint.contype: c, f, n, p, u, x. `definition` without the name."""
+
+    name: str
+    kind: str
+    columns: tuple[str, ...]
+    definition: str
+    validated: bool = True
+    deferrable: bool = False
+    deferred: bool = False
+    references: tuple[str, str] | None = None
+    """Schema and name of the table that a foreign key points to."""
+    inherited: bool = False
+    comment: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Trigger:
+    """A trigger of the table's users (internal ones and ours are left out). `enabled` is tgenabled."""
+
+    name: str
+    enabled: str
+    before: bool
+    row: bool
+    events: tuple[str, ...]
+    update_of: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Dependent:
+    """Another object that depends on a column; `kind` is the server's name for it (view, policy, …)."""
+
+    column: str
+    kind: str
+    identity: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Leaf:
+    """A relation that stores rows: the table itself, or a partition."""
+
+    schema: str
+    name: str
+    parent_schema: str | None = None
+    parent_name: str | None = None
+    partitioned: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """A table as its planner sees it. `owned`: the connected role may alter it."""
+
+    schema: str
+    name: str
+    oid: int
+    kind: str
+    owner: str
+    owned: bool
+    rows: int
+    bytes: int
+    columns: tuple[Column, ...]
+    indexes: tuple[Index, ...] = ()
+    constraints: tuple[Constraint, ...] = ()
+    triggers: tuple[Trigger, ...] = ()
+    dependents: tuple[Dependent, ...] = ()
+    partitions: tuple[Leaf, ...] = ()
+    partition_columns: tuple[str, ...] = ()
+    is_partition: bool = False
+    inherits: bool = False
+    publications: tuple[str, ...] = ()
+
+    @property
+    def partitioned(self) -> bool:
+        """Whether rows live in partitions."""
+        return self.kind == "p"
+
+    def column(self, name: str) -> Column | None:
+        """The column of that name."""
+        return next((column for column in self.columns if column.name == name), None)
+
+    @property
+    def column_names(self) -> frozenset[str]:
+        """All names of columns."""
+        return frozenset(column.name for column in self.columns)
+
+    @property
+    def relation_names(self) -> frozenset[str]:
+        """Names that generated indexes and constraints must not collide with."""
+        return frozenset(i.name for i in self.indexes) | frozenset(c.name for c in self.constraints)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ExpressionFacts:
+    """What the server said of an expression over a table's rows; `error` is its message where it refused it."""
+
+    schema: str
+    table: str
+    expression: str
+    type: str | None = None
+    volatile: bool = False
+    error: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class TypeFacts:
+    """How the server calls a type that a migration names; `error` is its message where it does not know it."""
+
+    text: str
+    canonical: str | None = None
+    error: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What a change must know of the server before it can plan: an expression over a table, or a type."""
+
+    schema: str = ""
+    table: str = ""
+    expression: str | None = None
+    type: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """The part of a database that a plan is made for."""
+
+    server_version: int
+    role: str
+    may_suppress_triggers: bool
+    tables: tuple[Table, ...]
+    control_schema: str = "zdmigrate"
+    expressions: tuple[ExpressionFacts, ...] = ()
+    types: tuple[TypeFacts, ...] = ()
+
+    @property
+    def major(self) -> int:
+        """The server's major version."""
+        return self.server_version // 10000
+
+    def table(self, schema: str, name: str) -> Table | None:
+        """The table of that name."""
+        return next((t for t in self.tables if (t.schema, t.name) == (schema, name)), None)

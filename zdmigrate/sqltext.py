@@ -1,0 +1,120 @@
+"""Reading and writing small pieces of SQL text: identifiers, literals and the column names in an expression.
+
+Pure text work. Expressions come from the server's deparser (constraints, indexes) or from people (`backfill=`);
+the server always has the last word, because every result is type-checked there before it is used.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+
+def ident(*parts: str) -> str:
+    """A quoted, dotted identifier: ``ident("public", "users")`` is ``"public"."users"``."""
+    return ".".join('"' + part.replace('"', '""') + '"' for part in parts)
+
+
+def literal(value: str) -> str:
+    """A string constant that means the same whatever `standard_conforming_strings` says."""
+    quoted = value.replace("'", "''")
+    return "E'" + quoted.replace("\\", "\\\\") + "'" if "\\" in quoted else f"'{quoted}'"
+
+
+class Token(NamedTuple):
+    """A piece of SQL. `kind` is one of word, quoted, string, number, space, comment, dollar, other."""
+
+    kind: str
+    text: str
+
+    @property
+    def name(self) -> str | None:
+        """The identifier that this token may stand for, folded as the server does; None for anything else."""
+        if self.kind == "word":
+            return self.text.lower()
+        if self.kind == "quoted":
+            return self.text[1:-1].replace('""', '"')
+        return None
+
+
+_TOKEN = re.compile(
+    r"""
+    (?P<comment>--[^\n]*|/\*.*?\*/)
+  | (?P<space>\s+)
+  | (?P<string>[eE]'(?:[^'\\]|\\.|'')*'|(?:[bBxXnN]|[uU]&)?'(?:[^']|'')*')
+  | (?P<dollar>\$(?P<tag>[A-Za-z_\u0080-\uffff]*)\$.*?\$(?P=tag)\$)
+  | (?P<quoted>"(?:[^"]|"")*")
+  | (?P<number>\d[\w.]*)
+  | (?P<word>[A-Za-z_\u0080-\U0010ffff][\w$\u0080-\U0010ffff]*)
+  | (?P<other>::|.)
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+
+
+def tokens(text: str) -> Iterator[Token]:
+    """`text` in pieces; joined they give `text` again."""
+    for match in _TOKEN.finditer(text):
+        kind = match.lastgroup or "other"
+        yield Token("dollar" if kind == "tag" else kind, match.group())
+
+
+class AmbiguousName(ValueError):
+    """A column's name is also a word of SQL, and stands where it could be either."""
+
+
+# Words that the deparser prints bare inside expressions although they are no column: a column of such a name
+# cannot be told from them by looking at tokens, so rewriting is refused.
+_GRAMMAR_WORDS = frozenset(
+    "all and any array as asc at between both by bit boolean case cast char character collate cross current_catalog "
+    "current_date current_role current_schema current_time current_timestamp current_user day decade desc dec decimal "
+    "default distinct double else end epoch escape except exists false filter first float following for from group "
+    "having hour in include int integer intersect interval into is isnull isodow isoyear join json last leading left "
+    "like limit localtime localtimestamp millennium microseconds milliseconds minute month nothing not notnull null "
+    "nulls numeric of offset on only operator or order over overlaps partition position precision preceding quarter "
+    "range real row rows second select session_user similar smallint some symmetric table then time timestamp "
+    "timezone timezone_hour timezone_minute to trailing true union unique user using values varchar varying week when "
+    "where window with within without year zone".split()
+)
+
+
+def replace_columns(expression: str, columns: Callable[[str], str | None]) -> str:
+    """`expression` with each column reference that `columns` knows replaced by what it returns.
+
+    A word counts as a column unless it is called (``name(``), qualified (``x.name``, ``name.x``), a type after
+    ``::``, or a collation. A composite or table-qualified reference is therefore left alone, and the server will
+    say so.
+
+    Raises:
+        AmbiguousName: a bare word is both a column and a word of the grammar (``year``, ``zone``).
+    """
+    pieces = list(tokens(expression))
+    solid = [index for index, piece in enumerate(pieces) if piece.kind not in ("space", "comment")]
+    replaced = [piece.text for piece in pieces]
+    for position, index in enumerate(solid):
+        piece = pieces[index]
+        target = None if piece.name is None else columns(piece.name)
+        if target is None:
+            continue
+        before = pieces[solid[position - 1]].text.lower() if position else ""
+        after = pieces[solid[position + 1]].text if position + 1 < len(solid) else ""
+        if before in (".", "::", "collate") or after in ("(", "."):
+            continue
+        if piece.kind == "word" and piece.name in _GRAMMAR_WORDS:
+            raise AmbiguousName(f"{piece.text!r} in {expression!r} may be the column or a word of SQL; quote it")
+        replaced[index] = target
+    return "".join(replaced)
+
+
+def columns_in(expression: str, known: frozenset[str]) -> frozenset[str]:
+    """Which of the `known` columns an expression mentions."""
+    found: set[str] = set()
+
+    def note(name: str) -> str | None:
+        if name in known:
+            found.add(name)
+        return None
+
+    replace_columns(expression, note)
+    return frozenset(found)
