@@ -141,9 +141,11 @@ expand
      lock  ACCESS EXCLUSIVE on public.users: blocks reads and writes for an instant, and nobody waits longer than \
 the lock timeout
      work  one transaction, no scan, no rewrite
-     undo  ALTER TABLE "public"."users" DROP COLUMN "email_address";
-           with ACCESS EXCLUSIVE on public.users: blocks reads and writes
-           refused where it would lose values, unless --allow-lossy is given
+     undo  ACCESS EXCLUSIVE on public.users: blocks reads and writes for an instant, and nobody waits longer than \
+the lock timeout; refused where it would lose values, unless --allow-lossy is given
+       BEGIN;
+       ALTER TABLE "public"."users" DROP COLUMN "email_address";
+       COMMIT;
 
 backfill
   1. fill old rows  [1.backfill.fill]
@@ -195,6 +197,7 @@ def test_a_plan_as_markdown() -> None:
     text = rendering.plan_markdown(PLAN)
     assert text.startswith("## 20261121\\_email\\_address\n\n- PostgreSQL 16.4, plan ")
     assert MARKDOWN_EXPAND in text
+    assert '     ```sql\n     BEGIN;\n     ALTER TABLE "public"."users" DROP COLUMN' in text
     assert "### retire\n\n- **gate** drained (before retire, else exit 4)" in text
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from zdmigrate.engine.outcome import MigrationStatus
     from zdmigrate.engine.project import HistoryEntry
     from zdmigrate.engine.reporting import Event
-    from zdmigrate.plan import Gate, PhasePlan, Plan, Step, TableEstimate
+    from zdmigrate.plan import Gate, Mode, PhasePlan, Plan, Step, TableEstimate, TableLock
 
 FORMAT = 1
 
@@ -70,13 +70,9 @@ def _plain(value: object) -> object:
 
 def event_text(event: Event) -> str:
     """An event as a line for people."""
-    counted = ""
-    if event.done is not None and event.total:
-        counted = f": {event.done:,} of {event.total:,} ({100 * event.done // event.total} %)"
-    elif event.done is not None:
-        counted = f": {event.done:,}"
-    phase = f"{event.phase}: " if event.phase else ""
-    return f"{event.migration + ': ' if event.migration else ''}{phase}{event.message}{counted}"
+    share = f" ({100 * event.done // event.total} %)" if event.done is not None and event.total else ""
+    phase = f"{event.phase}: " if event.phase and event.kind != "phase" else ""
+    return f"{event.migration + ': ' if event.migration else ''}{phase}{event.message}{share}"
 
 
 def statuses_text(statuses: Sequence[MigrationStatus]) -> str:
@@ -161,9 +157,10 @@ def _phase_text(plan: Plan, part: PhasePlan) -> Iterator[str]:
             yield f"        {hazard.remedy}{_acceptance(hazard.accept)}"
     for number, step in enumerate(part.steps, start=1):
         yield f"  {number}. {step.title}  [{step.id}]"
-        yield from (f"       {line}" for statement in step_sql(step) for line in statement.splitlines())
+        yield from (f"       {line}" for line in step_sql(step))
         for name, text in _step_facts(plan, step):
             yield f"     {name:<5} {text}"
+        yield from (f"       {line}" for line in _undo_sql(step))
 
 
 def plan_markdown(plan: Plan) -> str:
@@ -191,6 +188,9 @@ def _phase_markdown(plan: Plan, part: PhasePlan) -> Iterator[str]:
         yield from (f"   {line}".rstrip() for line in _fenced(step_sql(step)))
         yield ""
         yield from (f"   - **{name}** {_inline(text)}" for name, text in _step_facts(plan, step))
+        if undo := _undo_sql(step):
+            yield ""
+            yield from (f"     {line}".rstrip() for line in _fenced(undo))
 
 
 def plans_sql(plans: Sequence[Plan]) -> str:
@@ -236,28 +236,33 @@ def _undo_window(plan: Plan) -> str:
 
 def _step_facts(plan: Plan, step: Step) -> Iterator[tuple[str, str]]:
     for lock in step.locks:
-        yield "lock", f"{lock.mode} on {lock.table}: {_blocked(lock.mode.blocks, step)}"
+        yield "lock", f"{lock.mode} on {lock.table}: {_blocked(lock, step.mode)}"
     if not step.locks:
         yield "lock", "none that the application notices"
     yield "work", _work(plan, step)
+    yield "undo", _undo(step)
+
+
+def _undo(step: Step) -> str:
     if step.irreversible:
-        yield "undo", "not possible: this is final"
-    elif step.undo:
-        yield "undo", " ".join(f"{' '.join(statement.split())};" for statement in step.undo)
-        for lock in step.undo_locks:
-            yield "", f"with {lock.mode} on {lock.table}: blocks {lock.mode.blocks}"
-        if step.undo_loses:
-            yield "", "refused where it would lose values, unless --allow-lossy is given"
-    else:
-        yield "undo", "nothing to take back"
+        return "not possible: this is final"
+    if not step.undo:
+        return "nothing to take back"
+    locks = [f"{lock.mode} on {lock.table}: {_blocked(lock, step.undo_mode)}" for lock in step.undo_locks]
+    lossy = ["refused where it would lose values, unless --allow-lossy is given"] if step.undo_loses else []
+    return "; ".join([*(locks or ["no lock that the application notices"]), *lossy])
 
 
-def _blocked(blocks: str, step: Step) -> str:
-    from zdmigrate.plan import Mode
+def _undo_sql(step: Step) -> list[str]:
+    if step.irreversible or not step.undo:
+        return []
+    return step_sql(dataclasses.replace(step, do=step.undo, mode=step.undo_mode, rows=None))
 
-    if blocks == "nothing" or step.mode is not Mode.TRANSACTION:
-        return f"blocks {blocks}"
-    return f"blocks {blocks} for an instant, and nobody waits longer than the lock timeout"
+
+def _blocked(lock: TableLock, mode: Mode) -> str:
+    if lock.mode.blocks == "nothing" or mode != "transaction":
+        return f"blocks {lock.mode.blocks}"
+    return f"blocks {lock.mode.blocks} for an instant, and nobody waits longer than the lock timeout"
 
 
 def _work(plan: Plan, step: Step) -> str:
@@ -276,7 +281,7 @@ def _work(plan: Plan, step: Step) -> str:
         (True, True): "scans and rewrites the table",
     }[step.scans, step.rewrites]
     sizes = [f"{each.table}: {_amount(each)}" for each in _touched(plan, step)] if step.rows or step.scans else []
-    return ", ".join([how, what, *sizes])
+    return ", ".join([how, *([] if step.mode is Mode.VERIFY else [what]), *sizes])
 
 
 def _touched(plan: Plan, step: Step) -> list[TableEstimate]:
