@@ -307,7 +307,7 @@ def test_an_empty_directory(project: FakeProject, tmp_path: Path) -> None:
     project.answer = Outcome(migrations=())
     result = run("status")
     assert (result.exit_code, result.stdout) == (0, "")
-    assert result.stderr == f"no migrations in {tmp_path / 'migrations'}\n"
+    assert result.stderr == f"no migration to show; the directory is {tmp_path / 'migrations'}\n"
     assert document(run("status", "--format", "json"))["migrations"] == []
 
 
@@ -411,7 +411,7 @@ def test_plan(project: FakeProject, tmp_path: Path) -> None:
     assert document(run("plan", "--format", "json"))["plans"][0]["hash"] == PLAN.hash
     assert project.calls == [("plan", (("m",),)), *[("plan", ((),))] * 3]
     project.answer = []
-    assert run("plan").stderr.startswith("no migrations in ")
+    assert run("plan").stderr.startswith("no migration to show")
     assert run("plan", "--stats", "s", "--write-stats", "t").exit_code == 2
 
 

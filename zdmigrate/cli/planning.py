@@ -53,7 +53,7 @@ def plan(*, ids: tuple[str, ...], sql: bool, stats: Path | None, write_stats: Pa
                 write_stats.write_bytes(project.snapshot(ids))
                 app.narrate(f"catalog saved in {write_stats}")
     if not plans:
-        app.narrate(f"no migrations in {app.config.dir}")
+        app.narrate(f"no migration to show; the directory is {app.config.dir}")
     click.echo(_rendered(app, plans, sql=sql), nl=False)
     return 0
 

@@ -104,7 +104,7 @@ class App:
         elif shown:
             click.echo(rendering.statuses_text(shown), nl=False)
         else:
-            self.narrate(f"no migrations in {self.config.dir}")
+            self.narrate(f"no migration to show; the directory is {self.config.dir}")
         return code
 
     def show_text(self, text: str, **facts: Any) -> None:
