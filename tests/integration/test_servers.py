@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -27,7 +28,17 @@ server = ScratchServer.start(find_binaries(int(sys.argv[1])))
 print(server.directory, flush=True)
 time.sleep(600)
 """
-FORKING_OWNER = OWNER.replace("time.sleep(600)", "import os; os.fork(); time.sleep(600)")
+FORKING_OWNER = OWNER.replace(
+    "print",
+    """
+import os
+reader, writer = os.pipe()
+if os.fork() == 0:
+    os.write(writer, b".")
+    time.sleep(600)
+os.read(reader, 1)
+print""",
+)
 
 
 def eventually(condition: Callable[[], bool], *, seconds: float = 20) -> bool:
@@ -75,13 +86,15 @@ def test_the_server_is_not_run_by_root(pg: ScratchServer) -> None:
 @pytest.mark.parametrize("listen", ["socket", "tcp"])
 def test_libpq_and_sqlalchemy_read_the_same_url(pg_binaries: ServerBinaries, listen: Listen) -> None:
     with ScratchServer.start(pg_binaries, listen=listen) as server:
+        server.create_database("plain")
         server.create_database("a b/c")
-        for address in (server.conninfo("a b/c"), server.url("a b/c")):
-            with psycopg.connect(address) as connection:
-                assert connection.info.dbname == "a b/c"
-        engine = sa.create_engine(server.url("a b/c", driver="psycopg"), poolclass=sa.NullPool)
+        for name in ("plain", "a b/c"):
+            for address in (server.conninfo(name), server.url(name)):
+                with psycopg.connect(address) as connection:
+                    assert connection.info.dbname == name
+        engine = sa.create_engine(server.url("plain", driver="psycopg"), poolclass=sa.NullPool)
         with engine.connect() as found:
-            assert found.scalar(sa.text("SELECT current_database()")) == "a b/c"
+            assert found.scalar(sa.text("SELECT current_database()")) == "plain"
     assert nothing_left(server.directory)
 
 
@@ -209,15 +222,8 @@ def test_a_server_goes_with_the_process_that_started_it(pg_major: int, program: 
             owner.wait(timeout=30)
             assert eventually(lambda: nothing_left(directory))
         finally:
-            os.killpg(owner.pid, signal.SIGKILL) if _group_lives(owner.pid) else None
-
-
-def _group_lives(group: int) -> bool:
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    return True
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(owner.pid, signal.SIGKILL)
 
 
 def test_a_process_killed_while_its_server_starts_leaves_nothing(pg_major: int, tmp_path: Path) -> None:

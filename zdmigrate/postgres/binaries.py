@@ -134,7 +134,7 @@ def run(binaries: ServerBinaries, program: str, *arguments: str, user: Account |
 def temporary_base(user: Account | None, *, longest: int, preferred: Path | None = None) -> Path:
     """A directory for temporary files that `user` can reach, with a path of at most so many bytes."""
     usual = (Path("/tmp"), Path("/var/tmp"))  # noqa: S108 (names in them are made by mkdtemp, or are checked)
-    first = () if preferred is None else (preferred.resolve(),)
+    first: tuple[Path, ...] = () if preferred is None else (preferred.resolve(),)
     for base in (*first, Path(tempfile.gettempdir()).resolve(), *usual):
         if len(os.fsencode(base)) <= longest and base.is_dir() and (user is None or _reachable(base, user)):
             return base

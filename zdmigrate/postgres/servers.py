@@ -172,7 +172,10 @@ class ScratchServer:
         return make_conninfo("", host=self.host, port=self._port, dbname=dbname, user=user)
 
     def url(self, dbname: str = "postgres", *, user: str = _SUPERUSER, driver: str = "") -> str:
-        """A URL that libpq and SQLAlchemy read; ``driver="psycopg"`` names the driver for SQLAlchemy."""
+        """A URL that libpq and SQLAlchemy read; ``driver="psycopg"`` names the driver for SQLAlchemy.
+
+        SQLAlchemy before 2.1 does not decode the name of the database: it should be a plain word.
+        """
         scheme = f"postgresql+{driver}" if driver else "postgresql"
         where = urlencode({"host": self.host, "port": self._port}, safe="/")
         return f"{scheme}://{quote(user, safe='')}@/{quote(dbname, safe='')}?{where}"
