@@ -214,7 +214,10 @@ class Plan:
         facts = [
             (
                 part.phase,
-                [(s.id, s.mode, s.do, s.undo, s.repair, _locks(s.locks), _locks(s.undo_locks), _rows(s)) for s in part.steps],
+                [
+                    (s.id, s.mode, s.do, s.undo, s.repair, _locks(s.locks), _locks(s.undo_locks), _rows(s))
+                    for s in part.steps
+                ],
                 [(g.name, g.direction, g.exit_code, g.overridable) for g in part.gates],
             )
             for part in self.phases

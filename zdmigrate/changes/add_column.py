@@ -43,7 +43,9 @@ class AddColumn(Change):
     backfill: str | None
     schema: str
 
-    def __init__(self, table: str, column: sa.Column[Any], *, backfill: str | None = None, schema: str = "public") -> None:
+    def __init__(
+        self, table: str, column: sa.Column[Any], *, backfill: str | None = None, schema: str = "public"
+    ) -> None:
         facts = _column_facts(column)
         values = {"table": require_name(table, "AddColumn: table"), "schema": require_name(schema, "AddColumn: schema")}
         for field, value in {**facts, **values, "backfill": _expression(backfill)}.items():
@@ -150,7 +152,7 @@ class _Filled:
             hazards, gates = (*hazards, self._explicit_null()), (*gates, self._explicit_null_gate())
         taken = self.change.default is None
         return ChangePlan(
-            steps=tuple(self._steps(part, taken)),
+            steps=tuple(self._steps(part, taken=taken)),
             window=Window(old_until=Phase.RETIRE if taken else Phase.CONTRACT, new_from=Phase.BACKFILL),
             hazards=hazards,
             gates=gates,
@@ -158,7 +160,9 @@ class _Filled:
 
     def _synced(self) -> synced.Synced:
         change = self.change
-        facts = [self.scope.expression(self.table, q.expression) for q in change.questions() if q.expression is not None]
+        facts = [
+            self.scope.expression(self.table, q.expression) for q in change.questions() if q.expression is not None
+        ]
         text = change.backfill if change.backfill is not None else change.default
         pair = sync.SyncPair(
             columns=self.table.column_names | {change.name},
@@ -172,10 +176,12 @@ class _Filled:
         )
         return synced.Synced(scope=self.scope, table=self.table, pair=pair, label=change.name)
 
-    def _steps(self, part: synced.Synced, taken: bool) -> Iterator[Step]:
+    def _steps(self, part: synced.Synced, *, taken: bool) -> Iterator[Step]:
         change, table, quoted = self.change, self.table, ident(self.change.name)
         yield change._add(self.scope, table, "")
-        defaults = () if change.default is None else (alter(table, f"ALTER COLUMN {quoted} SET DEFAULT {change.default}"),)
+        defaults = (
+            () if change.default is None else (alter(table, f"ALTER COLUMN {quoted} SET DEFAULT {change.default}"),)
+        )
         reset = synced.reset_column(table, change.name, change._definition(), change._comment(table))
         yield dataclasses.replace(part.install(*defaults, undo=reset), undo_loses=change._loses(table))
         yield part.fill()

@@ -213,7 +213,8 @@ class _Rename:
         if self.column.default is not None and self.column.default_volatile:
             late = [alter(table, f"ALTER COLUMN {new} SET DEFAULT {self.column.default}")]
         return transaction_step(
-            self.scope, Phase.CONTRACT, f"drop.{self._retired}", f"drop what was {self.change.old}; the copies take the originals' names",
+            self.scope, Phase.CONTRACT, f"drop.{self._retired}",
+            f"drop what was {self.change.old}; the copies take the originals' names",
             probe=probes.column_absent(table, self._retired),
             do=[
                 *(s for s in sync_part.remove() if s.startswith("DROP TRIGGER")),

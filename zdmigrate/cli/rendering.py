@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from zdmigrate.control.store import HistoryEntry
     from zdmigrate.engine.outcome import MigrationStatus
-    from zdmigrate.engine.project import HistoryEntry
     from zdmigrate.engine.reporting import Event
     from zdmigrate.plan import Gate, Mode, PhasePlan, Plan, Step, TableEstimate, TableLock
 

@@ -17,7 +17,9 @@ def installed_version(connection: Connection, schema: str) -> int:
     there = connection.execute("SELECT to_regclass(%s) IS NOT NULL", (ident(schema, "meta"),)).fetchone()
     if there is None or not there[0]:
         return 0
-    row = connection.execute(f"SELECT value::integer FROM {ident(schema, 'meta')} WHERE key = 'schema_version'".encode()).fetchone()
+    row = connection.execute(
+        f"SELECT value::integer FROM {ident(schema, 'meta')} WHERE key = 'schema_version'".encode()
+    ).fetchone()
     return 0 if row is None else int(row[0])
 
 
@@ -32,7 +34,9 @@ def check_version(connection: Connection, schema: str, *, writing: bool) -> None
     if version == 0:
         raise UsageError(f"this database has no control schema {schema!r}", hint="run: zdmigrate init")
     if version < VERSION:
-        raise UsageError(f"the control schema {schema!r} has version {version}, not {VERSION}", hint="run: zdmigrate init")
+        raise UsageError(
+            f"the control schema {schema!r} has version {version}, not {VERSION}", hint="run: zdmigrate init"
+        )
     if version > VERSION and writing:
         raise Drift(
             f"the control schema {schema!r} has version {version}; this zdmigrate knows {VERSION} and must not write it",

@@ -67,11 +67,10 @@ class Lease:
 
     def keep(self, connect: Callable[[], Connection]) -> None:
         """The heartbeat: runs until `stop`, on a connection of its own; cancels our work when the lease is lost."""
-        with contextlib.suppress(psycopg.Error):
-            with connect() as connection:
-                while not self._stop.wait(self._ttl.total_seconds() / 3):
-                    if not self.beat(connection):
-                        break
+        with contextlib.suppress(psycopg.Error), connect() as connection:
+            while not self._stop.wait(self._ttl.total_seconds() / 3):
+                if not self.beat(connection):
+                    break
         if not self._stop.is_set():
             # Lost, or no connection any more: then nobody extends the lease, and soon it will be.
             self._lost.set()

@@ -151,9 +151,7 @@ class Store:
 
     def register(self, cursor: Cursor, id_: str, title: str, checksum: str) -> None:
         """Make the migration's row and its lease, if they are not there."""
-        insert = (
-            "INSERT INTO {migration} (project, id, title, checksum) VALUES (%s, %s, %s, %s) ON CONFLICT DO NOTHING"
-        )
+        insert = "INSERT INTO {migration} (project, id, title, checksum) VALUES (%s, %s, %s, %s) ON CONFLICT DO NOTHING"
         self._run(cursor, insert, (self.project, id_, title, checksum))
         lease = (
             "INSERT INTO {lease} (migration) SELECT key FROM {migration} WHERE project = %s AND id = %s "
@@ -264,9 +262,7 @@ class Store:
 
     def sync_violations(self, connection: Connection, id_: str) -> int:
         """How many writes the guard of an application-synced migration has counted."""
-        row = self._run(
-            connection, "SELECT count(*) FROM {sync_violation} WHERE migration = %s", (id_,)
-        ).fetchone()
+        row = self._run(connection, "SELECT count(*) FROM {sync_violation} WHERE migration = %s", (id_,)).fetchone()
         return int(row[0]) if row else 0
 
     def _run(self, where: Connection | Cursor, statement: str, values: tuple[Any, ...] = ()) -> Cursor:

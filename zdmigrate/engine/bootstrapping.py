@@ -26,7 +26,9 @@ def refuse_live(connection: Connection, store: Store) -> None:
         Unsafe: instances are registered and alive.
     """
     if store.any_live_instance(connection):
-        raise Unsafe("live application instances are registered: this is not a fresh database", hint="zdmigrate advance")
+        raise Unsafe(
+            "live application instances are registered: this is not a fresh database", hint="zdmigrate advance"
+        )
 
 
 def one(connection: Connection, store: Store, file: MigrationFile) -> MigrationStatus:
@@ -45,14 +47,13 @@ def one(connection: Connection, store: Store, file: MigrationFile) -> MigrationS
     if large:
         raise Unsafe(f"{file.id}: {', '.join(large)}: this is not a fresh database", hint="zdmigrate advance")
     parts = [
-        change.one_shot(planner.scope_of(file, snapshot, position)) or () for position, change in enumerate(file.changes)
+        change.one_shot(planner.scope_of(file, snapshot, position)) or ()
+        for position, change in enumerate(file.changes)
     ]
     if any(parts) and not all(parts):
         raise Drift(f"{file.id}: some of its changes are there and some are not", hint="bring the database to one side")
     statements = [statement for part in parts for statement in part]
-    with session.transaction(
-        connection, lock_timeout=timedelta(seconds=5), search_path=sync.SEARCH_PATH
-    ) as cursor:
+    with session.transaction(connection, lock_timeout=timedelta(seconds=5), search_path=sync.SEARCH_PATH) as cursor:
         for statement in statements:
             cursor.execute(statement.encode())
         store.register(cursor, file.id, file.title or "", file.checksum)

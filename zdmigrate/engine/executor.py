@@ -239,7 +239,9 @@ class Executor:
                 hint="find out what writes past the sync trigger, or why the expression gives NULL; then run it again",
             )
         with self.fenced() as cursor:
-            self._log(cursor, step, "do", (repr(step.rows),), started, detail=f"{found.checked_pages} pages, 0 unfilled")
+            self._log(
+                cursor, step, "do", (repr(step.rows),), started, detail=f"{found.checked_pages} pages, 0 unfilled"
+            )
 
     def _log(
         self,

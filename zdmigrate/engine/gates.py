@@ -28,7 +28,9 @@ class Facts:
     overrides: Mapping[str, str]
 
 
-def check(gates: Iterable[Gate], record: Record, requires: tuple[str, ...], facts: Facts) -> list[tuple[Gate, GateState]]:
+def check(
+    gates: Iterable[Gate], record: Record, requires: tuple[str, ...], facts: Facts
+) -> list[tuple[Gate, GateState]]:
     """Every gate with its state."""
     return [(gate, _state(gate, record, requires, facts)) for gate in gates]
 
@@ -125,9 +127,7 @@ def _drained(gate: Gate, record: Record, facts: Facts) -> tuple[bool, str]:
 
 def _required(gate: Gate, requires: tuple[str, ...], facts: Facts) -> tuple[bool, str]:
     records = {record.id: record for record in facts.store.records(facts.connection)}
-    behind = [
-        id_ for id_ in requires if id_ not in records or records[id_].phase.position < gate.phase.position
-    ]
+    behind = [id_ for id_ in requires if id_ not in records or records[id_].phase.position < gate.phase.position]
     return not behind, gate.detail if not behind else f"{', '.join(behind)} must complete {gate.phase} first"
 
 

@@ -15,9 +15,8 @@ import psycopg
 from zdmigrate.backfill import values
 from zdmigrate.config import Config
 from zdmigrate.control import install, lease
-from zdmigrate.control.store import Author, Record, Store
+from zdmigrate.control.store import Author, HistoryEntry, Record, Store
 from zdmigrate.control.store import Event as AuditEvent
-from zdmigrate.control.store import HistoryEntry as HistoryEntry
 from zdmigrate.engine import bootstrapping, gates, planned, reports
 from zdmigrate.engine import environment as environments
 from zdmigrate.engine.executor import Executor, Limits
@@ -110,12 +109,18 @@ class Project:
             )
         )
 
-    def revert(self, id_: str, *, target: Phase, overrides: Mapping[str, str] | None = None, allow_lossy: bool = False) -> Outcome:
+    def revert(
+        self, id_: str, *, target: Phase, overrides: Mapping[str, str] | None = None, allow_lossy: bool = False
+    ) -> Outcome:
         """Take a migration back to `target`, and leave a hold behind."""
         self._check_environment()
         record = self._record_named(id_)
         return Outcome(
-            migrations=(self._guarded(record.id, lambda: self._revert_one(record, target, overrides or {}, allow_lossy)),)
+            migrations=(
+                self._guarded(
+                    record.id, lambda: self._revert_one(record, target, overrides or {}, allow_lossy=allow_lossy)
+                ),
+            )
         )
 
     def hold(self, id_: str | None, reason: str) -> Outcome:
@@ -212,7 +217,7 @@ class Project:
         return record.phase.position >= wanted.position
 
     def _revert_one(
-        self, record: Record, target: Phase, overrides: Mapping[str, str], allow_lossy: bool
+        self, record: Record, target: Phase, overrides: Mapping[str, str], *, allow_lossy: bool
     ) -> MigrationStatus:
         plan = record.plan
         if plan is None and record.phase is Phase.CONTRACT:
@@ -227,7 +232,9 @@ class Project:
                 with run.executor.fenced() as cursor:
                     self._store.set_hold(cursor, [record.id], f"reverted to {target}")
                 run.revert(target)
-        return self._status_of(record.id, self._file_or_none(record.id), self._store.record(self._connection, record.id))
+        return self._status_of(
+            record.id, self._file_or_none(record.id), self._store.record(self._connection, record.id)
+        )
 
     def _verify_one(self, record: Record) -> MigrationStatus:
         plan = record.plan
@@ -236,8 +243,10 @@ class Project:
                 executor = self._run(plan, (), held, {}, float("inf")).executor
                 for step in plan.steps():
                     if step.phase.position <= record.phase.position:
-                        if step.mode is not Mode.VERIFY and executor.probe(step) not in ("done",) and step.is_probed:
-                            raise Drift(f"{record.id}: {step.title}: no longer so", hint="zdmigrate revert, then advance")
+                        if step.mode is not Mode.VERIFY and executor.probe(step) != "done" and step.is_probed:
+                            raise Drift(
+                                f"{record.id}: {step.title}: no longer so", hint="zdmigrate revert, then advance"
+                            )
                         if step.mode is Mode.VERIFY and record.phase.position < Phase.RETIRE.position:
                             executor.verify(step)
         return self._status_of(record.id, self._file_or_none(record.id), record)
@@ -359,7 +368,10 @@ class Project:
         states: tuple[GateState, ...] = ()
         if plan is not None and record.phase is not Phase.CONTRACT:
             facts = gates.Facts(
-                connection=self._connection, store=self._store, policy=self._store.policy(self._connection), overrides={}
+                connection=self._connection,
+                store=self._store,
+                policy=self._store.policy(self._connection),
+                overrides={},
             )
             states = tuple(state for _, state in gates.check_next(plan, record, file.requires if file else (), facts))
         return reports.status(record, plan, states, here=file is not None)

@@ -14,7 +14,7 @@ from zdmigrate.control.store import Record, Store
 from zdmigrate.engine import gates
 from zdmigrate.engine.executor import Executor
 from zdmigrate.engine.reporting import Event, EventKind
-from zdmigrate.errors import Irreversible, Progressed, Unsafe, Waiting
+from zdmigrate.errors import Drift, Irreversible, Progressed, Unsafe, Waiting
 from zdmigrate.phases import Phase
 from zdmigrate.plan import Direction, Plan
 from zdmigrate.postgres.session import Cursor
@@ -49,6 +49,7 @@ class Run:
             record = self._record()
             self._refuse_hold(record)
             self._pass_gates(phase, Direction.FORWARD, record)
+            self._refuse_unsynced(record)
             self._forward(record, phase)
 
     def check_revert(self, target: Phase, *, allow_lossy: bool) -> None:
@@ -128,7 +129,9 @@ class Run:
         if used:
             with self.executor.fenced() as cursor:
                 for state in used:
-                    self._log(cursor, phase, "override", "accepted", f"{state.name}: {self.facts.overrides[state.name]}")
+                    self._log(
+                        cursor, phase, "override", "accepted", f"{state.name}: {self.facts.overrides[state.name]}"
+                    )
 
     def _refuse_losses(self, phases: Sequence[Phase]) -> None:
         lost: list[str] = []
@@ -142,6 +145,16 @@ class Run:
                 f"reverting would lose what version N+1 wrote: {'; '.join(lost)}",
                 hint="move those values first, or give them up: --allow-lossy",
             )
+
+    def _refuse_unsynced(self, record: Record) -> None:
+        """What keeps the shapes equal must be in place before anything is built on it."""
+        if record.phase.position >= Phase.DUAL_WRITE.position:
+            for step in self.plan.phase(Phase.DUAL_WRITE).steps:
+                if step.is_probed and self.executor.probe(step) != "done":
+                    raise Drift(
+                        f"{record.id}: {step.title}: the triggers are gone",
+                        hint=f"rows may have diverged: zdmigrate revert {record.id} --to expand, then advance again",
+                    )
 
     def _refuse_hold(self, record: Record) -> None:
         if record.hold_reason is not None:

@@ -11,7 +11,7 @@ import dataclasses
 from zdmigrate import schema
 from zdmigrate.errors import Unsafe
 from zdmigrate.phases import Phase
-from zdmigrate.plan import LockMode, Mode, Step, TableLock
+from zdmigrate.plan import ALWAYS_TODO, LockMode, Mode, Step, TableLock
 from zdmigrate.planning import probes
 from zdmigrate.planning.parts import Scope, alter, on, on_referenced, transaction_step
 from zdmigrate.sqltext import AmbiguousName, ident, literal, replace_columns
@@ -91,7 +91,9 @@ def check(scope: Scope, table: schema.Table, constraint: schema.Constraint, old:
     return _not_valid_then_validate(scope, table, constraint, name, definition, on(table, ACCESS_EXCLUSIVE))
 
 
-def foreign_key(scope: Scope, table: schema.Table, constraint: schema.Constraint, old: str, new: str) -> tuple[Step, ...]:
+def foreign_key(
+    scope: Scope, table: schema.Table, constraint: schema.Constraint, old: str, new: str
+) -> tuple[Step, ...]:
     """A copy of a foreign key that starts at the column."""
     if table.partitioned and scope.snapshot.major < 18:
         raise Unsafe(
@@ -131,7 +133,7 @@ def index(scope: Scope, table: schema.Table, original: schema.Index, old: str, n
         steps.append(
             transaction_step(
                 scope, Phase.BACKFILL, f"index_comment.{original.name}", f"carry the comment of {original.name}",
-                probe=probes.ALWAYS_TODO,
+                probe=ALWAYS_TODO,
                 do=[f"COMMENT ON INDEX {ident(table.schema, name)} IS {literal(original.comment)}"], locks=(),
             )
         )  # fmt: skip
@@ -159,7 +161,7 @@ def analyze(scope: Scope, table: schema.Table, columns: tuple[str, ...]) -> Step
         title=f"collect statistics of {', '.join(columns)}",
         phase=Phase.BACKFILL,
         mode=Mode.AUTOCOMMIT,
-        probe=probes.ALWAYS_TODO,
+        probe=ALWAYS_TODO,
         do=(f"ANALYZE {ident(table.schema, table.name)} ({listed})",),
         locks=on(table, SUE),
     )
@@ -174,7 +176,9 @@ def rename_in(text: str, old: str, new: str, what: str) -> str:
     try:
         return replace_columns(text, lambda name: ident(new) if name == old else None)
     except AmbiguousName as error:
-        raise Unsafe(f"the {what} cannot be carried over: {error}", hint=f"drop {what} before, and create it again after") from error
+        raise Unsafe(
+            f"the {what} cannot be carried over: {error}", hint=f"drop {what} before, and create it again after"
+        ) from error
 
 
 def _validate(scope: Scope, table: schema.Table, phase: Phase, step: str, name: str, probe: str) -> Step:
@@ -191,7 +195,12 @@ def _validate(scope: Scope, table: schema.Table, phase: Phase, step: str, name: 
 
 
 def _not_valid_then_validate(
-    scope: Scope, table: schema.Table, original: schema.Constraint, name: str, definition: str, locks: tuple[TableLock, ...]
+    scope: Scope,
+    table: schema.Table,
+    original: schema.Constraint,
+    name: str,
+    definition: str,
+    locks: tuple[TableLock, ...],
 ) -> tuple[Step, ...]:
     suffix = "" if definition.endswith(" NOT VALID") else " NOT VALID"
     do = [alter(table, f"ADD CONSTRAINT {ident(name)} {definition}{suffix}")]
@@ -243,7 +252,6 @@ def _partitioned_index(
             f"declare {names[parent]} on {parent[0]}.{parent[1]}, without building anything",
             probe=probes.index_exists(parent[0], names[parent]),
             do=[f"CREATE {kind} {ident(names[parent])} ON ONLY {ident(*parent)} USING {tail}"],
-            # Dropping the root's index drops what is attached to it.
             undo=[f"DROP INDEX IF EXISTS {ident(parent[0], names[parent])}"],
             locks=(TableLock(schema=parent[0], name=parent[1], mode=LockMode.SHARE),),
             undo_locks=(TableLock(schema=parent[0], name=parent[1], mode=ACCESS_EXCLUSIVE),),
@@ -261,7 +269,10 @@ def _partitioned_index(
                 scope, Phase.BACKFILL, f"attach.{original.name}.{leaf.schema}.{leaf.name}", f"attach {child}",
                 probe=probes.index_attached(leaf.schema, child),
                 do=[f"ALTER INDEX {ident(parent[0], names[parent])} ATTACH PARTITION {ident(leaf.schema, child)}"],
+                # An attached index goes with its parent only. Undone top down, so the parent is not attached itself.
+                undo=[f"DROP INDEX IF EXISTS {ident(parent[0], names[parent])}"],
                 locks=(TableLock(schema=leaf.schema, name=leaf.name, mode=LockMode.ACCESS_SHARE),),
+                undo_locks=on(table, ACCESS_EXCLUSIVE),
             )
         )  # fmt: skip
     return steps

@@ -68,7 +68,9 @@ class Scope:
         column = table.column(name)
         if column is None:
             known = ", ".join(sorted(table.column_names))
-            raise Unsafe(f"there is no column {name!r} in {table.schema}.{table.name}", hint=f"its columns are: {known}")
+            raise Unsafe(
+                f"there is no column {name!r} in {table.schema}.{table.name}", hint=f"its columns are: {known}"
+            )
         return column
 
     def expression(self, table: schema.Table, text: str) -> schema.ExpressionFacts:
@@ -82,7 +84,9 @@ class Scope:
                 if facts.error is not None:
                     raise Unsafe(f"the expression {text!r} does not work on {table.schema}.{table.name}: {facts.error}")
                 return facts
-        raise Unsafe(f"the snapshot says nothing about {text!r}", hint="write it again: zdmigrate plan --write-stats FILE")
+        raise Unsafe(
+            f"the snapshot says nothing about {text!r}", hint="write it again: zdmigrate plan --write-stats FILE"
+        )
 
     def type_name(self, text: str) -> str:
         """The server's name of a type.
@@ -95,7 +99,9 @@ class Scope:
                 if facts.canonical is None:
                     raise Unsafe(f"the type {text} does not work on this server: {facts.error}")
                 return facts.canonical
-        raise Unsafe(f"the snapshot says nothing about type {text}", hint="write it again: zdmigrate plan --write-stats FILE")
+        raise Unsafe(
+            f"the snapshot says nothing about type {text}", hint="write it again: zdmigrate plan --write-stats FILE"
+        )
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

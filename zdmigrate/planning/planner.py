@@ -94,13 +94,15 @@ def _gates(migration: Planned, phase: Phase, steps: list[Step], own: list[Gate],
         detail = f"{', '.join(migration.requires)} completed {phase}"
         found.append(Gate(name="requires", phase=phase, detail=detail, overridable=False))
     if migration.sync == "app" and phase is Phase.BACKFILL and here:
-        detail = "every live version writes both shapes (sync=\"app\"), and the guard counted no divergence"
+        detail = 'every live version writes both shapes (sync="app"), and the guard counted no divergence'
         found.append(Gate(name="dual_writers", phase=phase, detail=detail))
     if phase is Phase.SWITCH_READS and any(step.mode is Mode.VERIFY for step in steps):
         found.append(Gate(name="verified", phase=phase, detail="every row is filled", overridable=False))
     if any(step.takes_away for step in here):
         soak = "retire_soak" if phase is Phase.CONTRACT else "soak"
-        found.append(Gate(name=soak, phase=phase, detail="the phase before was complete for as long as the policy says"))
+        found.append(
+            Gate(name=soak, phase=phase, detail="the phase before was complete for as long as the policy says")
+        )
     if _first_beyond(window.old_until, phase, steps):
         found.append(Gate(name="drained", phase=phase, detail="no instance of version N is alive"))
     if here and phase.previous.position < window.new_from.position <= phase.position:

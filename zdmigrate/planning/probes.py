@@ -6,7 +6,6 @@ The executor runs them under ``search_path = pg_catalog``.
 from __future__ import annotations
 
 from zdmigrate import schema
-from zdmigrate.plan import ALWAYS_TODO as ALWAYS_TODO
 from zdmigrate.planning import sync
 from zdmigrate.sqltext import ident, literal
 
@@ -34,17 +33,37 @@ def renamed(table: schema.Table, before: str, after: str) -> str:
     )
 
 
-def triggers(table: schema.Table, names: tuple[str, ...]) -> str:
-    """Done when all are there and ENABLE ALWAYS, on the table and on every partition."""
+def triggers(table: schema.Table, names: tuple[str, ...], *, control: str | None, last: str | None = None) -> str:
+    """Done when all are there and ENABLE ALWAYS, on the table and on every partition, and still fire first and last.
+
+    `names` begins with the one that must fire first among the BEFORE row triggers; `last` is the one that must fire
+    last. Without it the table had no such triggers of its own, and must not have got any. Triggers whose functions
+    are in the `control` schema are zdmigrate's; without it the order does not matter.
+    """
     listed = ", ".join(literal(name) for name in names)
     there = f"FROM pg_trigger t WHERE t.tgrelid = {_oid(table)} AND t.tgname IN ({listed})"
     leaves = f"SELECT relid FROM pg_partition_tree({_oid(table)}) UNION SELECT {_oid(table)}"
     off = f"a sync trigger on {table.schema}.{table.name} was changed by hand (missing or not ENABLE ALWAYS)"
+    out = f"a trigger was created on {table.schema}.{table.name} that fires before or after the sync triggers"
     complete = (
         f"(SELECT count(*) FROM ({leaves}) r(relid) CROSS JOIN unnest(ARRAY[{listed}]) n(name) WHERE NOT EXISTS "
         "(SELECT FROM pg_trigger t WHERE t.tgrelid = r.relid AND t.tgname = n.name AND t.tgenabled = 'A')) = 0"
     )
-    return f"SELECT CASE WHEN NOT EXISTS (SELECT {there}) THEN 'todo' WHEN {complete} THEN 'done' ELSE {literal(off)} END"
+    after = "true" if last is None else f't.tgname > {literal(last)} COLLATE "C"'
+    outside = (
+        "false"
+        if control is None
+        else (
+            f"EXISTS (SELECT FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid WHERE t.tgrelid = {_oid(table)} "
+            "AND NOT t.tgisinternal AND t.tgtype & 3 = 3 "
+            f"AND p.pronamespace <> coalesce(to_regnamespace({literal(ident(control))})::oid, 0) "
+            f'AND (t.tgname < {literal(names[0])} COLLATE "C" OR {after}))'
+        )
+    )
+    return (
+        f"SELECT CASE WHEN NOT EXISTS (SELECT {there}) THEN 'todo' WHEN NOT {complete} THEN {literal(off)} "
+        f"WHEN {outside} THEN {literal(out)} ELSE 'done' END"
+    )
 
 
 def function(control: str, name: str, *, done: tuple[str, ...], todo: str) -> str:

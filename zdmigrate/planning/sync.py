@@ -201,10 +201,10 @@ def key_function(pair: SyncPair, name: str, renamed: Mapping[str, str] | None = 
         parts = [new.expression(text, pair.columns) for text in key.keys]
         present = _all(f"({part}) IS NOT NULL" for part in parts) if key.nulls_distinct else "true"
         seed = int(names.digest(name, key.name), 16)
+        key_hash = f"pg_catalog.hash_record_extended(ROW({', '.join(parts)}), {seed})"
         body += [
             f"IF held < {KEY_LOCKS} AND {present} THEN",
-            f"  PERFORM pg_catalog.pg_advisory_xact_lock("
-            f"pg_catalog.hash_record_extended(ROW({', '.join(parts)}), {seed}));",
+            f"  PERFORM pg_catalog.pg_advisory_xact_lock({key_hash});",
             "  held := held + 1;",
             "END IF;",
         ]
@@ -217,16 +217,17 @@ def guard_function(name: str, migration: str, table: str, record: str) -> str:
 
     It only ever inserts (no hot row), and runs as its owner because the application has no rights there.
     """
-    body = [
+    insert = (
         f"INSERT INTO {record} (migration, table_name, application, backend) "
         f"VALUES ({literal(migration)}, {literal(table)}, "
-        "pg_catalog.current_setting('application_name'), pg_catalog.pg_backend_pid());",
-        "RETURN NULL;",
-    ]
-    return _dollar(name, body, (), "SECURITY DEFINER SET search_path = pg_catalog, pg_temp ")
+        "pg_catalog.current_setting('application_name'), pg_catalog.pg_backend_pid());"
+    )
+    return _dollar(name, [insert, "RETURN NULL;"], (), "SECURITY DEFINER SET search_path = pg_catalog, pg_temp ")
 
 
-def trigger(table: str, name: str, function: str, *, events: str, when: str | None, timing: str = "BEFORE") -> tuple[str, str]:
+def trigger(
+    table: str, name: str, function: str, *, events: str, when: str | None, timing: str = "BEFORE"
+) -> tuple[str, str]:
     """``CREATE TRIGGER`` and ``ENABLE ALWAYS`` (one transaction: a replica role must never write past it).
 
     Locks: SHARE ROW EXCLUSIVE on the table, both.

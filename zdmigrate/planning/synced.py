@@ -8,7 +8,7 @@ from zdmigrate import schema
 from zdmigrate.errors import Unsafe
 from zdmigrate.hazards import Hazard
 from zdmigrate.phases import Phase
-from zdmigrate.plan import Gate, LockMode, Mode, RowWork, Step
+from zdmigrate.plan import ALWAYS_TODO, Gate, LockMode, Mode, RowWork, Step
 from zdmigrate.planning import names, probes, sync
 from zdmigrate.planning.parts import Scope, alter, on, transaction_step
 from zdmigrate.sqltext import AmbiguousName, ident
@@ -56,7 +56,7 @@ class Synced:
         created = [s for trigger in self._triggers() for s in trigger.create]
         return transaction_step(
             self.scope, Phase.DUAL_WRITE, f"sync.{self.label}", f"keep both shapes of {self.label} equal from here on",
-            probe=probes.triggers(self.table, tuple(t.name for t in self._triggers())),
+            probe=self._probe(),
             do=[*self.functions("old"), *created, *extra],
             undo=[*self.remove(), *undo],
             locks=on(self.table, ACCESS_EXCLUSIVE if extra else LockMode.SHARE_ROW_EXCLUSIVE),
@@ -79,7 +79,7 @@ class Synced:
             title=f"fill the rows that were there before, {self.label}",
             phase=Phase.BACKFILL,
             mode=Mode.BACKFILL,
-            probe=probes.ALWAYS_TODO,
+            probe=ALWAYS_TODO,
             locks=on(self.table, LockMode.ROW_EXCLUSIVE),
             scans=True,
             rows=self.rows,
@@ -92,7 +92,7 @@ class Synced:
             title=f"read every row and prove that none is unfilled, {self.label}",
             phase=Phase.BACKFILL,
             mode=Mode.VERIFY,
-            probe=probes.ALWAYS_TODO,
+            probe=ALWAYS_TODO,
             locks=on(self.table, LockMode.ACCESS_SHARE),
             scans=True,
             rows=self.rows,
@@ -112,12 +112,16 @@ class Synced:
         """`switch_reads`: the new shape gets the authority, and the read switch goes to 100 %."""
         body = sync.sync_function
         name = self.function("sync")
-        old, new, retired = body(self.pair, name, "old"), body(self.pair, name, "new"), body(self.pair, name, "new", renamed)
+        old, new, retired = (
+            body(self.pair, name, "old"),
+            body(self.pair, name, "new"),
+            body(self.pair, name, "new", renamed),
+        )
         ask = probes.function(self.scope.control, self._function_name("sync"), done=(new, retired), todo=old)
         app = self.scope.sync == "app"
         return transaction_step(
             self.scope, Phase.SWITCH_READS, f"authority.{self.label}", f"the new shape of {self.label} has the authority",
-            probe=probes.ALWAYS_TODO if app else ask,
+            probe=ALWAYS_TODO if app else ask,
             do=[switch.format(100)] if app else [new, switch.format(100)],
             undo=[switch.format(0)] if app else [old, switch.format(0)],
             locks=(),
@@ -158,7 +162,9 @@ class Synced:
 
     def trigger_hazards(self) -> tuple[tuple[Hazard, ...], tuple[Gate, ...]]:
         """What the table's own triggers mean for sync and backfill."""
-        fired = [t.name for t in self.table.triggers if "UPDATE" in t.events and t.enabled in ("O", "A") and not t.update_of]
+        fired = [
+            t.name for t in self.table.triggers if "UPDATE" in t.events and t.enabled in ("O", "A") and not t.update_of
+        ]
         always = [t.name for t in self.table.triggers if "UPDATE" in t.events and t.enabled == "A"]
         would_fire = always if self.scope.snapshot.may_suppress_triggers else fired
         if not would_fire:
@@ -170,7 +176,9 @@ class Synced:
             'or accept it: --override table_triggers="reason"'
         )
         hazard = Hazard(id="B01", phase=Phase.BACKFILL, message=message, remedy=remedy, accept="table_triggers")
-        return (hazard,), (Gate(name="table_triggers", phase=Phase.BACKFILL, detail=f"{message}; {remedy}", exit_code=6),)
+        return (hazard,), (
+            Gate(name="table_triggers", phase=Phase.BACKFILL, detail=f"{message}; {remedy}", exit_code=6),
+        )
 
     def refuse_unsyncable(self) -> None:
         """Refuse what triggers cannot keep equal.
@@ -216,6 +224,13 @@ class Synced:
             made.append(self._trigger(target, name, "key", "INSERT", None))
         return tuple(made)
 
+    def _probe(self) -> str:
+        made = self._triggers()
+        last = next((t.name for t in made if t.function == self.function("settle")), None)
+        if not self.pair.new:
+            last = "\U0010fffd"  # nothing to settle: a later trigger may do as it likes
+        return probes.triggers(self.table, tuple(t.name for t in made), control=self.scope.control, last=last)
+
     def _trigger(self, target: str, name: str, kind: str, events: str, when: str | None) -> _Trigger:
         function = self.function(kind)
         return _Trigger(
@@ -233,7 +248,7 @@ class Synced:
         function = self.function("guard")
         return transaction_step(
             self.scope, Phase.DUAL_WRITE, f"guard.{self.label}", f"count writes that leave {self.label} diverged",
-            probe=probes.triggers(self.table, (self._guard_name,)),
+            probe=probes.triggers(self.table, (self._guard_name,), control=None),
             do=[
                 sync.guard_function(function, self.scope.migration, f"{self.table.schema}.{self.table.name}", record),
                 *sync.trigger(target, self._guard_name, function, events="INSERT OR UPDATE", when=when, timing="AFTER"),

@@ -73,9 +73,7 @@ def _prepare(connection: Connection) -> None:
     if row[1]:
         raise Unsafe("the server is a standby", hint="connect to the primary, or use target_session_attrs=read-write")
     if connection.info.server_version < MINIMUM_VERSION:
-        raise Unsafe(
-            f"the server is PostgreSQL {connection.info.server_version // 10000}; zdmigrate needs 15 or later"
-        )
+        raise Unsafe(f"the server is PostgreSQL {connection.info.server_version // 10000}; zdmigrate needs 15 or later")
     with contextlib.suppress(psycopg.Error):  # not on every platform of the server
         connection.execute("SELECT pg_catalog.set_config('client_connection_check_interval', '2000', false)")
 
