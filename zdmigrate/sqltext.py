@@ -66,140 +66,20 @@ class AmbiguousName(ValueError):
 
 # Words that the deparser prints bare inside expressions although they are no column: a column of such a name
 # cannot be told from them by looking at tokens, so rewriting is refused.
-_GRAMMAR_WORDS = frozenset(  # noqa: SIM905: a hundred quotes are harder to read
-    [
-        "all",
-        "and",
-        "any",
-        "array",
-        "as",
-        "asc",
-        "at",
-        "between",
-        "both",
-        "by",
-        "bit",
-        "boolean",
-        "case",
-        "cast",
-        "char",
-        "character",
-        "collate",
-        "cross",
-        "current_catalog",
-        "current_date",
-        "current_role",
-        "current_schema",
-        "current_time",
-        "current_timestamp",
-        "current_user",
-        "day",
-        "decade",
-        "desc",
-        "dec",
-        "decimal",
-        "default",
-        "distinct",
-        "double",
-        "else",
-        "end",
-        "epoch",
-        "escape",
-        "except",
-        "exists",
-        "false",
-        "filter",
-        "first",
-        "float",
-        "following",
-        "for",
-        "from",
-        "group",
-        "having",
-        "hour",
-        "in",
-        "include",
-        "int",
-        "integer",
-        "intersect",
-        "interval",
-        "into",
-        "is",
-        "isnull",
-        "isodow",
-        "isoyear",
-        "join",
-        "json",
-        "last",
-        "leading",
-        "left",
-        "like",
-        "limit",
-        "localtime",
-        "localtimestamp",
-        "millennium",
-        "microseconds",
-        "milliseconds",
-        "minute",
-        "month",
-        "nothing",
-        "not",
-        "notnull",
-        "null",
-        "nulls",
-        "numeric",
-        "of",
-        "offset",
-        "on",
-        "only",
-        "operator",
-        "or",
-        "order",
-        "over",
-        "overlaps",
-        "partition",
-        "position",
-        "precision",
-        "preceding",
-        "quarter",
-        "range",
-        "real",
-        "row",
-        "rows",
-        "second",
-        "select",
-        "session_user",
-        "similar",
-        "smallint",
-        "some",
-        "symmetric",
-        "table",
-        "then",
-        "time",
-        "timestamp",
-        "timezone",
-        "timezone_hour",
-        "timezone_minute",
-        "to",
-        "trailing",
-        "true",
-        "union",
-        "unique",
-        "user",
-        "using",
-        "values",
-        "varchar",
-        "varying",
-        "week",
-        "when",
-        "where",
-        "window",
-        "with",
-        "within",
-        "without",
-        "year",
-        "zone",
-    ]
+_GRAMMAR = """
+    all and any array as asc at between both by bit boolean case cast char character collate cross current_catalog
+    current_date current_role current_schema current_time current_timestamp current_user day decade desc dec
+    decimal default distinct double else end epoch escape except exists false filter first float following for
+    from group having hour in include int integer intersect interval into is isnull isodow isoyear join json last
+    leading left like limit localtime localtimestamp millennium microseconds milliseconds minute month nothing not
+    notnull null nulls numeric of offset on only operator or order over overlaps partition position precision
+    preceding quarter range real row rows second select session_user similar smallint some symmetric table then
+    time timestamp timezone timezone_hour timezone_minute to trailing true union unique user using values varchar
+    varying week when where window with within without year zone
+"""
+_GRAMMAR_WORDS = frozenset(_GRAMMAR.split())
+_BETWEEN_OPERANDS = frozenset(
+    ("and", "asc", "case", "collate", "desc", "else", "end", "in", "is", "like", "not", "nulls", "or", "then", "when")
 )
 
 
@@ -225,10 +105,15 @@ def replace_columns(expression: str, columns: Callable[[str], str | None]) -> st
         after = pieces[solid[position + 1]].text if position + 1 < len(solid) else ""
         if before in (".", "::", "collate") or after in ("(", "."):
             continue
-        if piece.kind == "word" and piece.name in _GRAMMAR_WORDS:
+        if piece.kind == "word" and piece.name in _GRAMMAR_WORDS and not (_ends(before) and _ends(after)):
             raise AmbiguousName(f"{piece.text!r} in {expression!r} may be the column or a word of SQL; quote it")
         replaced[index] = target
     return "".join(replaced)
+
+
+def _ends(neighbour: str) -> bool:
+    """Whether a neighbour cannot belong to the same construct: punctuation, an operator, or AND, IS, DESC, …"""
+    return not neighbour[:1].isalpha() or neighbour.lower() in _BETWEEN_OPERANDS
 
 
 def columns_in(expression: str, known: frozenset[str]) -> frozenset[str]:

@@ -431,6 +431,51 @@ def test_rows_that_are_released_in_time_are_filled(main: Connection, connect: Co
     assert run(main, Hooks(after_batch=release)) == worker.Outcome(rows=N, complete=True)
 
 
+def test_many_locked_rows_are_passed_over_at_once_and_not_one_by_one(main: Connection, connect: Connect) -> None:
+    users(main)
+    holder, observer = connect(), connect()
+    execute(holder, "BEGIN; SELECT FROM public.users WHERE id % 4 = 0 FOR UPDATE")
+    hooks = Hooks()
+    needed: list[int] = []
+
+    def release(_: int) -> None:
+        if not needed and filled(observer) == N * 3 // 4:
+            needed.append(hooks.fences)
+            execute(holder, "ROLLBACK")
+
+    hooks.after_batch = release
+    assert run(main, hooks) == worker.Outcome(rows=N, complete=True)
+    assert needed[0] < 50
+
+
+def test_nobody_waits_long_behind_a_batch_that_waits(main: Connection, connect: Connect) -> None:
+    """The batch holds row 1 while it waits for row 100; whoever wants row 1 meanwhile gets it although 100 stays locked."""
+    users(main, 100)
+    holder, application, observer = connect(), connect(), connect()
+    execute(holder, "BEGIN; SELECT FROM public.users WHERE id = 100 FOR UPDATE")
+    execute(application, "SET lock_timeout = '5s'")
+    waiting = f"SELECT pg_blocking_pids({main.info.backend_pid})"
+    errors: list[psycopg.Error] = []
+
+    def write() -> None:
+        while one(observer, waiting) != [holder.info.backend_pid]:
+            pass
+        try:
+            execute(application, "UPDATE public.users SET writes = 7 WHERE id = 1")
+        except psycopg.Error as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    settings = dataclasses.replace(QUICK, row_lock_timeout=timedelta(milliseconds=300))
+    with pytest.raises(LockBudgetExceeded):
+        run(main, settings=settings)
+    thread.join()
+    assert errors == []
+    assert one(main, "SELECT writes FROM public.users WHERE id = 1") == 7
+    assert filled(main) == 99
+
+
 def test_a_lock_on_the_table_is_waited_for_within_the_budget(main: Connection, connect: Connect) -> None:
     users(main)
     holder = connect()
@@ -591,6 +636,21 @@ def test_a_rewritten_table_is_begun_again(main: Connection, connect: Connect, re
     assert one(main, "SELECT count(*) FROM public.users") == 1000
     assert one(main, 'SELECT filenode = pg_relation_filenode(relation) FROM "Control".backfill')
     assert one(main, 'SELECT bound FROM "Control".backfill') < bound
+
+
+def test_rewrites_keep_the_count_exact(main: Connection, connect: Connect) -> None:
+    """A batch that finds another file changes neither rows nor counters."""
+    users(main)
+    execute(main, COUNTING)
+    other = connect()
+
+    def now(batch: int) -> None:
+        if batch in (3, 6, 9):
+            execute(other, "VACUUM FULL public.users")
+
+    assert run(main, Hooks(after_batch=now)) == worker.Outcome(rows=N, complete=True)
+    assert recorded(main) == N
+    assert execute(main, "SELECT DISTINCT writes, new = old FROM public.users") == [(1, True)]
 
 
 def test_a_truncated_table_is_begun_again(main: Connection, connect: Connect) -> None:
