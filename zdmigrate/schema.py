@@ -138,6 +138,7 @@ class Table:
     partition_columns: tuple[str, ...] = ()
     is_partition: bool = False
     inherits: bool = False
+    rules: tuple[str, ...] = ()
     publications: tuple[str, ...] = ()
 
     @property

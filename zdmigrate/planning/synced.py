@@ -162,11 +162,11 @@ class Synced:
 
     def trigger_hazards(self) -> tuple[tuple[Hazard, ...], tuple[Gate, ...]]:
         """What the table's own triggers mean for sync and backfill."""
-        fired = [
-            t.name for t in self.table.triggers if "UPDATE" in t.events and t.enabled in ("O", "A") and not t.update_of
+        # session_replication_role = replica keeps ordinary triggers silent, and wakes ENABLE REPLICA ones.
+        firing = ("A", "R") if self.scope.snapshot.may_suppress_triggers else ("A", "O")
+        would_fire = [
+            t.name for t in self.table.triggers if "UPDATE" in t.events and t.enabled in firing and not t.update_of
         ]
-        always = [t.name for t in self.table.triggers if "UPDATE" in t.events and t.enabled == "A"]
-        would_fire = always if self.scope.snapshot.may_suppress_triggers else fired
         if not would_fire:
             return (), ()
         shown = f"{self.table.schema}.{self.table.name}"
@@ -187,6 +187,11 @@ class Synced:
             Unsafe: with the remedy.
         """
         shown = f"{self.table.schema}.{self.table.name}"
+        if self.table.rules:
+            raise Unsafe(
+                f"{shown} has rewrite rules ({', '.join(self.table.rules)}), which change what a write does before triggers",
+                hint="replace them by triggers first",
+            )
         try:
             generated = sorted(c.name for c in self.table.columns if c.generated and c.name in self._mentioned())
         except AmbiguousName as error:
