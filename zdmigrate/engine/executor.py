@@ -97,9 +97,15 @@ class Executor:
         Raises:
             Drift: anything else.
         """
-        with session.transaction(self.connection, lock_timeout=self.limits.lock_timeout, read_only=True) as cursor:
-            row = cursor.execute(step.probe.encode()).fetchone()
-        state = str(row[0]) if row else "no answer"
+        answers: list[str] = []
+
+        def ask() -> None:
+            with session.transaction(self.connection, lock_timeout=self.limits.lock_timeout, read_only=True) as cursor:
+                row = cursor.execute(step.probe.encode()).fetchone()
+                answers.append(str(row[0]) if row else "no answer")
+
+        self._retried((), ask)
+        state = answers[-1]
         if state not in ("done", "todo", "repair"):
             raise Drift(f"{self.migration}: {state}", hint="put it back as the plan has it (zdmigrate plan), or revert")
         return state

@@ -42,7 +42,10 @@ def triggers(table: schema.Table, names: tuple[str, ...], *, control: str | None
     """
     listed = ", ".join(literal(name) for name in names)
     there = f"FROM pg_trigger t WHERE t.tgrelid = {_oid(table)} AND t.tgname IN ({listed})"
-    leaves = f"SELECT relid FROM pg_partition_tree({_oid(table)}) UNION SELECT {_oid(table)}"
+    leaves = (
+        f"WITH RECURSIVE tree(relid) AS (SELECT {_oid(table)} UNION SELECT i.inhrelid FROM pg_inherits i "
+        "JOIN tree ON i.inhparent = tree.relid) SELECT relid FROM tree"
+    )
     off = f"a sync trigger on {table.schema}.{table.name} was changed by hand (missing or not ENABLE ALWAYS)"
     out = f"a trigger was created on {table.schema}.{table.name} that fires before or after the sync triggers"
     complete = (

@@ -47,7 +47,11 @@ class Blocker:
         return f"{who} on {self.table}{since}: {self.text}"
 
 
+# pg_partition_tree would itself wait for whoever holds ACCESS EXCLUSIVE: the very thing to be reported.
 _QUERY = """
+WITH RECURSIVE wanted(oid) AS (
+    SELECT to_regclass(named.name)::oid FROM unnest(%s::text[]) named(name)
+    UNION SELECT i.inhrelid FROM pg_inherits i JOIN wanted w ON i.inhparent = w.oid)
 SELECT n.nspname || '.' || c.relname, l.pid, clock_timestamp() - a.xact_start,
        CASE WHEN l.pid IS NULL
             THEN coalesce((SELECT 'gid ' || quote_literal(x.gid) FROM pg_prepared_xacts x
@@ -60,10 +64,7 @@ JOIN pg_namespace n ON n.oid = c.relnamespace
 LEFT JOIN pg_stat_activity a ON a.pid = l.pid
 WHERE l.locktype = 'relation' AND l.granted AND l.pid IS DISTINCT FROM pg_backend_pid()
   AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-  AND l.relation IN (
-      SELECT t.relid FROM unnest(%s::text[]) named(name)
-      CROSS JOIN LATERAL pg_partition_tree(to_regclass(named.name)) t
-      UNION SELECT to_regclass(named.name) FROM unnest(%s::text[]) named(name))
+  AND l.relation IN (SELECT oid FROM wanted)
 ORDER BY a.xact_start NULLS FIRST
 """
 
@@ -72,7 +73,7 @@ def find(connection: Connection, locks: Sequence[TableLock], *, older_than: time
     """Transactions that hold a lock which conflicts with one of `locks`, oldest first."""
     names = [ident(lock.schema, lock.name) for lock in locks]
     conflicting = {mode for lock in locks for mode in _CONFLICTS[lock.mode]}
-    rows: list[Any] = connection.execute(_QUERY, (_QUERY_LENGTH, names, names)).fetchall()
+    rows: list[Any] = connection.execute(_QUERY, (names, _QUERY_LENGTH)).fetchall()
     found: dict[tuple[int | None, str], Blocker] = {}
     for table, pid, age, text, mode in rows:
         if mode in conflicting and (age is None or age >= older_than):

@@ -12,6 +12,7 @@ from typing import Any, LiteralString
 import psycopg
 
 from zdmigrate import schema
+from zdmigrate.errors import Contended
 from zdmigrate.planning import sync
 from zdmigrate.postgres import session
 from zdmigrate.sqltext import ident, tokens
@@ -31,9 +32,24 @@ def snapshot(
 ) -> schema.Snapshot:
     """The named tables as they are, in one consistent read; missing ones are left out.
 
-    Locks: ACCESS SHARE on the catalogs, and on a table whose expressions are tried.
+    Locks: ACCESS SHARE on the catalogs, on a table whose expressions are tried, and on partitions.
+
+    Raises:
+        Contended: somebody holds ACCESS EXCLUSIVE on one of the tables.
     """
     wanted = sorted(set(names))
+    try:
+        return _read(connection, wanted, questions, control_schema)
+    except psycopg.errors.LockNotAvailable as error:
+        raise Contended(
+            f"cannot read {', '.join('.'.join(name) for name in wanted)}: somebody holds ACCESS EXCLUSIVE on it",
+            hint="wait for that DDL or VACUUM FULL to end, then run the command again",
+        ) from error
+
+
+def _read(
+    connection: session.Connection, wanted: Sequence[Name], questions: Sequence[schema.Question], control_schema: str
+) -> schema.Snapshot:
     with session.transaction(connection, lock_timeout=timedelta(seconds=2), read_only=True) as cursor:
         tables = _tables(cursor, wanted)
         role, suppress = _one(cursor, _ROLE)
