@@ -188,7 +188,7 @@ def settle_function(pair: SyncPair, name: str, renamed: Mapping[str, str] | None
 
 
 def key_function(pair: SyncPair, name: str, renamed: Mapping[str, str] | None = None) -> str:
-    """The function that makes concurrent INSERTs of one unique key queue.
+    """The function that makes concurrent writes of one new unique key queue (INSERT, and UPDATE to another key).
 
     ``ON CONFLICT (old)`` arbitrates the unique index on old only; the one on new would raise 23505 where two
     sessions insert one key at once. The second session waits here for the first to end, as it would have waited in
@@ -210,6 +210,18 @@ def key_function(pair: SyncPair, name: str, renamed: Mapping[str, str] | None = 
         ]
     body += ["PERFORM pg_catalog.set_config('zdmigrate.key_locks', held::text, true);", "RETURN NEW;"]
     return _function(name, body, pair, declare=("held integer;",))
+
+
+def key_changes(pair: SyncPair) -> str:
+    """The condition under which an UPDATE gives a row another unique key."""
+    old, new = Row("OLD."), Row("NEW.")
+    return " OR ".join(
+        _differs(
+            [old.expression(text, pair.columns) for text in key.keys],
+            [new.expression(text, pair.columns) for text in key.keys],
+        )
+        for key in pair.keys
+    )
 
 
 def guard_function(name: str, migration: str, table: str, record: str) -> str:

@@ -225,8 +225,10 @@ class Synced:
         if self._settles:
             made.append(self._trigger(target, names.last_trigger(base, others), "settle", both, when))
         if self.pair.keys:
-            name = names.first_trigger(self.scope.name("xkey", self.label, self.table.schema, self.table.name), others)
-            made.append(self._trigger(target, name, "key", "INSERT", None))
+            # After everybody who may still change the key; an UPDATE to a new key meets an INSERT of it just as well.
+            for kind, events, condition in (("xkey", "INSERT", None), ("ykey", "UPDATE", sync.key_changes(self.pair))):
+                name = names.last_trigger(self.scope.name(kind, self.label, self.table.schema, self.table.name), others)
+                made.append(self._trigger(target, name, "key", events, condition))
         return tuple(made)
 
     def _probe(self) -> str:
