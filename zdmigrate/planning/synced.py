@@ -69,8 +69,9 @@ class Synced:
         if self.scope.sync == "app":
             drop = (f"DROP TRIGGER IF EXISTS {ident(self._guard_name)} ON {target}",)
             return (*drop, f"DROP FUNCTION IF EXISTS {self.function('guard')}()")
+        functions = dict.fromkeys(t.function for t in self._triggers())
         triggers = tuple(f"DROP TRIGGER IF EXISTS {ident(t.name)} ON {target}" for t in self._triggers())
-        return (*triggers, *(f"DROP FUNCTION IF EXISTS {t.function}()" for t in self._triggers()))
+        return (*triggers, *(f"DROP FUNCTION IF EXISTS {function}()" for function in functions))
 
     def fill(self) -> Step:
         """The backfill."""
