@@ -80,16 +80,25 @@ class Executor:
         Raises:
             Irreversible: the step dropped something, and did.
         """
-        state = self.probe(step)
-        if step.irreversible and state == "done":
+        if step.irreversible:
+            self.refuse_done(step)
+        # Without undo it is not even probed: what it worked on may be gone since an earlier attempt.
+        if not step.undo or (self.probe(step) == "todo" and step.is_probed):
+            return
+        self._tell(step, f"undo: {step.title}")
+        self._run(step, "undo", step.undo, step.undo_mode, step.undo_locks)
+
+    def refuse_done(self, step: Step) -> None:
+        """Raise for a step that is done.
+
+        Raises:
+            Irreversible: it is.
+        """
+        if self.probe(step) == "done":
             raise Irreversible(
                 f"{step.title}: done, and cannot be taken back",
                 hint="finish the migration (zdmigrate advance --to contract) and write a new one the other way round",
             )
-        if not step.undo or (state == "todo" and step.is_probed):
-            return
-        self._tell(step, f"undo: {step.title}")
-        self._run(step, "undo", step.undo, step.undo_mode, step.undo_locks)
 
     def probe(self, step: Step) -> str:
         """What the catalog says: done, todo or repair.

@@ -67,6 +67,7 @@ class Run:
                 f"{self.plan.migration} has dropped the old shape; it cannot be reverted",
                 hint="write a new migration the other way round",
             )
+        self._refuse_dropped(phases)
         for phase in phases:
             self._pass_gates(phase, Direction.BACKWARD, record)
         if not allow_lossy:
@@ -133,6 +134,13 @@ class Run:
                         cursor, phase, "override", "accepted", f"{state.name}: {self.facts.overrides[state.name]}"
                     )
 
+    def _refuse_dropped(self, phases: Sequence[Phase]) -> None:
+        """A `contract` that was interrupted may have dropped something already."""
+        for phase in phases:
+            for step in self.plan.phase(phase).steps:
+                if step.irreversible:
+                    self.executor.refuse_done(step)
+
     def _refuse_losses(self, phases: Sequence[Phase]) -> None:
         lost: list[str] = []
         for phase in phases:
@@ -148,7 +156,8 @@ class Run:
 
     def _refuse_unsynced(self, record: Record) -> None:
         """What keeps the shapes equal must be in place before anything is built on it."""
-        if record.phase.position >= Phase.DUAL_WRITE.position:
+        if record.phase.position >= Phase.DUAL_WRITE.position and record.running is not Phase.CONTRACT:
+            # `contract` itself removes it, and may have been interrupted after that.
             for step in self.plan.phase(Phase.DUAL_WRITE).steps:
                 if step.is_probed and self.executor.probe(step) != "done":
                     raise Drift(

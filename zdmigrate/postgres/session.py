@@ -7,7 +7,7 @@ client is gone notices (manual, sections 20.3 and 20.11).
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from typing import Any, TypeAlias
 
@@ -56,21 +56,17 @@ def connect(conninfo: str, *, purpose: str) -> Connection:
 
 
 def _prepare(connection: Connection) -> None:
-    names = sql.SQL(", ").join(
-        sql.SQL("set_config({}, {}, false)").format(sql.Literal(name), sql.Literal(value))
-        for name, value in _SETTINGS.items()
-    )
-    row = connection.execute(
-        sql.SQL("SELECT pg_catalog.pg_backend_pid(), pg_catalog.pg_is_in_recovery(), {}").format(names)
-    ).fetchone()
+    about = sql.SQL(", pg_catalog.pg_backend_pid(), pg_catalog.pg_is_in_recovery()")
+    row = connection.execute(_set(_SETTINGS) + about).fetchone()
     assert row is not None
-    if row[0] != connection.info.backend_pid:
+    *_, pid, standby = row
+    if pid != connection.info.backend_pid:
         raise Unsafe(
             "a connection pooler stands between zdmigrate and the server (the server process is not the one that "
             "answered the connection)",
             hint="give zdmigrate the server's own host and port; applications may go on using the pooler",
         )
-    if row[1]:
+    if standby:
         raise Unsafe("the server is a standby", hint="connect to the primary, or use target_session_attrs=read-write")
     if connection.info.server_version < MINIMUM_VERSION:
         raise Unsafe(f"the server is PostgreSQL {connection.info.server_version // 10000}; zdmigrate needs 15 or later")
@@ -100,14 +96,18 @@ def transaction(
 @contextlib.contextmanager
 def settings(connection: Connection, **values: str) -> Iterator[None]:
     """Session settings for statements that cannot run in a transaction; restored afterwards."""
-    for name, value in values.items():
-        connection.execute("SELECT pg_catalog.set_config(%s, %s, false)", (name, value))
+    connection.execute(_set(values))
     try:
         yield
     finally:
         if not connection.closed:
-            for name in values:
-                connection.execute("SELECT pg_catalog.set_config(%s, %s, false)", (name, _SETTINGS[name]))
+            connection.execute(_set({name: _SETTINGS[name] for name in values}))
+
+
+def _set(values: Mapping[str, str]) -> sql.Composed:
+    """All of them in one statement, for the session."""
+    each = sql.SQL("pg_catalog.set_config({}, {}, false)")
+    return sql.SQL("SELECT ") + sql.SQL(", ").join(each.format(*map(sql.Literal, item)) for item in values.items())
 
 
 def milliseconds(value: timedelta) -> str:

@@ -1,0 +1,88 @@
+"""What a database's catalog says, without oids and without the order of columns, so that two can be compared."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+
+_SCHEMAS = "n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast', %(control)s)"
+
+# name -> a query for (identity, what is to be equal …)
+_QUERIES = {
+    "relation": f"""
+        SELECT c.oid::regclass::text, c.relkind, pg_get_userbyid(c.relowner), c.relpersistence, c.relreplident,
+               c.relrowsecurity, c.relispartition, coalesce(pg_get_expr(c.relpartbound, c.oid), ''),
+               CASE WHEN c.relkind = 'p' THEN pg_get_partkeydef(c.oid) END, c.reloptions, t.spcname,
+               (SELECT array_agg(a::text ORDER BY a::text) FROM unnest(c.relacl) a), obj_description(c.oid, 'pg_class')
+        FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace LEFT JOIN pg_tablespace t ON t.oid = c.reltablespace
+        WHERE c.relkind NOT IN ('t') AND {_SCHEMAS}""",
+    "column": f"""
+        SELECT c.oid::regclass || '.' || CASE WHEN c.relkind IN ('i', 'I') THEN a.attnum::text ELSE a.attname END,
+               format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attidentity, a.attgenerated,
+               pg_get_expr(d.adbin, d.adrelid), co.collname, a.attstorage, a.attcompression,
+               nullif(a.attstattarget, -1), a.attoptions, a.attfdwoptions,
+               (SELECT array_agg(x::text ORDER BY x::text) FROM unnest(a.attacl) x), col_description(c.oid, a.attnum)
+        FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+        LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+        LEFT JOIN pg_collation co ON co.oid = a.attcollation
+        WHERE a.attnum > 0 AND NOT a.attisdropped AND c.relkind IN ('r', 'p', 'i', 'I', 'v', 'm') AND {_SCHEMAS}""",
+    "constraint": f"""
+        SELECT k.conrelid::regclass || ': ' || k.conname, k.contype, pg_get_constraintdef(k.oid), k.convalidated,
+               k.condeferrable, k.condeferred, k.conislocal, k.coninhcount, k.connoinherit,
+               nullif(k.conindid, 0)::regclass::text, obj_description(k.oid, 'pg_constraint')
+        FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE {_SCHEMAS}""",
+    "index": f"""
+        SELECT c.oid::regclass::text, pg_get_indexdef(i.indexrelid), i.indisvalid, i.indisready, i.indislive,
+               i.indisclustered, i.indisreplident, i.indimmediate,
+               (SELECT h.inhparent::regclass::text FROM pg_inherits h WHERE h.inhrelid = c.oid)
+        FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE {_SCHEMAS}""",
+    "trigger": f"""
+        SELECT t.tgrelid::regclass || ': ' || t.tgname, pg_get_triggerdef(t.oid), t.tgenabled,
+               obj_description(t.oid, 'pg_trigger')
+        FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE NOT t.tgisinternal AND {_SCHEMAS}""",
+    "sequence": f"""
+        SELECT c.oid::regclass::text, format_type(s.seqtypid, -1), s.seqstart, s.seqincrement, s.seqmax, s.seqmin,
+               s.seqcache, s.seqcycle,
+               (SELECT d.deptype::text || ' ' || d.refobjid::regclass || '.' || a.attname FROM pg_depend d
+                JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+                WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype IN ('a', 'i'))
+        FROM pg_sequence s JOIN pg_class c ON c.oid = s.seqrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE {_SCHEMAS}""",
+    "function": """
+        SELECT p.oid::regprocedure::text, p.prosrc FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+        WHERE n.nspname NOT IN ('pg_catalog', 'information_schema')""",
+    "statistics": f"""
+        SELECT s.oid::text, pg_get_statisticsobjdef(s.oid) FROM pg_statistic_ext s
+        JOIN pg_namespace n ON n.oid = s.stxnamespace WHERE {_SCHEMAS}""",
+    "default acl": "SELECT d.oid::text, d.defaclacl::text FROM pg_default_acl d",
+    "publication": """
+        SELECT pubname || ': ' || schemaname || '.' || tablename,
+               (SELECT array_agg(a ORDER BY a) FROM unnest(attnames) a), rowfilter
+        FROM pg_publication_tables""",
+    "read switch": "SELECT name, percent FROM {control}.read_switch",
+}
+
+Catalog = dict[str, tuple[Any, ...]]
+
+
+def read(connection: psycopg.Connection[Any], *, control: str = "zdmigrate", ignore: tuple[str, ...] = ()) -> Catalog:
+    """Everything by its identity; of the control schema only its functions and read switches."""
+    found: Catalog = {}
+    there = connection.execute("SELECT to_regnamespace(%s) IS NOT NULL", (control,)).fetchone()
+    for kind, query in _QUERIES.items():
+        if kind in ignore or (kind == "read switch" and there != (True,)):
+            continue
+        text = query.replace("{control}", control)
+        rows = connection.execute(text.encode(), {"control": control} if "%(control)s" in text else None).fetchall()
+        found |= {f"{kind} {row[0]}": tuple(row[1:]) for row in rows}
+    return found
+
+
+def difference(left: Catalog, right: Catalog) -> list[str]:
+    """What differs, for people; empty where nothing does."""
+    lines = [f"- {key} {left[key]}" for key in sorted(left) if left[key] != right.get(key)]
+    return lines + [f"+ {key} {right[key]}" for key in sorted(right) if right[key] != left.get(key)]
