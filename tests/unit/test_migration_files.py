@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from zdmigrate import RenameColumn
-from zdmigrate.changes.base import Change, Target
+from zdmigrate.changes.base import Change
+from zdmigrate.planning.parts import Target
 from zdmigrate.errors import MigrationFileError, UsageError
 from zdmigrate.migration import (
     Migration,

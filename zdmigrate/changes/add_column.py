@@ -6,13 +6,13 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from zdmigrate import schema as catalog
-from zdmigrate.changes.base import Change, Target, require_name
+from zdmigrate.changes.base import Change, require_name
 from zdmigrate.errors import Unsafe, UsageError
 from zdmigrate.hazards import Hazard
 from zdmigrate.phases import Phase
 from zdmigrate.plan import Gate, LockMode, Step, Window
 from zdmigrate.planning import carry, probes, sync, synced
-from zdmigrate.planning.parts import ChangePlan, Scope, alter, on, transaction_step
+from zdmigrate.planning.parts import ChangePlan, Scope, Target, alter, on, transaction_step
 from zdmigrate.sqltext import ident, literal, tokens
 
 if TYPE_CHECKING:

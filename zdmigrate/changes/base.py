@@ -3,31 +3,13 @@
 from __future__ import annotations
 
 import abc
-import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from zdmigrate.errors import UsageError
+from zdmigrate.planning.parts import ChangePlan, Scope, Target
 
 if TYPE_CHECKING:
-    from zdmigrate.planning.parts import ChangePlan, Scope
     from zdmigrate.schema import Question
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Target:
-    """A column (or a whole table, where `column` is None) that a change claims while it is in flight."""
-
-    schema: str
-    table: str
-    column: str | None = None
-
-    def __str__(self) -> str:
-        return ".".join(part for part in (self.schema, self.table, self.column) if part is not None)
-
-    def overlaps(self, other: Target) -> bool:
-        """Whether two changes that claim these would get in each other's way."""
-        same_table = (self.schema, self.table) == (other.schema, other.table)
-        return same_table and (None in (self.column, other.column) or self.column == other.column)
 
 
 class Change(abc.ABC):

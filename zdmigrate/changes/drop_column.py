@@ -6,7 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from zdmigrate import schema as catalog
-from zdmigrate.changes.base import Change, Target, require_name
+from zdmigrate.changes.base import Change, require_name
 from zdmigrate.errors import Unsafe, UsageError
 from zdmigrate.hazards import Hazard
 from zdmigrate.phases import Phase
@@ -15,6 +15,7 @@ from zdmigrate.planning import probes, sync, synced
 from zdmigrate.planning.parts import (
     ChangePlan,
     Scope,
+    Target,
     alter,
     drop_foreign_keys,
     on,

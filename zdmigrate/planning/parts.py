@@ -14,6 +14,23 @@ from zdmigrate.planning import names, probes
 from zdmigrate.sqltext import ident
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Target:
+    """A column (or a whole table, where `column` is None) that a change claims while it is in flight."""
+
+    schema: str
+    table: str
+    column: str | None = None
+
+    def __str__(self) -> str:
+        return ".".join(part for part in (self.schema, self.table, self.column) if part is not None)
+
+    def overlaps(self, other: Target) -> bool:
+        """Whether two changes that claim these would get in each other's way."""
+        same_table = (self.schema, self.table) == (other.schema, other.table)
+        return same_table and (None in (self.column, other.column) or self.column == other.column)
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Scope:
     """What a change may look at while it plans: the snapshot, its migration, its place in it."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol
 
 import zdmigrate
 from zdmigrate import schema
@@ -11,11 +11,15 @@ from zdmigrate.errors import UsageError
 from zdmigrate.hazards import Hazard
 from zdmigrate.phases import PHASES, Phase
 from zdmigrate.plan import Direction, Gate, Mode, PhasePlan, Plan, Step, TableEstimate, Window
-from zdmigrate.planning.parts import ChangePlan, Scope
+from zdmigrate.planning.parts import ChangePlan, Scope, Target
 from zdmigrate.sqltext import AmbiguousName
 
-if TYPE_CHECKING:
-    from zdmigrate.changes.base import Change
+
+class PlannedChange(Protocol):
+    """What the planner needs of a change."""
+
+    def targets(self) -> tuple[Target, ...]: ...
+    def plan(self, scope: Scope) -> ChangePlan: ...
 
 
 class Planned(Protocol):
@@ -24,7 +28,7 @@ class Planned(Protocol):
     @property
     def id(self) -> str: ...
     @property
-    def changes(self) -> tuple[Change, ...]: ...
+    def changes(self) -> Sequence[PlannedChange]: ...
     @property
     def requires(self) -> tuple[str, ...]: ...
     @property
