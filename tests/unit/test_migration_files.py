@@ -14,7 +14,6 @@ import pytest
 
 from zdmigrate import RenameColumn
 from zdmigrate.changes.base import Change
-from zdmigrate.planning.parts import Target
 from zdmigrate.errors import MigrationFileError, UsageError
 from zdmigrate.migration import (
     Migration,
@@ -26,7 +25,7 @@ from zdmigrate.migration import (
     missing_requirements,
     new_file,
 )
-from zdmigrate.planning.parts import ChangePlan, Scope
+from zdmigrate.planning.parts import ChangePlan, Scope, Target
 
 HEAD = "from zdmigrate import AddColumn, DropColumn, Migration, RenameColumn\n"
 RENAME = 'RenameColumn("users", "user_email", "email_address")'
