@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import json
 import random
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -166,8 +165,8 @@ def compare(left: tuple[Any, ...], right: tuple[Any, ...]) -> str:
 
 
 @pytest.fixture(scope="session")
-def stage(pg: ScratchServer, forker: Forker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    yield Stage(pg, forker, tmp_path_factory.mktemp("kill"))
+def stage(pg: ScratchServer, forker: Forker, tmp_path_factory: pytest.TempPathFactory) -> Stage:
+    return Stage(pg, forker, tmp_path_factory.mktemp("kill"))
 
 
 PARTS = 8

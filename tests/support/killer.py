@@ -6,7 +6,8 @@ process reports through a named pipe: its pid, that it was stopped, how it ended
 
 What is counted are the round trips of the main thread (`psycopg.Connection.wait`): every statement, BEGIN and COMMIT
 included. The process dies when the n-th was answered (``after``), or when it was sent and nothing came back yet
-(``sent``: the server goes on with it). ``stop`` is SIGSTOP instead.
+(``sent``: the server goes on with it). ``stop`` is SIGSTOP instead. Where ``match`` is given, the n-th is the first
+whose text contains it, or the one that comes ``skip`` round trips later.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ class Instrument:
     def __init__(self, order: dict[str, Any]) -> None:
         self._at: int | None = order.get("at")
         self._match: str | None = order.get("match")
+        self._skip: int = order.get("skip", 0)
         self._when: str = order.get("when", "after")
         self._signal = signal.SIGSTOP if order.get("stop") else signal.SIGKILL
         self._trace = order.get("trace")
@@ -76,7 +78,7 @@ class Instrument:
                 self._text = _as_text(query, cursor)
             return execute(cursor, query, *args, **options)
 
-        psycopg.Connection.wait = counted  # type: ignore[method-assign]
+        psycopg.Connection.wait = counted  # type: ignore[assignment, method-assign]
         psycopg.Cursor.execute = noted  # type: ignore[assignment, method-assign]
         for name in ("do", "undo"):
             self._wrap_step(name)
@@ -99,8 +101,8 @@ class Instrument:
         setattr(Executor, name, within)
 
     def _is_here(self, text: str) -> bool:
-        if self._match is not None:
-            return self._match in text
+        if self._match is not None and self._match in text:
+            self._match, self._at = None, len(self.seen) + self._skip
         return self._at == len(self.seen)
 
     def _act(self) -> None:

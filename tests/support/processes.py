@@ -188,6 +188,21 @@ class Site:
         return found
 
 
+RENAME = "0001_email"
+
+
+def with_users(site: Site, *, rows: int = 40, environment: str = "development") -> Site:
+    """A table with an index, a migration that renames a column of it, and the control schema."""
+    site.sql(
+        "CREATE TABLE users (id bigserial PRIMARY KEY, user_email text NOT NULL)",
+        "CREATE INDEX users_email ON users (user_email)",
+        f"INSERT INTO users (user_email) SELECT 'u' || g FROM generate_series(1, {rows}) g",
+    )
+    site.write(RENAME, 'RenameColumn("users", "user_email", "email_address")')
+    site.init(environment)
+    return site
+
+
 def until(condition: Callable[[], Any], what: str, *, timeout: float = DEADLINE) -> Any:
     """Poll until `condition` is true; fail after `timeout`."""
     end = time.monotonic() + timeout

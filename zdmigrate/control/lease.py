@@ -77,6 +77,13 @@ class Lease:
             with contextlib.suppress(psycopg.Error):
                 self._connection.cancel_safe(timeout=5)
 
+    def was_taken_over(self, connect: Callable[[], Connection]) -> bool:
+        """Ask on a new connection whose lease it is now; False where there is no answer."""
+        statement = f"SELECT epoch FROM {self._store.table('lease')} WHERE migration = %s"
+        with contextlib.suppress(psycopg.Error), connect() as connection:
+            return connection.execute(statement.encode(), (self.key,)).fetchone() != (self.epoch,)
+        return False
+
     def stop(self) -> None:
         """End the heartbeat."""
         self._stop.set()
@@ -119,9 +126,10 @@ def hold(
     thread.start()
     try:
         yield lease
-    except psycopg.errors.QueryCanceled:
-        if lease.is_lost:
-            raise lost() from None
+    except psycopg.Error as error:
+        # Our heartbeat cancelled the work, or a takeover ended its session: not a broken server.
+        if lease.is_lost or (connection.closed and lease.was_taken_over(connect)):
+            raise lost() from error
         raise
     finally:
         lease.stop()
@@ -176,11 +184,20 @@ def _take(store: Store, connection: Connection, key: int, epoch: int, *, holder:
 
 def _end_backend(connection: Connection, pid: int, started: datetime, sleep: Callable[[float], None]) -> None:
     """End the server process of a holder that no longer beats, and wait until it is gone."""
-    there = "SELECT 1 FROM pg_stat_activity WHERE pid = %s AND backend_start = %s"
+    # The start of another role's session is not shown without pg_read_all_stats.
+    query = (
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+        "WHERE pid = %s AND (backend_start IS NULL OR backend_start = %s)"
+    )
     for _ in range(int(30 / _POLL)):
-        query = f"SELECT pg_terminate_backend(pid) FROM ({there.replace('1', 'pid', 1)}) a"
-        if connection.execute(query.encode(), (pid, started)).fetchone() is None:
-            return
+        try:
+            if connection.execute(query.encode(), (pid, started)).fetchone() is None:
+                return
+        except psycopg.errors.InsufficientPrivilege as error:
+            raise Contended(
+                f"the server process {pid} of an earlier run belongs to another role",
+                hint=f"end it as that role, or as superuser: SELECT pg_terminate_backend({pid})",
+            ) from error
         sleep(_POLL)
     raise Contended(
         f"the server process {pid} of an earlier run does not end",

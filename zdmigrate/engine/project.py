@@ -313,13 +313,7 @@ class Project:
         with lease.hold(
             self._store, self._connection, connect, record.key, holder=holder, ttl=self._config.lease
         ) as held:
-            try:
-                yield held
-            except psycopg.OperationalError as error:
-                # A takeover ends our backend: that is a lost lease, not a broken server.
-                if self._connection.closed and held.is_lost:
-                    raise lease.lost() from error
-                raise
+            yield held
 
     # -- around it ---------------------------------------------------------------------------------------------
 
@@ -348,6 +342,8 @@ class Project:
             raise
         except psycopg.Error as error:
             failed = ZdmigrateError(f"{id_}: {error.diag.message_primary or error}", hint=error.diag.message_hint)
+        if self._connection.closed:
+            raise failed
         self._log_failure(id_, failed)
         record = self._store.record(self._connection, id_)
         return reports.failed(self._status_of(id_, self._file_or_none(id_), record), failed)
