@@ -18,6 +18,7 @@ from zdmigrate.planning.parts import (
     Target,
     alter,
     drop_foreign_keys,
+    objects_of,
     on,
     refuse_dependents,
     transaction_step,
@@ -101,7 +102,7 @@ class _Drop:
             part.refuse_unsyncable()
             install = part.install(undo=())
             steps = (install, part.retire({column.name: self._retired}), *self._contract(part.remove()))
-            return self._made(steps, Phase.DUAL_WRITE, lost)
+            return dataclasses.replace(self._made(steps, Phase.DUAL_WRITE, lost), reads=part.reads)
         hazard = Hazard(
             id="C16", phase=Phase.EXPAND, accept="old_reads_null",
             message=f"version N will read NULL in {column.name}, which was NOT NULL, in rows that N+1 inserts",
@@ -114,7 +115,8 @@ class _Drop:
 
     def _made(self, steps: tuple[Step, ...], new_from: Phase, hazards: tuple[Hazard, ...]) -> ChangePlan:
         window = Window(old_until=Phase.SWITCH_READS, new_from=new_from)
-        return ChangePlan(steps=steps, window=window, hazards=hazards)
+        objects = objects_of(self.table, self.column.name)
+        return ChangePlan(steps=steps, window=window, hazards=hazards, objects=objects)
 
     def _synced(self, down: str) -> synced.Synced:
         pair = sync.SyncPair(
@@ -134,33 +136,34 @@ class _Drop:
         )
         step = transaction_step(
             self.scope, Phase.EXPAND, f"allow_null.{self.column.name}", f"let N+1 insert without {self.column.name}",
-            probe=probes.nullable(table, self.column.name),
+            probe=probes.nullable(table, self.column.name, self._not_null_name),
             do=[alter(table, f"ALTER COLUMN {name} DROP NOT NULL")], undo=self._not_null_again(),
             locks=on(table, LockMode.ACCESS_EXCLUSIVE),
         )  # fmt: skip
-        return dataclasses.replace(step, undo_mode=Mode.AUTOCOMMIT, undo_loses=nulls)
+        repair = (alter(table, f"DROP CONSTRAINT IF EXISTS {ident(self._not_null_name)}"),)
+        return dataclasses.replace(step, undo_mode=Mode.AUTOCOMMIT, repair=repair, undo_loses=nulls)
 
     def _not_null_again(self) -> tuple[str, ...]:
         # Without a scan under ACCESS EXCLUSIVE; every statement can be repeated after a crash.
-        table, name = self.table, ident(self.column.name)
+        table, name, helper = self.table, ident(self.column.name), ident(self._not_null_name)
+        drop = alter(table, f"DROP CONSTRAINT IF EXISTS {helper}")
+        validate = alter(table, f"VALIDATE CONSTRAINT {helper}")
         if self.scope.snapshot.major >= 18:
-            was = next((k.name for k in table.constraints if k.kind == "n" and k.columns == (self.column.name,)), None)
-            helper = ident(was or self.scope.name("nn", self.column.name, table.schema, table.name))
-            drop = alter(table, f"DROP CONSTRAINT IF EXISTS {helper}")
-            return (
-                drop,
-                alter(table, f"ADD CONSTRAINT {helper} NOT NULL {name} NOT VALID"),
-                alter(table, f"VALIDATE CONSTRAINT {helper}"),
-            )
-        helper = ident(self.scope.name("nn", self.column.name, table.schema, table.name))
-        drop = f"DROP CONSTRAINT IF EXISTS {helper}"
+            return (drop, alter(table, f"ADD CONSTRAINT {helper} NOT NULL {name} NOT VALID"), validate)
         return (
-            alter(table, drop),
+            drop,
             alter(table, f"ADD CONSTRAINT {helper} CHECK ({name} IS NOT NULL) NOT VALID"),
-            alter(table, f"VALIDATE CONSTRAINT {helper}"),
+            validate,
             alter(table, f"ALTER COLUMN {name} SET NOT NULL"),
-            alter(table, drop),
+            drop,
         )
+
+    @property
+    def _not_null_name(self) -> str:
+        """The constraint that is built when NOT NULL is restored: on 18 the one that was there."""
+        column = self.column.name
+        kept = (k.name for k in self.table.constraints if k.kind == "n" and k.columns == (column,))
+        return next(kept, self.scope.name("nn", column, self.table.schema, self.table.name))
 
     def _retire(self) -> Iterator[Step]:
         name, retired = ident(self.column.name), ident(self._retired)

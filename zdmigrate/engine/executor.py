@@ -18,12 +18,20 @@ from zdmigrate.control.store import Event as AuditEvent
 from zdmigrate.control.store import Store
 from zdmigrate.engine.reporting import Event, EventKind, Reporter
 from zdmigrate.errors import Drift, Irreversible, LockBudgetExceeded, Progressed, Unsafe
-from zdmigrate.plan import Mode, Step, TableLock
+from zdmigrate.plan import LockMode, Mode, Step, TableLock
 from zdmigrate.planning import sync
 from zdmigrate.postgres import blockers, session
+from zdmigrate.sqltext import ident
 
 PATIENT = timedelta(seconds=1)
 """A transaction that is older than this is waited for without queueing for the lock: others would queue behind us."""
+
+_WORK = timedelta(seconds=2)
+"""Longest that a catalog change may take once it has its locks."""
+
+_OWN_PARTITIONED = (
+    "SELECT FROM pg_class WHERE oid = to_regclass(%s) AND relkind = 'p' AND pg_has_role(relowner, 'USAGE')"
+)
 
 _RETRIED = (
     psycopg.errors.LockNotAvailable,
@@ -144,13 +152,26 @@ class Executor:
         with session.transaction(
             self.connection,
             lock_timeout=timeout,
-            statement_timeout=self.limits.lock_timeout + timedelta(seconds=2),
+            statement_timeout=self.limits.lock_timeout + _WORK,
             search_path=sync.SEARCH_PATH,
         ) as cursor:
             self.lease.fence(cursor)
+            self._lock_partitions(cursor, locks, timeout)
             for statement in statements:
                 cursor.execute(statement.encode())
             self._log(cursor, step, action, statements, started)
+
+    def _lock_partitions(self, cursor: session.Cursor, locks: Sequence[TableLock], timeout: timedelta) -> None:
+        """Lock a partitioned table at once: else each partition has the lock timeout anew, while the others wait."""
+        set_timeout = "SELECT set_config('statement_timeout', %s, true)"
+        for lock in locks:
+            if lock.mode in (LockMode.ACCESS_EXCLUSIVE, LockMode.SHARE_ROW_EXCLUSIVE):
+                name = ident(lock.schema, lock.name)
+                if cursor.execute(_OWN_PARTITIONED, (name,)).fetchone() is not None:
+                    usual = session.milliseconds(self.limits.lock_timeout + _WORK)
+                    cursor.execute(set_timeout, (session.milliseconds(timeout),))
+                    cursor.execute(f"LOCK TABLE {name} IN {lock.mode} MODE".encode())
+                    cursor.execute(set_timeout, (usual,))
 
     def _long_statement(self, statement: str, locks: Sequence[TableLock]) -> None:
         """A statement outside a transaction. It cannot carry the fence: its backend is recorded in the lease."""
@@ -173,7 +194,8 @@ class Executor:
             try:
                 attempt()
             except psycopg.errors.LockNotAvailable as error:
-                raise self._budget_exceeded(locks) from error
+                older = blockers.snapshots(self.connection, older_than=timeout)
+                raise self._budget_exceeded(locks, older) from error
         else:
             self._retried(locks, attempt)
 
@@ -202,12 +224,16 @@ class Executor:
             self._tell_blocked(found)
             raise _InTheWay
 
-    def _budget_exceeded(self, locks: Sequence[TableLock]) -> LockBudgetExceeded:
-        found = [str(blocker) for blocker in blockers.find(self.connection, locks)] or ["nobody any more"]
+    def _budget_exceeded(
+        self, locks: Sequence[TableLock], others: Sequence[blockers.Blocker] = ()
+    ) -> LockBudgetExceeded:
+        found = [*blockers.find(self.connection, locks), *others]
         tables = ", ".join(sorted({lock.table for lock in locks}))
+        shown = "; ".join(map(str, found)) or "nobody any more"
+        remedy = f"wait for it or end it ({found[0].remedy}), then run" if found else "run"
         return LockBudgetExceeded(
-            f"no lock on {tables} within {self.limits.lock_budget.total_seconds():g} s; in the way: {'; '.join(found)}",
-            hint="wait for it or end it (SELECT pg_terminate_backend(pid)), then run the command again",
+            f"no lock on {tables} within {self.limits.lock_budget.total_seconds():g} s; in the way: {shown}",
+            hint=f"{remedy} the command again",
         )
 
     def _backfill(self, step: Step) -> None:

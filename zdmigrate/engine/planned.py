@@ -37,16 +37,18 @@ def make(file: MigrationFile, snapshot: schema.Snapshot) -> Plan:
 
 
 def refuse_conflicts(plan: Plan, mine: int | None, others: Sequence[Record]) -> None:
-    """Two migrations in flight must not touch the same columns.
+    """Two migrations in flight must not touch the same columns, indexes and constraints, nor what the other reads.
 
     Raises:
         Unsafe: names the other one.
     """
     for other in others:
-        common = sorted(set(plan.touches) & set(other.touches))
+        reads = set() if other.plan is None else set(other.plan.reads)
+        touches = set(other.touches)
+        common = sorted((set(plan.touches) & (touches | reads)) | (set(plan.reads) & touches))
         if other.key != mine and common:
             raise Unsafe(
-                f"{plan.migration} touches {', '.join(common)}, and so does {other.id}, which is in flight ({other.phase})",
+                f"{plan.migration} needs {', '.join(common)}, and so does {other.id}, which is in flight ({other.phase})",
                 hint=f"finish or revert {other.id} first",
             )
 

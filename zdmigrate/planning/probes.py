@@ -141,9 +141,17 @@ def not_null(table: schema.Table, name: str, helper: str | None = None) -> str:
     return f"SELECT CASE WHEN (SELECT a.attnotnull FROM {_attribute(table, name)}){helping} THEN 'done' ELSE 'todo' END"
 
 
-def nullable(table: schema.Table, name: str) -> str:
-    """Done when the column is not NOT NULL."""
-    return f"SELECT CASE WHEN (SELECT a.attnotnull FROM {_attribute(table, name)}) THEN 'todo' ELSE 'done' END"
+def nullable(table: schema.Table, name: str, helper: str) -> str:
+    """Done when the column is not NOT NULL; to be repaired when making it so again was interrupted.
+
+    `helper` is the constraint that proves it: a CHECK, or from 18 on the NOT NULL constraint itself, which counts
+    before it is validated.
+    """
+    half = f"SELECT FROM {_constraint(table, helper)} AND (k.contype = 'c' OR NOT k.convalidated)"
+    return (
+        f"SELECT CASE WHEN EXISTS ({half}) THEN 'repair' "
+        f"WHEN (SELECT a.attnotnull FROM {_attribute(table, name)}) THEN 'todo' ELSE 'done' END"
+    )
 
 
 def triggers_absent(table: schema.Table, names: tuple[str, ...]) -> str:

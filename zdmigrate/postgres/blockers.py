@@ -9,7 +9,7 @@ from typing import Any
 
 from zdmigrate.plan import LockMode, TableLock
 from zdmigrate.postgres.session import Connection
-from zdmigrate.sqltext import ident
+from zdmigrate.sqltext import ident, literal
 
 _QUERY_LENGTH = 120
 _WEAKEST_CONFLICT = {
@@ -34,17 +34,30 @@ _CONFLICTS = {
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Blocker:
-    """A transaction that holds a conflicting lock. `pid` is None for a prepared transaction."""
+    """A transaction that holds a conflicting lock.
 
-    table: str
+    `pid` is None for a prepared transaction, whose name is `gid`; `age` is None where the role may not see it;
+    `table` is None where it is not a lock on a table, but its snapshot.
+    """
+
+    table: str | None
     pid: int | None
+    gid: str | None
     age: timedelta | None
     text: str
 
     def __str__(self) -> str:
         since = "" if self.age is None else f", open for {self.age.total_seconds():.1f} s"
         who = f"pid {self.pid}" if self.pid is not None else "a prepared transaction"
-        return f"{who} on {self.table}{since}: {self.text}"
+        where = "" if self.table is None else f" on {self.table}"
+        return f"{who}{where}{since}: {self.text}"
+
+    @property
+    def remedy(self) -> str:
+        """What ends it."""
+        if self.gid is not None:
+            return f"ROLLBACK PREPARED {literal(self.gid)}"
+        return f"SELECT pg_terminate_backend({self.pid})"
 
 
 # pg_partition_tree would itself wait for whoever holds ACCESS EXCLUSIVE: the very thing to be reported.
@@ -52,30 +65,57 @@ _QUERY = """
 WITH RECURSIVE wanted(oid) AS (
     SELECT to_regclass(named.name)::oid FROM unnest(%s::text[]) named(name)
     UNION SELECT i.inhrelid FROM pg_inherits i JOIN wanted w ON i.inhparent = w.oid)
-SELECT n.nspname || '.' || c.relname, l.pid, clock_timestamp() - a.xact_start,
-       CASE WHEN l.pid IS NULL
-            THEN coalesce((SELECT 'gid ' || quote_literal(x.gid) FROM pg_prepared_xacts x
-                           WHERE l.virtualtransaction = '-1/' || x.transaction::text), 'unknown')
+SELECT n.nspname || '.' || c.relname, l.pid, x.gid, clock_timestamp() - coalesce(a.xact_start, x.prepared),
+       CASE WHEN l.pid IS NULL THEN 'gid ' || coalesce(quote_literal(x.gid), 'unknown')
             ELSE concat_ws(' ', a.usename, a.application_name, '(' || a.state || ')', left(a.query, %s)) END,
        l.mode
 FROM pg_locks l
 JOIN pg_class c ON c.oid = l.relation
 JOIN pg_namespace n ON n.oid = c.relnamespace
 LEFT JOIN pg_stat_activity a ON a.pid = l.pid
+LEFT JOIN pg_locks own ON l.pid IS NULL AND own.locktype = 'transactionid'
+     AND own.virtualtransaction = l.virtualtransaction
+LEFT JOIN pg_prepared_xacts x ON x.transaction = own.transactionid
 WHERE l.locktype = 'relation' AND l.granted AND l.pid IS DISTINCT FROM pg_backend_pid()
   AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
   AND l.relation IN (SELECT oid FROM wanted)
-ORDER BY a.xact_start NULLS FIRST
+ORDER BY 4 DESC NULLS LAST
+"""
+
+_SNAPSHOTS = """
+SELECT NULL, a.pid, NULL, clock_timestamp() - a.xact_start,
+       concat_ws(' ', a.usename, a.application_name, '(' || a.state || ')', left(a.query, %s))
+FROM pg_stat_activity a
+WHERE a.datname = current_database() AND a.pid <> pg_backend_pid() AND clock_timestamp() - a.xact_start >= %s
+UNION ALL
+SELECT NULL, NULL, x.gid, clock_timestamp() - x.prepared, 'gid ' || quote_literal(x.gid)
+FROM pg_prepared_xacts x WHERE x.database = current_database() AND clock_timestamp() - x.prepared >= %s
+ORDER BY 4 DESC
 """
 
 
-def find(connection: Connection, locks: Sequence[TableLock], *, older_than: timedelta = timedelta(0)) -> list[Blocker]:
-    """Transactions that hold a lock which conflicts with one of `locks`, oldest first."""
+def find(connection: Connection, locks: Sequence[TableLock], *, older_than: timedelta | None = None) -> list[Blocker]:
+    """Transactions that hold a lock which conflicts with one of `locks`, oldest first.
+
+    With `older_than`, those of an unknown age are left out: that is every session of another role where ours is not
+    a member of pg_read_all_stats, and one that has just ended.
+    """
     names = [ident(lock.schema, lock.name) for lock in locks]
     conflicting = {mode for lock in locks for mode in _CONFLICTS[lock.mode]}
     rows: list[Any] = connection.execute(_QUERY, (names, _QUERY_LENGTH)).fetchall()
-    found: dict[tuple[int | None, str], Blocker] = {}
-    for table, pid, age, text, mode in rows:
-        if mode in conflicting and (age is None or age >= older_than):
-            found.setdefault((pid, table), Blocker(table=table, pid=pid, age=age, text=" ".join(text.split())))
+    found: dict[tuple[Any, ...], Blocker] = {}
+    for *row, mode in rows:
+        blocker = _blocker(row)
+        if mode in conflicting and (older_than is None or (blocker.age is not None and blocker.age >= older_than)):
+            found.setdefault((blocker.pid, blocker.gid, blocker.table), blocker)
     return list(found.values())
+
+
+def snapshots(connection: Connection, *, older_than: timedelta) -> list[Blocker]:
+    """Old transactions of the database, oldest first: CREATE INDEX CONCURRENTLY waits for them, whatever they do."""
+    return [_blocker(row) for row in connection.execute(_SNAPSHOTS, (_QUERY_LENGTH, older_than, older_than)).fetchall()]
+
+
+def _blocker(row: Sequence[Any]) -> Blocker:
+    table, pid, gid, age, text = row
+    return Blocker(table=table, pid=pid, gid=gid, age=age, text=" ".join(text.split()))
