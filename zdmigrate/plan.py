@@ -187,6 +187,7 @@ class Plan:
     window: Window
     phases: tuple[PhasePlan, ...]
     touches: tuple[str, ...]
+    reads: tuple[str, ...] = ()
     hazards: tuple[Hazard, ...] = ()
     estimates: tuple[TableEstimate, ...] = ()
     undoable_until: Phase = Phase.RETIRE

@@ -153,6 +153,7 @@ class _Filled:
         taken = self.change.default is None
         return ChangePlan(
             steps=tuple(self._steps(part, taken=taken)),
+            reads=part.reads,
             window=Window(old_until=Phase.RETIRE if taken else Phase.CONTRACT, new_from=Phase.BACKFILL),
             hazards=hazards,
             gates=gates,

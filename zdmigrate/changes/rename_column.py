@@ -18,6 +18,7 @@ from zdmigrate.planning.parts import (
     Target,
     alter,
     drop_foreign_keys,
+    objects_of,
     on,
     refuse_dependents,
     transaction_step,
@@ -131,6 +132,7 @@ class _Rename:
         return ChangePlan(
             steps=(*self._expand(), *self._fill_and_equip(sync_part), *self._hand_over(sync_part)),
             window=Window(old_until=Phase.SWITCH_READS, new_from=Phase.BACKFILL),
+            objects=objects_of(self.table, self.change.old),
             hazards=(*trigger_hazards, *volatile, *self._announced()),
             gates=(*gates, *volatile_gates),
         )

@@ -123,12 +123,25 @@ class Scope:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ChangePlan:
-    """One change's part of a plan."""
+    """One change's part of a plan.
+
+    `reads` are columns that its expressions mention: another change must not rename or drop them meanwhile, because
+    functions name them. `objects` are the indexes and constraints that it copies or drops.
+    """
 
     steps: tuple[Step, ...]
     window: Window
+    reads: tuple[str, ...] = ()
+    objects: tuple[str, ...] = ()
     hazards: tuple[Hazard, ...] = ()
     gates: tuple[Gate, ...] = ()
+
+
+def objects_of(table: schema.Table, column: str) -> tuple[str, ...]:
+    """The indexes and constraints on a column, by names that two plans can compare."""
+    found = [i.name for i in table.indexes if column in i.columns]
+    found += [k.name for k in table.constraints if column in k.columns]
+    return tuple(f"{table.schema}.{table.name}: {name}" for name in dict.fromkeys(found))
 
 
 def on(table: schema.Table, mode: LockMode) -> tuple[TableLock, ...]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 import zdmigrate
 from zdmigrate import schema
-from zdmigrate.errors import UsageError
+from zdmigrate.errors import Unsafe, UsageError
 from zdmigrate.hazards import Hazard
 from zdmigrate.phases import PHASES, Phase
 from zdmigrate.plan import Direction, Gate, Mode, PhasePlan, Plan, Step, TableEstimate, Window
@@ -50,6 +51,7 @@ def plan(migration: Planned, snapshot: schema.Snapshot) -> Plan:
             parts.append(change.plan(scope))
         except AmbiguousName as error:
             raise UsageError(f"{migration.id}: {error}") from error
+    _refuse_entangled(migration, parts)
     window = combine(part.window for part in parts)
     steps = [step for part in parts for step in part.steps]
     own_gates = [*(gate for part in parts for gate in part.gates), *_publication_gates(steps, snapshot)]
@@ -66,7 +68,8 @@ def plan(migration: Planned, snapshot: schema.Snapshot) -> Plan:
         server_version=snapshot.server_version,
         window=window,
         phases=phases,
-        touches=tuple(str(target) for target in targets),
+        touches=(*(str(target) for target in targets), *(name for part in parts for name in part.objects)),
+        reads=tuple(name for part in parts for name in part.reads),
         hazards=tuple(h for part in parts for h in part.hazards) + _warm_connections(steps),
         estimates=tuple(
             TableEstimate(table=f"{t.schema}.{t.name}", rows=t.rows, bytes=t.bytes) for t in tables.values() if t
@@ -74,6 +77,23 @@ def plan(migration: Planned, snapshot: schema.Snapshot) -> Plan:
         undoable_until=next((s.phase.previous for s in steps if s.irreversible), Phase.CONTRACT),
         tool_version=zdmigrate.__version__,
     )
+
+
+def _refuse_entangled(migration: Planned, parts: Sequence[ChangePlan]) -> None:
+    """Changes of one migration that would pull the ground from under each other.
+
+    Raises:
+        Unsafe: names what they share.
+    """
+    targets = {str(target) for change in migration.changes for target in change.targets()}
+    read = sorted({name for part in parts for name in part.reads} & targets)
+    claimed = Counter(name for part in parts for name in part.objects)
+    shared = sorted(name for name, count in claimed.items() if count > 1)
+    if read or shared:
+        raise Unsafe(
+            f"{migration.id}: several of its changes need {', '.join(read + shared)}",
+            hint="put them into migrations of their own, one after the other",
+        )
 
 
 def scope_of(migration: Planned, snapshot: schema.Snapshot, position: int) -> Scope:

@@ -11,7 +11,7 @@ from zdmigrate.phases import Phase
 from zdmigrate.plan import ALWAYS_TODO, Gate, LockMode, Mode, RowWork, Step
 from zdmigrate.planning import names, probes, sync
 from zdmigrate.planning.parts import Scope, alter, on, transaction_step
-from zdmigrate.sqltext import AmbiguousName, ident
+from zdmigrate.sqltext import AmbiguousName, columns_in, ident
 
 ACCESS_EXCLUSIVE = LockMode.ACCESS_EXCLUSIVE
 
@@ -194,7 +194,7 @@ class Synced:
                 hint="replace them by triggers first",
             )
         try:
-            generated = sorted(c.name for c in self.table.columns if c.generated and c.name in self._mentioned())
+            generated = sorted(c.name for c in self.table.columns if c.generated and c.name in self.mentioned())
         except AmbiguousName as error:
             raise Unsafe(str(error)) from error
         if generated:
@@ -203,9 +203,14 @@ class Synced:
                 hint="use the expression that generates them instead of their names",
             )
 
-    def _mentioned(self) -> frozenset[str]:
-        from zdmigrate.sqltext import columns_in
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The columns besides its own that the functions name."""
+        own = {c.name for c in (*self.pair.old, *self.pair.new)}
+        return tuple(f"{self.table.schema}.{self.table.name}.{name}" for name in sorted(self.mentioned() - own))
 
+    def mentioned(self) -> frozenset[str]:
+        """The columns that `up` and `down` are made of."""
         texts = (*self.pair.up, *self.pair.down)
         return frozenset().union(*(columns_in(t, self.pair.columns) for t in texts), (c.name for c in self.pair.old))
 
