@@ -153,13 +153,13 @@ class Site:
         path.write_text(textwrap.dedent(body))
         return path
 
-    def start(self, *args: str, kill: Mapping[str, Any] | None = None, **env: str) -> Running:
+    def start(self, *args: str, kill: Mapping[str, Any] | None = None, **env: Any) -> Running:
         """Start a command in the background."""
         self.directory.mkdir(parents=True, exist_ok=True)
         environment = {"ZDMIGRATE_URL": self.database.url} | self.env | env
         return self.forker.start(list(args), cwd=self.directory, env=environment, kill=kill)
 
-    def run(self, *args: str, kill: Mapping[str, Any] | None = None, **env: str) -> Done:
+    def run(self, *args: str, kill: Mapping[str, Any] | None = None, **env: Any) -> Done:
         """Run a command to its end."""
         return self.start(*args, kill=kill, **env).wait()
 

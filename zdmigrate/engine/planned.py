@@ -36,19 +36,18 @@ def make(file: MigrationFile, snapshot: schema.Snapshot) -> Plan:
         raise Unsafe(f"{file.id}: {error.message}", hint=error.hint) from error
 
 
-def refuse_conflicts(plan: Plan, mine: int | None, others: Sequence[Record]) -> None:
-    """Two migrations in flight must not touch the same columns, indexes and constraints, nor what the other reads.
+def refuse_conflicts(file: MigrationFile, mine: int | None, others: Sequence[Record]) -> None:
+    """Two migrations in flight must not touch the same columns.
 
     Raises:
         Unsafe: names the other one.
     """
+    touched = {str(target) for change in file.changes for target in change.targets()}
     for other in others:
-        reads = set() if other.plan is None else set(other.plan.reads)
-        touches = set(other.touches)
-        common = sorted((set(plan.touches) & (touches | reads)) | (set(plan.reads) & touches))
+        common = sorted(touched & set(other.touches))
         if other.key != mine and common:
             raise Unsafe(
-                f"{plan.migration} needs {', '.join(common)}, and so does {other.id}, which is in flight ({other.phase})",
+                f"{file.id} touches {', '.join(common)}, and so does {other.id}, which is in flight ({other.phase})",
                 hint=f"finish or revert {other.id} first",
             )
 

@@ -294,12 +294,14 @@ class Project:
             plan = record.plan
             assert plan is not None
             return plan
+        # Before planning, which would trip over what the other one has built; and again when the answer is stored.
+        planned.refuse_conflicts(file, record.key, self._store.all_touching(self._connection))
         plan = planned.make(file, planned.read(self._connection, [file], self._config.schema))
         with session.transaction(self._connection, lock_timeout=timedelta(seconds=10)) as cursor:
             held.fence(cursor)
             # Serialises "does anybody touch the same columns" with the answer being stored.
             cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended('zdmigrate touches', 0))")
-            planned.refuse_conflicts(plan, record.key, self._store.all_touching(cursor))
+            planned.refuse_conflicts(file, record.key, self._store.all_touching(cursor))
             self._store.store_plan(cursor, record.key, plan, file.title or "")
         return plan
 
@@ -360,9 +362,9 @@ class Project:
     def _status_of(self, id_: str, file: MigrationFile | None, record: Record | None) -> MigrationStatus:
         if record is None:
             return reports.not_started(id_, file)
-        plan = record.plan if record.in_flight else None
+        plan = None if record.phase is Phase.CONTRACT else record.plan
         states: tuple[GateState, ...] = ()
-        if plan is not None and record.phase is not Phase.CONTRACT:
+        if plan is not None:
             facts = gates.Facts(
                 connection=self._connection,
                 store=self._store,
