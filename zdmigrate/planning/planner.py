@@ -91,7 +91,7 @@ def _refuse_entangled(migration: Planned, parts: Sequence[ChangePlan]) -> None:
     shared = sorted(name for name, count in claimed.items() if count > 1)
     if read or shared:
         raise Unsafe(
-            f"{migration.id}: several of its changes need {', '.join(read + shared)}",
+            f"several of its changes need {', '.join(read + shared)}",
             hint="put them into migrations of their own, one after the other",
         )
 
