@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psycopg
@@ -132,6 +133,27 @@ def test_no_request_fails_and_no_value_is_lost(database: Database, tmp_path: Pat
         for version, duty in stage.duties.items():
             if duty is not Duty.REST:
                 assert findings.requests[version, stage.title] >= MINIMUM
+
+
+def test_a_transaction_that_has_read_may_write(database: Database, tmp_path: Path) -> None:
+    """The engine asks for its strongest lock first: else it deadlocks with the application, whose session ends first."""
+    spec = next(spec for spec in SPECS if spec.name == "constant_default")
+    waiting = "SELECT FROM pg_locks WHERE relation = %s::regclass AND NOT granted"
+    _install(database, spec)
+    with (
+        live.project(database.url, spec, tmp_path) as project,
+        psycopg.connect(database.conninfo, options="-c deadlock_timeout=10ms") as application,
+        psycopg.connect(database.conninfo, autocommit=True) as observer,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        assert project.advance([live.MIGRATION], target=Phase.EXPAND).exit_code == 0
+        application.execute(f"SELECT id FROM {spec.target}".encode())
+        engine = pool.submit(project.advance, [live.MIGRATION], target=Phase.DUAL_WRITE)
+        while not engine.done() and observer.execute(waiting, (spec.target,)).fetchone() is None:
+            pass
+        application.execute(f"UPDATE {spec.target} SET note = 'written'".encode())
+        application.commit()
+        assert engine.result(timeout=60).exit_code == 0
 
 
 # -- what must be found --------------------------------------------------------------------------------------------

@@ -148,7 +148,7 @@ class Traffic:
         self.hot_writes: dict[Place, str] = {}
         self.changed = threading.Condition()
         self.stopping = False
-        self._orders = 0
+        self.orders = 0
         self._users = [User(self, number, users) for number in range(users)]
         self._threads = [threading.Thread(target=user.serve, daemon=True) for user in self._users]
 
@@ -177,7 +177,9 @@ class Traffic:
 
     def stop(self) -> None:
         """Let everybody finish a last request."""
-        self.stopping = True
+        with self.changed:
+            self.stopping = True
+            self.changed.notify_all()
         for thread in self._threads:
             if thread.ident is not None:
                 thread.join(timeout=PATIENCE)
@@ -189,8 +191,8 @@ class Traffic:
         """Give versions other duties; nobody is inside a request under the former ones when it returns."""
         with self.changed:
             self.duties = {**self.duties, **duties}
-            self._orders += 1
-            order = self._orders
+            self.orders += 1
+            order = self.orders
             done = self.changed.wait_for(lambda: all(user.order >= order for user in self._users), timeout=PATIENCE)
         assert done, "a request hangs"
 
@@ -329,12 +331,15 @@ class User:
         traffic = self._traffic
         for version in itertools.cycle(Version):
             with traffic.changed:
-                self._duties, self.order = traffic.duties, traffic._orders
-                traffic.changed.notify_all()
+                if self.order != traffic.orders:
+                    self._duties, self.order = traffic.duties, traffic.orders
+                    traffic.changed.notify_all()
+                if all(duty is Duty.REST for duty in self._duties.values()):
+                    traffic.changed.wait_for(lambda: traffic.stopping or traffic.orders != self.order)
                 if traffic.stopping:
                     return
-                if all(duty is Duty.REST for duty in self._duties.values()):
-                    traffic.changed.wait(timeout=0.1)
+                if self.order != traffic.orders:
+                    continue
                 operations = traffic.operations(version)
             if self._duties[Version.NEW] is Duty.REST:
                 self._by_new.clear()

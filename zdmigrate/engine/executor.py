@@ -156,13 +156,17 @@ class Executor:
             search_path=sync.SEARCH_PATH,
         ) as cursor:
             self.lease.fence(cursor)
-            self._lock_partitions(cursor, locks, timeout)
+            self._lock_first(cursor, locks, timeout)
             for statement in statements:
                 cursor.execute(statement.encode())
             self._log(cursor, step, action, statements, started)
 
-    def _lock_partitions(self, cursor: session.Cursor, locks: Sequence[TableLock], timeout: timedelta) -> None:
-        """Lock a partitioned table at once: else each partition has the lock timeout anew, while the others wait."""
+    def _lock_first(self, cursor: session.Cursor, locks: Sequence[TableLock], timeout: timedelta) -> None:
+        """Lock a partitioned table at once: else each partition has the lock timeout anew, while the others wait.
+
+        And our own table at once as strongly as any statement needs it. CREATE TRIGGER and then SET DEFAULT would ask
+        for more than is held, and deadlock with an application's transaction that has read the table and now writes.
+        """
         set_timeout = "SELECT set_config('statement_timeout', %s, true)"
         for lock in locks:
             if lock.mode in (LockMode.ACCESS_EXCLUSIVE, LockMode.SHARE_ROW_EXCLUSIVE):
@@ -172,6 +176,8 @@ class Executor:
                     cursor.execute(set_timeout, (session.milliseconds(timeout),))
                     cursor.execute(f"LOCK TABLE {name} IN {lock.mode} MODE".encode())
                     cursor.execute(set_timeout, (usual,))
+                elif lock is locks[0]:
+                    cursor.execute(f"LOCK TABLE {name} IN {lock.mode} MODE".encode())
 
     def _long_statement(self, statement: str, locks: Sequence[TableLock]) -> None:
         """A statement outside a transaction. It cannot carry the fence: its backend is recorded in the lease."""
