@@ -11,7 +11,7 @@ import pytest
 from tests.support.processes import RENAME, Running, Site, transaction, until, with_users
 
 LEASE = "SELECT holder, acquired_at, backend, epoch FROM zdmigrate.lease WHERE holder IS NOT NULL"
-SHORT = {"ZDMIGRATE_LEASE": "2s"}
+SHORT: dict[str, Any] = {"ZDMIGRATE_LEASE": "2s"}
 INDEX = (
     "SELECT c.oid::bigint, i.indisvalid FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid WHERE c.relname LIKE %s"
 )

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from tests.support.servers import Database, connect
 from tests.support.stopwatch import stopwatch
 
 BUDGET = 3.0
-SHORT = {"ZDMIGRATE_LOCK_BUDGET": f"{BUDGET:g}s"}
+SHORT: dict[str, Any] = {"ZDMIGRATE_LOCK_BUDGET": f"{BUDGET:g}s"}
 WRITE = "UPDATE users SET user_email = user_email WHERE id = 7"
 PROMISED = 0.25
 NOISE = 0.25

@@ -6,6 +6,7 @@ import dataclasses
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -144,7 +145,7 @@ def test_two_calls_of_the_same_next_go_one_phase(site: Site) -> None:
 
 def test_max_runtime(site: Site) -> None:
     with_users(site, rows=20_000)
-    slow = {"ZDMIGRATE_BACKFILL_PAUSE": "150ms", "ZDMIGRATE_BACKFILL_WINDOW_PAGES": "8"}
+    slow: dict[str, Any] = {"ZDMIGRATE_BACKFILL_PAUSE": "150ms", "ZDMIGRATE_BACKFILL_WINDOW_PAGES": "8"}
     stopped = site.run("advance", "--max-runtime", "1500ms", "--format", "json", **slow).expect(3)
     assert stopped.migration(RENAME)["running"] == "backfill"
     filled = site.value("SELECT sum(rows) FROM zdmigrate.backfill")

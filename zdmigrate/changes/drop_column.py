@@ -130,9 +130,12 @@ class _Drop:
 
     def _allow_null(self) -> Step:
         table, name = self.table, ident(self.column.name)
+        # It is asked before anything is undone, so the column may still have its retired name.
         nulls = (
-            f"SELECT format('row %s of %s is NULL in %s', ctid, {literal(f'{table.schema}.{table.name}')}, "
-            f"{literal(self.column.name)}) FROM {ident(table.schema, table.name)} WHERE {name} IS NULL LIMIT 5"
+            f"SELECT format('row %s of %s is NULL in %s', t.ctid, {literal(f'{table.schema}.{table.name}')}, "
+            f"{literal(self.column.name)}) FROM {ident(table.schema, table.name)} t "
+            f"WHERE coalesce(to_jsonb(t) ->> {literal(self.column.name)}, to_jsonb(t) ->> {literal(self._retired)}) IS NULL "
+            "LIMIT 5"
         )
         step = transaction_step(
             self.scope, Phase.EXPAND, f"allow_null.{self.column.name}", f"let N+1 insert without {self.column.name}",

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from typing import Any
-from urllib.parse import quote, quote_plus
+from urllib.parse import quote, quote_plus, unquote
 
 import psycopg
 from psycopg import pq
@@ -125,7 +125,7 @@ def _secrets(conninfo: str) -> list[str]:
     parsed = _parsed(conninfo) or {}
     values = [str(value) for key, value in parsed.items() if key in _SECRETS and value]
     if raw := re.match(r"[\w+.-]+://[^:/?@]*:(.*?)@", conninfo):
-        values.append(raw[1])
+        values += [raw[1], unquote(raw[1])]  # libpq does not read a URL that names a driver
     spellings = {spelling for value in values for spelling in _spellings(value) if spelling}
     return sorted(spellings, key=len, reverse=True)
 
