@@ -44,7 +44,7 @@ INSERT INTO users (user_email, nickname, org) SELECT 'u' || g, 'n' || g, 1 FROM 
 CHANGES = (
     'RenameColumn("users", "user_email", "email_address")',
     'RenameColumn("users", "country", "land")',
-    'AddColumn("users", sa.Column("shown", sa.Text, nullable=False, server_default="?"), backfill="lower(nickname)")',
+    'AddColumn("users", sa.Column("shown", sa.Text, nullable=False, server_default="?"), backfill="balance::text || id")',
     'DropColumn("users", "nickname")',
 )
 ID = "0001_everything"
@@ -106,7 +106,7 @@ class Stage:
     def site(self, command: Command) -> Site:
         """A fresh database in the state before the command."""
         if command.name not in self._templates:
-            name = f"kill_{command.name}_template"
+            name = f"kill_{command.name}_template_{next(self._numbers)}"
             self._server.create_database(name)
             site = self._on(name)
             site.sql("CREATE TABLE country (code text PRIMARY KEY)", SCHEMA)

@@ -7,6 +7,7 @@ import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -190,7 +191,7 @@ def everything_stored(site: Site) -> str:
 def test_passwords_are_nowhere(guarded: Site) -> None:
     """In no output of any command, with -v and in errors too, and in no control table."""
     guarded.run("status", ZDMIGRATE_URL=url_with("wrong", guarded)).expect(1)  # the server does ask
-    env = {"ZDMIGRATE_URL": url_with(PASSWORD, guarded)}
+    env: dict[str, Any] = {"ZDMIGRATE_URL": url_with(PASSWORD, guarded)}
     commands: list[tuple[tuple[str, ...], int]] = [
         (("advance", "-v", "--to", "backfill", "--deployment", "d1"), 0),
         (("advance", "-v", "--override", f"no_such={PASSWORD}"), 2),
@@ -212,7 +213,7 @@ def test_passwords_are_nowhere(guarded: Site) -> None:
 
 
 def test_the_audit_has_no_password(guarded: Site) -> None:
-    env = {"ZDMIGRATE_URL": url_with(PASSWORD, guarded)}
+    env: dict[str, Any] = {"ZDMIGRATE_URL": url_with(PASSWORD, guarded)}
     guarded.run("advance", "--to", "contract", "--deployment", "d1", **env).expect(0)
     guarded.run("advance", "--override", "x=y", **env)
     assert "d1" in everything_stored(guarded)
@@ -224,7 +225,7 @@ def test_every_way_to_say_it_works_and_a_wrong_one_is_not_repeated(guarded: Site
     port = guarded.database.server.port
     where = f"host=127.0.0.1 port={port} dbname=guarded user=sesam"
 
-    def env(password: str) -> dict[str, str]:
+    def env(password: str) -> dict[str, Any]:
         quoted = password.replace("\\", "\\\\").replace("'", "\\'")
         match spelled:
             case "url":

@@ -21,7 +21,9 @@ _QUERIES = {
         SELECT c.oid::regclass || '.' || CASE WHEN c.relkind IN ('i', 'I') THEN a.attnum::text ELSE a.attname END,
                format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attidentity, a.attgenerated,
                pg_get_expr(d.adbin, d.adrelid), co.collname, a.attstorage, a.attcompression,
-               nullif(a.attstattarget, -1), a.attoptions, a.attfdwoptions,
+               nullif(a.attstattarget, -1), a.attfdwoptions,
+               -- what can be set; PostgreSQL 15.20 of Debian stamps columns with an option of its own
+               (SELECT array_agg(o ORDER BY o) FROM unnest(a.attoptions) o WHERE o LIKE 'n\\_distinct%%'),
                (SELECT array_agg(x::text ORDER BY x::text) FROM unnest(a.attacl) x), col_description(c.oid, a.attnum)
         FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
         LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
