@@ -193,6 +193,7 @@ class Traffic:
             self.duties = {**self.duties, **duties}
             self.orders += 1
             order = self.orders
+            self.changed.notify_all()
             done = self.changed.wait_for(lambda: all(user.order >= order for user in self._users), timeout=PATIENCE)
         assert done, "a request hangs"
 
