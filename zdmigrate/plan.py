@@ -116,6 +116,8 @@ class Step:
     rows: RowWork | None = None
     undo_loses: str | None = None
     """A query for up to a few texts, each naming a row or value that undoing would lose; None: nothing is lost."""
+    undo_blocked: str | None = None
+    """The same for rows that the old shape cannot hold at all: somebody must change them before it can come back."""
 
     @property
     def is_probed(self) -> bool:

@@ -138,6 +138,8 @@ class Table:
     partition_columns: tuple[str, ...] = ()
     is_partition: bool = False
     inherits: bool = False
+    may_create: bool = True
+    """Whether the connected role may create indexes: that needs CREATE on the table's schema."""
     rules: tuple[str, ...] = ()
     publications: tuple[str, ...] = ()
 

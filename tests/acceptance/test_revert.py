@@ -139,6 +139,10 @@ def test_nulls_in_a_column_that_was_not_null(site: Site) -> None:
     refused = site.run("revert", DROP, "--to", "none").expect(6)
     assert "row (0,41) of public.users is NULL in" in refused.out
     assert site.phase(DROP) == "retire"
+    # NOT NULL cannot come back over NULLs, whatever one is ready to lose.
+    refused = site.run("revert", DROP, "--to", "none", "--allow-lossy").expect(6)
+    assert "give these rows a value" in refused.out
+    assert site.phase(DROP) == "retire"
     # As far back as N reads it, that works; beyond that somebody has to say what N shall read.
     site.run("revert", DROP, "--to", "switch_reads").expect(0)
     site.sql("UPDATE users SET user_email = '?' WHERE user_email IS NULL")

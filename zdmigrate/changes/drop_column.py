@@ -144,7 +144,7 @@ class _Drop:
             locks=on(table, LockMode.ACCESS_EXCLUSIVE),
         )  # fmt: skip
         repair = (alter(table, f"DROP CONSTRAINT IF EXISTS {ident(self._not_null_name)}"),)
-        return dataclasses.replace(step, undo_mode=Mode.AUTOCOMMIT, repair=repair, undo_loses=nulls)
+        return dataclasses.replace(step, undo_mode=Mode.AUTOCOMMIT, repair=repair, undo_blocked=nulls)
 
     def _not_null_again(self) -> tuple[str, ...]:
         # Without a scan under ACCESS EXCLUSIVE; every statement can be repeated after a crash.

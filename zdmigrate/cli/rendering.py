@@ -250,6 +250,7 @@ def _undo(step: Step) -> str:
         return "nothing to take back"
     locks = [f"{lock.mode} on {lock.table}: {_blocked(lock, step.undo_mode)}" for lock in step.undo_locks]
     lossy = ["refused where it would lose values, unless --allow-lossy is given"] if step.undo_loses else []
+    lossy += ["refused while rows hold what the old shape cannot"] if step.undo_blocked else []
     return "; ".join([*(locks or ["no lock that the application notices"]), *lossy])
 
 

@@ -17,6 +17,8 @@ from zdmigrate.engine.reporting import Event, EventKind
 from zdmigrate.errors import Drift, Irreversible, Progressed, Unsafe, Waiting
 from zdmigrate.phases import Phase
 from zdmigrate.plan import Direction, Plan
+from zdmigrate.planning import sync
+from zdmigrate.postgres import session
 from zdmigrate.postgres.session import Cursor
 
 
@@ -70,8 +72,7 @@ class Run:
         self._refuse_dropped(phases)
         for phase in phases:
             self._pass_gates(phase, Direction.BACKWARD, record)
-        if not allow_lossy:
-            self._refuse_losses(phases)
+        self._refuse_losses(phases, allow_lossy=allow_lossy)
 
     def revert(self, target: Phase) -> None:
         """Undo every phase after `target`, the last one first. Ask `check_revert` before.
@@ -141,18 +142,27 @@ class Run:
                 if step.irreversible:
                     self.executor.refuse_done(step)
 
-    def _refuse_losses(self, phases: Sequence[Phase]) -> None:
-        lost: list[str] = []
-        for phase in phases:
-            for step in self.plan.phase(phase).steps:
-                if step.undo_loses is not None and self.executor.probe(step) == "done":
-                    rows = self.facts.connection.execute(step.undo_loses.encode()).fetchall()
-                    lost += [str(row[0]) for row in rows if str(row[0]) not in lost]
+    def _refuse_losses(self, phases: Sequence[Phase], *, allow_lossy: bool) -> None:
+        done = [s for p in phases for s in self.plan.phase(p).steps if s.undo_loses or s.undo_blocked]
+        done = [step for step in done if self.executor.probe(step) == "done"]
+        blocked = self._rows_named([step.undo_blocked for step in done])
+        if blocked:
+            raise Unsafe(
+                f"the old shape cannot hold what version N+1 wrote: {'; '.join(blocked)}",
+                hint="give these rows a value that it can hold, then run the command again",
+            )
+        lost = [] if allow_lossy else self._rows_named([step.undo_loses for step in done])
         if lost:
             raise Unsafe(
                 f"reverting would lose what version N+1 wrote: {'; '.join(lost)}",
                 hint="move those values first, or give them up: --allow-lossy",
             )
+
+    def _rows_named(self, queries: Sequence[str | None]) -> list[str]:
+        """The answers of the queries, each once. They may read a whole table."""
+        with session.settings(self.facts.connection, statement_timeout="0", search_path=sync.SEARCH_PATH):
+            rows = [r for query in queries if query for r in self.facts.connection.execute(query.encode()).fetchall()]
+        return list(dict.fromkeys(str(row[0]) for row in rows))
 
     def _refuse_unsynced(self, record: Record) -> None:
         """What keeps the shapes equal must be in place before anything is built on it."""

@@ -122,6 +122,11 @@ def index_name(scope: Scope, table: schema.Table, index: schema.Index) -> str:
 
 def index(scope: Scope, table: schema.Table, original: schema.Index, old: str, new: str) -> tuple[Step, ...]:
     """A copy of an index, built CONCURRENTLY; per partition, and then attached, on a partitioned table."""
+    if not table.may_create:
+        raise Unsafe(
+            f"{scope.snapshot.role} may not create indexes in schema {table.schema}, and {original.name} must be copied",
+            hint=f"GRANT CREATE ON SCHEMA {ident(table.schema)} TO {ident(scope.snapshot.role)}",
+        )
     name = index_name(scope, table, original)
     tail = rename_in(original.tail, old, new, f"index {original.name}")
     kind = "UNIQUE INDEX" if original.unique else "INDEX"

@@ -87,7 +87,8 @@ SELECT n.nspname, c.relname, c.oid::bigint, c.relkind, pg_get_userbyid(c.relowne
        ARRAY(SELECT p.pubname::text FROM pg_publication p WHERE p.puballtables
              OR EXISTS (SELECT FROM pg_publication_rel r WHERE r.prpubid = p.oid AND r.prrelid = c.oid AND r.prattrs IS NULL)
              OR EXISTS (SELECT FROM pg_publication_namespace s WHERE s.pnpubid = p.oid AND s.pnnspid = n.oid)),
-       ARRAY(SELECT r.rulename::text FROM pg_rewrite r WHERE r.ev_class = c.oid)
+       ARRAY(SELECT r.rulename::text FROM pg_rewrite r WHERE r.ev_class = c.oid),
+       has_schema_privilege(n.oid, 'CREATE')
 FROM pg_class c
 JOIN pg_namespace n ON n.oid = c.relnamespace
 JOIN unnest(%s::text[], %s::text[]) w(schema, name) ON n.nspname = w.schema AND c.relname = w.name
@@ -213,7 +214,7 @@ def _tables(cursor: session.Cursor, wanted: Sequence[Name]) -> list[schema.Table
             schema.Table(
                 schema=row[0], name=row[1], oid=oid, kind=row[3], owner=row[4], owned=row[5], is_partition=row[6],
                 inherits=row[7], rows=row[8], bytes=row[9], partition_columns=tuple(row[10]), publications=tuple(row[11]),
-                rules=tuple(row[12]),
+                rules=tuple(row[12]), may_create=row[13],
                 columns=tuple(_with_hash(cursor, column) if column.name in unique else column for column in columns[oid]),
                 indexes=tuple(indexes[oid]), constraints=tuple(constraints[oid]), triggers=tuple(triggers[oid]),
                 dependents=tuple(dependents[oid]), partitions=tuple(partitions[oid]),
