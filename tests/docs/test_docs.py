@@ -1,12 +1,9 @@
-"""The documentation is current, complete, and its tutorial works."""
+"""The documentation is current and complete, and what its pages show is what one sees."""
 
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
-import subprocess
-import sys
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
@@ -14,7 +11,8 @@ from types import ModuleType
 import click
 import pytest
 
-from tests.support.servers import Database, connect
+from tests.docs import consoles
+from tests.support.servers import Database
 from zdmigrate.cli import main
 
 ROOT = Path(__file__).parents[2]
@@ -56,33 +54,29 @@ def test_links_of_the_readme_lead_somewhere() -> None:
     assert [target for target in targets if not (ROOT / target).exists()] == []
 
 
-def test_the_tutorial_works(database: Database, tmp_path: Path) -> None:
-    """Its SQL, its migration file and its commands, in the order of the page; only the advance after a revert waits."""
+@pytest.mark.parametrize("page", consoles.pages(), ids=lambda page: page.stem)
+def test_what_the_pages_show_is_what_one_sees(page: Path, database: Database, tmp_path: Path) -> None:
+    """Every command of every page; on other majors than the pages', only that each ends as it should."""
+    found: list[str] = []
+    terminal = consoles.Terminal(database, tmp_path)
+    try:
+        for _, shown, seen in consoles.replayed(page.read_text(encoding="utf-8"), terminal):
+            if database.server.major == consoles.MAJOR or shown.command == "echo $?":
+                found += consoles.differences(shown, seen)
+    finally:
+        terminal.close()
+    assert not found, "\n".join([*found, f"run: python -m tests.docs.consoles {page.name}"])
+
+
+def test_the_tutorial_uses_every_command_of_the_usual_path() -> None:
     page = (DOCS / "tutorial.md").read_text(encoding="utf-8")
-    environment = {**os.environ, "ZDMIGRATE_URL": database.url, "PYTHONPATH": str(ROOT), "COLUMNS": "120"}
-    codes: list[int] = []
-    for language, body in re.findall(r"```(\w+)\n(.*?)```", page, flags=re.DOTALL):
-        if language == "sql":
-            with connect(database) as connection:
-                for statement in filter(str.strip, body.split(";\n")):
-                    row = connection.execute(statement.encode())
-                    if "RETURNING" in statement:
-                        assert row.fetchone() is not None
-        elif language == "python":
-            (tmp_path / "migrations").mkdir()
-            (tmp_path / "migrations" / "20261121_1432_email_address.py").write_text(body, encoding="utf-8")
-        elif language == "console":
-            for line in re.findall(r"^\$ zdmigrate (.*)$", body, flags=re.MULTILINE):
-                call = [sys.executable, "-m", "zdmigrate", *line.split()]
-                done = subprocess.run(call, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-                codes.append(done.returncode)
-                assert "Traceback" not in done.stderr
-                for shown in body.splitlines():
-                    if not shown.startswith("$"):
-                        assert shown in done.stdout
-    assert codes == [0, 0, 0, 0, 0, 4, 0, 0, 0]
-    with connect(database) as connection:
-        names = connection.execute(
-            "SELECT attname FROM pg_attribute WHERE attrelid = 'users'::regclass AND attnum > 0 AND NOT attisdropped"
-        ).fetchall()
-    assert {name for (name,) in names} == {"id", "email_address"}
+    for command in ("init", "new", "plan", "advance", "status", "revert", "unhold", "history"):
+        assert f"$ zdmigrate {command}" in page
+
+
+def test_a_page_that_shows_something_else_is_found(database: Database, tmp_path: Path) -> None:
+    page = "```console\n$ zdmigrate init\ncontrol schema zdmigrate: applied 001.sql; environment staging\n```\n"
+    terminal = consoles.Terminal(database, tmp_path)
+    ((_, shown, seen),) = consoles.replayed(page, terminal)
+    assert any("+control schema" in line for line in consoles.differences(shown, seen))
+    assert not consoles.differences(shown, shown.output)
