@@ -1,21 +1,26 @@
 """Writes what is generated of the documentation: `python docs/generate.py`.
 
-`reference/cli.md` comes from the commands' own help, the SQL in `changes/` from real plans.
+`reference/cli.md` comes from the commands' own help, the tables and the SQL in `changes/` from the plans of
+`migrations_examples/`, whose catalogs `python docs/generate.py catalogs` reads again from a scratch server.
 """
 
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import click
-import sqlalchemy as sa
 
-from zdmigrate import AddColumn, DropColumn, Migration, RenameColumn, schema
 from zdmigrate.cli import main
-from zdmigrate.planning import planner
+from zdmigrate.config import Config
+from zdmigrate.engine.project import Project, plan_offline
+from zdmigrate.plan import Plan
+from zdmigrate.postgres.servers import ScratchServer, find_binaries
 
 HERE = Path(__file__).parent
+EXAMPLES = HERE.parent / "migrations_examples"
+MAJOR = 18
 BEGIN, END = "<!-- generated: python docs/generate.py -->", "<!-- end -->"
 
 
@@ -31,84 +36,63 @@ def cli_reference() -> str:
     return "\n".join(lines)
 
 
-def example_table() -> schema.Table:
-    """users(id, name, user_email, country, fax), as a snapshot has it."""
-    types = {"id": "bigint", "name": "text", "user_email": "text", "country": "text", "fax": "text"}
-    return schema.Table(
-        schema="public", name="users", oid=1, kind="r", owner="app", owned=True, rows=1_000_000, bytes=2**27,
-        columns=tuple(
-            schema.Column(name=name, number=number, type=type_, not_null=True)
-            for number, (name, type_) in enumerate(types.items(), 1)
-        ),
-        indexes=(
-            schema.Index(
-                name="users_user_email_key", unique=True, primary=False, valid=True, columns=("user_email",),
-                keys=("user_email",), tail="btree (user_email)", constraint="users_user_email_key",
-            ),
-        ),
-        constraints=(
-            schema.Constraint(
-                name="users_user_email_key", kind="u", columns=("user_email",), definition="UNIQUE (user_email)"
-            ),
-        ),
-    )  # fmt: skip
+def plans() -> dict[str, Plan]:
+    """The plan of every example, from the catalog that its folder keeps."""
+    found = {}
+    for folder in sorted(path.parent for path in EXAMPLES.glob("*/catalog.json")):
+        config = Config(dir=folder / "migrations")
+        (found[folder.name],) = plan_offline(config, [], (folder / "catalog.json").read_bytes())
+    return found
 
 
-def plan_sql(migration: Migration) -> str:
-    """The SQL of all phases on PostgreSQL 17."""
-    questions = [question for change in migration.changes for question in change.questions()]
-    snapshot = schema.Snapshot(
-        server_version=170000,
-        role="app",
-        may_suppress_triggers=True,
-        tables=(example_table(),),
-        expressions=tuple(
-            schema.ExpressionFacts(schema=q.schema, table=q.table, expression=q.expression)
-            for q in questions
-            if q.expression is not None
-        ),
-        types=tuple(schema.TypeFacts(text=q.type, canonical="text") for q in questions if q.type is not None),
-    )
-    return planner.plan(_Named("example", migration), snapshot).to_sql()
+def write_catalogs() -> None:
+    """Make the examples' seeds on a scratch server, and keep what `zdmigrate plan` reads of it."""
+    with ScratchServer.start(find_binaries(MAJOR)) as server:
+        for folder in sorted(path.parent for path in EXAMPLES.glob("*/seed.sql")):
+            server.create_database(folder.name)
+            with server.connect(folder.name, autocommit=True) as connection:
+                connection.execute((folder / "seed.sql").read_bytes())
+                connection.execute("ANALYZE")
+            config = Config(url=server.conninfo(folder.name), dir=folder / "migrations")
+            with Project.open(config, report=lambda _: None) as project:
+                (folder / "catalog.json").write_bytes(project.snapshot([]) + b"\n")
 
 
-class _Named:
-    def __init__(self, id_: str, migration: Migration) -> None:
-        self.id = id_
-        self.changes = migration.changes
-        self.requires = migration.requires
-        self.sync = migration.sync
-        self.checksum = migration.checksum
-
-
-EXAMPLES = {
-    "rename_column": Migration(RenameColumn("users", "user_email", "email_address")),
-    "add_column": Migration(
-        AddColumn(
-            "users",
-            sa.Column("locale", sa.Text, nullable=False),
-            backfill="CASE country WHEN 'DE' THEN 'de' ELSE 'en' END",
+def page_block(plan: Plan) -> str:
+    """The window, a table of the steps and their locks, and the SQL."""
+    lines = [
+        f"Version N works through `{plan.window.old_until}`, version N+1 from `{plan.window.new_from}` on.",
+        "",
+        "| phase | step | lock | while it is held, blocks | reads all rows | undo |",
+        "|---|---|---|---|---|---|",
+    ]
+    for step in plan.steps():
+        locks = "<br>".join(f"{lock.mode} on `{lock.table}`" for lock in step.locks) or "none"
+        blocks = "<br>".join(lock.mode.blocks for lock in step.locks) or "nothing"
+        undo = "**no**" if step.irreversible else "yes" if step.undo else "nothing to undo"
+        lines.append(
+            f"| `{step.phase}` | {step.title} | {locks} | {blocks} | {'yes' if step.scans else 'no'} | {undo} |"
         )
-    ),
-    "drop_column": Migration(DropColumn("users", "fax", down="''")),
-}
+    return "\n".join([*lines, "", "```sql", plan.to_sql().rstrip("\n"), "```"])
 
 
-def with_plan(page: str, sql: str) -> str:
+def with_plan(page: str, text: str) -> str:
     """`page` with the generated block replaced."""
-    block = f"{BEGIN}\n\n```sql\n{sql}```\n\n{END}"
+    block = f"{BEGIN}\n\n{text}\n\n{END}"
     return re.sub(re.escape(BEGIN) + ".*?" + re.escape(END), lambda _: block, page, flags=re.DOTALL)
 
 
 def generated() -> dict[Path, str]:
     """Every generated page, whole."""
     pages = {HERE / "reference" / "cli.md": cli_reference()}
-    for name, migration in EXAMPLES.items():
+    for name, plan in plans().items():
         path = HERE / "changes" / f"{name}.md"
-        pages[path] = with_plan(path.read_text(encoding="utf-8"), plan_sql(migration))
+        pages[path] = with_plan(path.read_text(encoding="utf-8"), page_block(plan))
     return pages
 
 
 if __name__ == "__main__":
+    if sys.argv[1:] == ["catalogs"]:
+        write_catalogs()
     for path, text in generated().items():
         path.write_text(text, encoding="utf-8")

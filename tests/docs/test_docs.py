@@ -12,8 +12,10 @@ import click
 import pytest
 
 from tests.docs import consoles
-from tests.support.servers import Database
+from tests.support.servers import Database, connect
 from zdmigrate.cli import main
+from zdmigrate.config import Config
+from zdmigrate.engine.project import Project
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -32,6 +34,21 @@ def generator() -> ModuleType:
 def test_generated_pages_are_current() -> None:
     stale = [path.name for path, text in generator().generated().items() if path.read_text(encoding="utf-8") != text]
     assert stale == [], "run: python docs/generate.py"
+
+
+def test_the_plans_shown_are_those_of_a_real_server(database: Database, tmp_path: Path) -> None:
+    """The catalogs that the examples keep, read again."""
+    if database.server.major != consoles.MAJOR:
+        pytest.skip(f"the pages show PostgreSQL {consoles.MAJOR}")
+    for name, shown in generator().plans().items():
+        folder = ROOT / "migrations_examples" / name
+        with connect(database) as connection:
+            connection.execute((folder / "seed.sql").read_bytes())
+            config = Config(url=database.conninfo, dir=folder / "migrations")
+            with Project.open(config, report=lambda _: None) as project:
+                (plan,) = project.plan([])
+            assert plan.to_sql() == shown.to_sql(), "run: python docs/generate.py catalogs"
+            connection.execute("DROP TABLE users")
 
 
 def test_every_command_and_every_exit_code_is_documented() -> None:
