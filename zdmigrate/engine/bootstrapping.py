@@ -6,8 +6,7 @@ import hashlib
 from datetime import timedelta
 
 from zdmigrate.control.store import Event, Store
-from zdmigrate.engine import planned, reports
-from zdmigrate.engine.outcome import MigrationStatus
+from zdmigrate.engine import planned
 from zdmigrate.errors import Drift, Irreversible, Unsafe
 from zdmigrate.migration import MigrationFile
 from zdmigrate.phases import Phase
@@ -31,15 +30,15 @@ def refuse_live(connection: Connection, store: Store) -> None:
         )
 
 
-def one(connection: Connection, store: Store, file: MigrationFile) -> MigrationStatus:
-    """Apply, or adopt, one migration in one transaction.
+def one(connection: Connection, store: Store, file: MigrationFile) -> str | None:
+    """Apply, or adopt, one migration in one transaction; says which, unless it was done before.
 
     Raises:
         Drift: a mixture of old and new shape, or the migration is in flight.
     """
     record = store.record(connection, file.id)
     if record is not None and record.phase is Phase.CONTRACT:
-        return reports.status(record, None, (), here=True)
+        return None
     if record is not None and record.in_flight:
         raise Drift(f"{file.id} is in flight ({record.phase}): this is not a fresh database", hint="zdmigrate advance")
     snapshot = planned.read(connection, [file], store.schema)
@@ -63,9 +62,7 @@ def one(connection: Connection, store: Store, file: MigrationFile) -> MigrationS
         digest = hashlib.sha256("\n".join(statements).encode()).hexdigest()
         detail = f"{len(statements)} statements" if statements else "adopted: the new shape was there"
         store.log(cursor, Event(migration=file.id, action="bootstrap", outcome="done", sql_hash=digest, detail=detail))
-    final = store.record(connection, file.id)
-    assert final is not None
-    return reports.status(final, None, (), here=True, message=detail)
+    return detail
 
 
 def adopted_cannot_go_back(id_: str) -> Irreversible:

@@ -8,7 +8,7 @@ import msgspec
 
 from zdmigrate import schema
 from zdmigrate.control.store import Record
-from zdmigrate.errors import Unsafe, UsageError
+from zdmigrate.errors import Drift, Unsafe, UsageError
 from zdmigrate.migration import MigrationFile
 from zdmigrate.plan import Plan
 from zdmigrate.planning import planner
@@ -36,20 +36,36 @@ def make(file: MigrationFile, snapshot: schema.Snapshot) -> Plan:
         raise Unsafe(f"{file.id}: {error.message}", hint=error.hint) from error
 
 
-def refuse_conflicts(file: MigrationFile, mine: int | None, others: Sequence[Record]) -> None:
-    """Two migrations in flight must not touch the same columns.
+def refuse_conflicts(
+    id_: str, touches: Iterable[str], reads: Iterable[str], mine: int | None, others: Sequence[Record]
+) -> None:
+    """Two migrations in flight must not touch the same columns, indexes and constraints, nor what the other reads.
 
     Raises:
         Unsafe: names the other one.
     """
-    touched = {str(target) for change in file.changes for target in change.targets()}
+    touches, reads = set(touches), set(reads)
     for other in others:
-        common = sorted(touched & set(other.touches))
+        read = set() if other.plan is None else set(other.plan.reads)
+        common = sorted((touches & {*other.touches, *read}) | (reads & set(other.touches)))
         if other.key != mine and common:
             raise Unsafe(
-                f"{file.id} touches {', '.join(common)}, and so does {other.id}, which is in flight ({other.phase})",
+                f"{id_} needs {', '.join(common)}, and so does {other.id}, which is in flight ({other.phase})",
                 hint=f"finish or revert {other.id} first",
             )
+
+
+def refuse_edited(file: MigrationFile, record: Record) -> None:
+    """A file must not change while its migration is in flight.
+
+    Raises:
+        Drift: it did.
+    """
+    if record.in_flight and record.checksum != file.checksum:
+        raise Drift(
+            f"{file.id} was edited while it is in flight ({record.phase}); the database runs the plan it began with",
+            hint=f"restore the file, or: zdmigrate revert {file.id} --to none, edit, unhold, advance",
+        )
 
 
 def to_bytes(snapshot: schema.Snapshot) -> bytes:

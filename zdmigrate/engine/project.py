@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,21 +11,19 @@ from datetime import timedelta
 
 import psycopg
 
-from zdmigrate.backfill import values
 from zdmigrate.config import Config
-from zdmigrate.control import install, lease
+from zdmigrate.control import install
 from zdmigrate.control.store import Author, HistoryEntry, Record, Store
 from zdmigrate.control.store import Event as AuditEvent
 from zdmigrate.engine import bootstrapping, gates, planned, reports
 from zdmigrate.engine import environment as environments
-from zdmigrate.engine.executor import Executor, Limits
 from zdmigrate.engine.outcome import GateState, MigrationStatus, Outcome
 from zdmigrate.engine.reporting import Event, EventKind, Reporter
-from zdmigrate.engine.run import Run
-from zdmigrate.errors import Contended, Drift, Progressed, Unsafe, UsageError, Waiting, ZdmigrateError
+from zdmigrate.engine.work import Work
+from zdmigrate.errors import Contended, Progressed, Unsafe, UsageError, Waiting, ZdmigrateError
 from zdmigrate.migration import MigrationFile, find_id, load_directory, missing_requirements
 from zdmigrate.phases import Phase
-from zdmigrate.plan import Mode, Plan
+from zdmigrate.plan import Plan
 from zdmigrate.postgres import session, url
 from zdmigrate.postgres.session import Connection
 
@@ -45,6 +42,7 @@ class Project:
         self._report = report
         author = Author(host=socket.gethostname(), deployment=deployment, artifact=artifact)
         self._store = Store(config.schema, config.project, author)
+        self._work = Work(config=config, connection=connection, store=self._store, report=report)
 
     @classmethod
     @contextlib.contextmanager
@@ -93,6 +91,7 @@ class Project:
 
         Each migration on its own: one that waits does not keep the others from going on.
         """
+        gates.refuse_unknown(overrides or {})
         self._check_environment()
         files = self._files(ids)
         self._check_requirements(files)
@@ -102,7 +101,7 @@ class Project:
             migrations=tuple(
                 self._patiently(
                     file.id,
-                    lambda file=file: self._advance_one(file, target, compare_from, overrides or {}, deadline),  # type: ignore[misc]
+                    lambda file=file: self._work.advance(file, target, compare_from, overrides or {}, deadline),  # type: ignore[misc]
                     give_up,
                 )
                 for file in files
@@ -113,12 +112,13 @@ class Project:
         self, id_: str, *, target: Phase, overrides: Mapping[str, str] | None = None, allow_lossy: bool = False
     ) -> Outcome:
         """Take a migration back to `target`, and leave a hold behind."""
+        gates.refuse_unknown(overrides or {})
         self._check_environment()
         record = self._record_named(id_)
         return Outcome(
             migrations=(
                 self._guarded(
-                    record.id, lambda: self._revert_one(record, target, overrides or {}, allow_lossy=allow_lossy)
+                    record.id, lambda: self._work.revert(record, target, overrides or {}, allow_lossy=allow_lossy)
                 ),
             )
         )
@@ -151,7 +151,7 @@ class Project:
         self._check_environment()
         chosen = [self._record_named(id_) for id_ in ids] if ids else list(self._known_records().values())
         return Outcome(
-            migrations=tuple(self._guarded(r.id, lambda r=r: self._verify_one(r)) for r in chosen if r.in_flight)  # type: ignore[misc]
+            migrations=tuple(self._guarded(r.id, lambda r=r: self._work.verify(r)) for r in chosen if r.in_flight)  # type: ignore[misc]
         )
 
     def status(self, ids: Sequence[str], *, stale: timedelta | None = None) -> Outcome:
@@ -172,154 +172,7 @@ class Project:
         install.check_version(self._connection, self._config.schema, writing=False)
         return self._store.history(self._connection, id_, limit)
 
-    # -- one migration -----------------------------------------------------------------------------------------
-
-    def _advance_one(
-        self,
-        file: MigrationFile,
-        target: Phase | None,
-        compare_from: Phase | None,
-        overrides: Mapping[str, str],
-        deadline: float,
-    ) -> MigrationStatus:
-        record = self._store.record(self._connection, file.id)
-        if record is not None and self._nothing_to_do(file, record, target, compare_from):
-            return self._status_of(file.id, file, record)
-        if record is None:
-            with session.transaction(self._connection, lock_timeout=timedelta(seconds=10)) as cursor:
-                self._store.register(cursor, file.id, file.title or "", file.checksum)
-            record = self._store.record(self._connection, file.id)
-            assert record is not None
-        with self._lease(record) as held:
-            plan = self._bind_plan(file, held)
-            gates.refuse_unknown(overrides, [plan])
-            run = self._run(plan, file.requires, held, overrides, deadline)
-            run.advance(plan.automatic_target if target is None else target)
-        return self._status_of(file.id, file, self._store.record(self._connection, file.id))
-
-    def _nothing_to_do(
-        self, file: MigrationFile, record: Record, target: Phase | None, compare_from: Phase | None
-    ) -> bool:
-        if record.phase is Phase.CONTRACT:
-            return True
-        self._refuse_edited(file, record)
-        if compare_from is not None and record.phase is not compare_from:
-            if record.phase.position > compare_from.position:
-                return True
-            raise Waiting(f"{file.id} is at {record.phase}, not yet at {compare_from}")
-        if record.plan_json is None or record.phase is Phase.NONE:
-            return target is Phase.NONE
-        wanted = target
-        if wanted is None:
-            plan = record.plan
-            assert plan is not None
-            wanted = plan.automatic_target
-        return record.phase.position >= wanted.position
-
-    def _revert_one(
-        self, record: Record, target: Phase, overrides: Mapping[str, str], *, allow_lossy: bool
-    ) -> MigrationStatus:
-        plan = record.plan
-        if plan is None and record.phase is Phase.CONTRACT:
-            raise bootstrapping.adopted_cannot_go_back(record.id)
-        with self._lease(record) as held:
-            current = self._store.record(self._connection, record.id)
-            plan = None if current is None else current.plan
-            if plan is not None:
-                gates.refuse_unknown(overrides, [plan])
-                run = self._run(plan, (), held, overrides, float("inf"))
-                run.check_revert(target, allow_lossy=allow_lossy)
-                with run.executor.fenced() as cursor:
-                    self._store.set_hold(cursor, [record.id], f"reverted to {target}")
-                run.revert(target)
-        return self._status_of(
-            record.id, self._file_or_none(record.id), self._store.record(self._connection, record.id)
-        )
-
-    def _verify_one(self, record: Record) -> MigrationStatus:
-        plan = record.plan
-        if plan is not None:
-            with self._lease(record) as held:
-                executor = self._run(plan, (), held, {}, float("inf")).executor
-                for step in plan.steps():
-                    if step.phase.position <= record.phase.position:
-                        if step.mode is not Mode.VERIFY and executor.probe(step) != "done" and step.is_probed:
-                            raise Drift(
-                                f"{record.id}: {step.title}: no longer so", hint="zdmigrate revert, then advance"
-                            )
-                        if step.mode is Mode.VERIFY and record.phase.position < Phase.RETIRE.position:
-                            executor.verify(step)
-        return self._status_of(record.id, self._file_or_none(record.id), record)
-
-    def _run(
-        self, plan: Plan, requires: tuple[str, ...], held: lease.Lease, overrides: Mapping[str, str], deadline: float
-    ) -> Run:
-        policy = self._store.policy(self._connection)
-        facts = gates.Facts(connection=self._connection, store=self._store, policy=policy, overrides=overrides)
-        config = self._config
-
-        def out_of_time() -> bool:
-            return time.monotonic() >= deadline
-
-        executor = Executor(
-            connection=self._connection,
-            store=self._store,
-            lease=held,
-            migration=plan.migration,
-            limits=Limits(
-                lock_timeout=config.lock_timeout,
-                lock_budget=config.lock_budget,
-                backfill=values.Settings(
-                    window_pages=config.backfill.window_pages,
-                    stripes=config.backfill.stripes,
-                    pause=config.backfill.pause,
-                    lock_budget=config.lock_budget,
-                ),
-            ),
-            report=self._report,
-            should_stop=out_of_time,
-        )
-        watch = _Watch(executor=executor, plan=plan, out_of_time=out_of_time)
-        return Run(
-            plan=plan, requires=requires, executor=dataclasses.replace(executor, should_stop=watch), facts=facts,
-            out_of_time=out_of_time,
-        )  # fmt: skip
-
-    def _bind_plan(self, file: MigrationFile, held: lease.Lease) -> Plan:
-        """The stored plan; while nothing was done, a fresh one, which is stored."""
-        record = self._store.record(self._connection, file.id)
-        assert record is not None
-        self._refuse_edited(file, record)
-        if record.phase is not Phase.NONE or record.running is not None:
-            plan = record.plan
-            assert plan is not None
-            return plan
-        # Before planning, which would trip over what the other one has built; and again when the answer is stored.
-        planned.refuse_conflicts(file, record.key, self._store.all_touching(self._connection))
-        plan = planned.make(file, planned.read(self._connection, [file], self._config.schema))
-        with session.transaction(self._connection, lock_timeout=timedelta(seconds=10)) as cursor:
-            held.fence(cursor)
-            # Serialises "does anybody touch the same columns" with the answer being stored.
-            cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended('zdmigrate touches', 0))")
-            planned.refuse_conflicts(file, record.key, self._store.all_touching(cursor))
-            self._store.store_plan(cursor, record.key, plan, file.title or "")
-        return plan
-
-    @contextlib.contextmanager
-    def _lease(self, record: Record) -> Iterator[lease.Lease]:
-        holder = lease.holder_name(socket.gethostname(), os.getpid(), lease.now(self._connection))
-
-        def connect() -> Connection:
-            return session.connect(url.conninfo(self._config.url), purpose="heartbeat")
-
-        with lease.hold(
-            self._store, self._connection, connect, record.key, holder=holder, ttl=self._config.lease
-        ) as held:
-            yield held
-
-    # -- around it ---------------------------------------------------------------------------------------------
-
-    def _patiently(self, id_: str, work: Callable[[], MigrationStatus], give_up: float) -> MigrationStatus:
+    def _patiently(self, id_: str, work: Callable[[], str | None], give_up: float) -> MigrationStatus:
         """Once, and again while it waits for something and there is time."""
         told = None
         while True:
@@ -332,10 +185,11 @@ class Project:
                 self._report(Event(kind=EventKind.WAITING, migration=id_, message=status.message or "waiting"))
             time.sleep(min(_POLL, left))
 
-    def _guarded(self, id_: str, work: Callable[[], MigrationStatus]) -> MigrationStatus:
+    def _guarded(self, id_: str, work: Callable[[], str | None]) -> MigrationStatus:
         """The migration's status, with what went wrong in it and in the audit."""
         try:
-            return work()
+            message = work()
+            return dataclasses.replace(self._status_now(id_), message=message)
         except ZdmigrateError as error:
             failed = error
         except psycopg.errors.InsufficientPrivilege as error:
@@ -347,8 +201,10 @@ class Project:
         if self._connection.closed:
             raise failed
         self._log_failure(id_, failed)
-        record = self._store.record(self._connection, id_)
-        return reports.failed(self._status_of(id_, self._file_or_none(id_), record), failed)
+        return reports.failed(self._status_now(id_), failed)
+
+    def _status_now(self, id_: str) -> MigrationStatus:
+        return self._status_of(id_, self._file_or_none(id_), self._store.record(self._connection, id_))
 
     def _log_failure(self, id_: str, error: ZdmigrateError) -> None:
         outcome = {Waiting: "waiting", Progressed: "stopped"}.get(type(error), "failed")
@@ -386,11 +242,7 @@ class Project:
             change(cursor, ids)
             for one in ids:
                 self._store.log(cursor, AuditEvent(migration=one, action=action, outcome="done", detail=detail))
-        return Outcome(
-            migrations=tuple(
-                self._status_of(one, self._file_or_none(one), self._store.record(self._connection, one)) for one in ids
-            )
-        )
+        return Outcome(migrations=tuple(self._status_now(one) for one in ids))
 
     def _registered(self, id_: str) -> Record:
         """The record of a migration, made where only the file is there: one can hold what has not begun."""
@@ -398,11 +250,7 @@ class Project:
         found = find_id({*files, *self._known_records()}, id_)
         record = self._store.record(self._connection, found)
         if record is None:
-            file = files[found]
-            with session.transaction(self._connection, lock_timeout=timedelta(seconds=10)) as cursor:
-                self._store.register(cursor, file.id, file.title or "", file.checksum)
-            record = self._store.record(self._connection, found)
-            assert record is not None
+            return self._work.register(files[found])
         return record
 
     def _record_named(self, id_: str) -> Record:
@@ -428,16 +276,9 @@ class Project:
 
     def _plan_of(self, file: MigrationFile, record: Record | None, snapshot: object) -> Plan:
         if record is not None and record.in_flight and record.plan is not None:
-            self._refuse_edited(file, record)
+            planned.refuse_edited(file, record)
             return record.plan
         return planned.make(file, snapshot)  # type: ignore[arg-type]
-
-    def _refuse_edited(self, file: MigrationFile, record: Record) -> None:
-        if record.in_flight and record.checksum != file.checksum:
-            raise Drift(
-                f"{file.id} was edited while it is in flight ({record.phase}); the database runs the plan it began with",
-                hint=f"restore the file, or: zdmigrate revert {file.id} --to none, edit, unhold, advance",
-            )
 
     def _check_requirements(self, files: Sequence[MigrationFile]) -> None:
         known = set(self._known_records())
@@ -456,35 +297,6 @@ def plan_offline(config: Config, ids: Sequence[str], stats: bytes) -> list[Plan]
     files = load_directory(config.dir)
     chosen = {find_id([file.id for file in files], id_) for id_ in ids}
     return [planned.make(file, snapshot) for file in files if not ids or file.id in chosen]
-
-
-class _Watch:
-    """Asked between batches: is there time, is the lease ours, is nobody holding, are the triggers in place?"""
-
-    def __init__(self, *, executor: Executor, plan: Plan, out_of_time: Callable[[], bool]) -> None:
-        self._executor = executor
-        self._triggers = plan.phase(Phase.DUAL_WRITE).steps
-        self._out_of_time = out_of_time
-        self._looked = float("-inf")
-
-    def __call__(self) -> bool:
-        if self._out_of_time():
-            return True
-        if time.monotonic() - self._looked >= _WATCH:
-            self._looked = time.monotonic()
-            self._look()
-        return False
-
-    def _look(self) -> None:
-        executor = self._executor
-        if executor.lease.is_lost:
-            raise lease.lost()
-        record = executor.store.record(executor.connection, executor.migration)
-        if record is not None and record.hold_reason is not None:
-            raise Waiting(f"on hold: {record.hold_reason}", hint=f"zdmigrate unhold {record.id}")
-        for step in self._triggers:
-            if executor.probe(step) != "done":
-                raise Drift(f"{executor.migration}: {step.title}: the triggers are gone", hint="zdmigrate revert")
 
 
 def _deadline(duration: timedelta | None) -> float:

@@ -23,9 +23,7 @@ def not_started(id_: str, file: MigrationFile | None) -> MigrationStatus:
     )
 
 
-def status(
-    record: Record, plan: Plan | None, gates: tuple[GateState, ...], *, here: bool, message: str | None = None
-) -> MigrationStatus:
+def status(record: Record, plan: Plan | None, gates: tuple[GateState, ...], *, here: bool) -> MigrationStatus:
     """A migration that the database knows."""
     hold = None
     if record.hold_reason is not None and record.hold_since is not None:
@@ -37,7 +35,6 @@ def status(
         hold=hold,
         gates=gates,
         next=_next(record, plan),
-        message=message,
         title=record.title or None,
         since=record.phase_since,
         here=here,

@@ -51,7 +51,7 @@ def _read(
     connection: session.Connection, wanted: Sequence[Name], questions: Sequence[schema.Question], control_schema: str
 ) -> schema.Snapshot:
     with session.transaction(connection, lock_timeout=timedelta(seconds=2), read_only=True) as cursor:
-        tables = _tables(cursor, wanted)
+        tables = _tables(cursor, wanted, control_schema)
         role, suppress = _one(cursor, _ROLE)
         expressions = [_expression(cursor, q) for q in questions if q.expression is not None]
         types = [_type(cursor, q.type) for q in questions if q.type is not None]
@@ -164,7 +164,8 @@ _TRIGGERS = """
 SELECT t.tgrelid::bigint, t.tgname, t.tgenabled::text, (t.tgtype & 2) > 0, (t.tgtype & 1) > 0,
        array_remove(ARRAY[CASE WHEN (t.tgtype & 4) > 0 THEN 'INSERT' END, CASE WHEN (t.tgtype & 16) > 0 THEN 'UPDATE' END,
                           CASE WHEN (t.tgtype & 8) > 0 THEN 'DELETE' END], NULL),
-       ARRAY(SELECT a.attname::text FROM pg_attribute a WHERE a.attrelid = t.tgrelid AND a.attnum = ANY (t.tgattr))
+       ARRAY(SELECT a.attname::text FROM pg_attribute a WHERE a.attrelid = t.tgrelid AND a.attnum = ANY (t.tgattr)),
+       n.nspname
 FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_namespace n ON n.oid = p.pronamespace
 WHERE t.tgrelid = ANY (%s) AND NOT t.tgisinternal
 ORDER BY t.tgrelid, t.tgname
@@ -197,13 +198,13 @@ ORDER BY 1, t.level, 2, 3
 """
 
 
-def _tables(cursor: session.Cursor, wanted: Sequence[Name]) -> list[schema.Table]:
+def _tables(cursor: session.Cursor, wanted: Sequence[Name], control_schema: str) -> list[schema.Table]:
     rows = cursor.execute(_TABLES, ([s for s, _ in wanted], [n for _, n in wanted])).fetchall()
     oids = [row[2] for row in rows]
     indexes = _grouped(cursor, _INDEXES, oids, _index)
     columns = _grouped(cursor, _COLUMNS, oids, _column)
     constraints = _grouped(cursor, _CONSTRAINTS, oids, _constraint)
-    triggers = _grouped(cursor, _TRIGGERS, oids, _trigger)
+    triggers = _grouped(cursor, _TRIGGERS, oids, lambda row: (row[-1], _trigger(row)))
     dependents = _grouped(cursor, _DEPENDENTS, oids, lambda r: schema.Dependent(column=r[0], kind=r[1], identity=r[2]))
     partitions = _grouped(cursor, _PARTITIONS, oids, _leaf)
     found = []
@@ -216,7 +217,8 @@ def _tables(cursor: session.Cursor, wanted: Sequence[Name]) -> list[schema.Table
                 inherits=row[7], rows=row[8], bytes=row[9], partition_columns=tuple(row[10]), publications=tuple(row[11]),
                 rules=tuple(row[12]), may_create=row[13],
                 columns=tuple(_with_hash(cursor, column) if column.name in unique else column for column in columns[oid]),
-                indexes=tuple(indexes[oid]), constraints=tuple(constraints[oid]), triggers=tuple(triggers[oid]),
+                indexes=tuple(indexes[oid]), constraints=tuple(constraints[oid]),
+                triggers=tuple(t for home, t in triggers[oid] if home != control_schema),
                 dependents=tuple(dependents[oid]), partitions=tuple(partitions[oid]),
             )
         )  # fmt: skip

@@ -1,0 +1,208 @@
+"""The work on one migration: take its lease, bind its plan, advance, revert or verify."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping
+from datetime import timedelta
+
+from zdmigrate.backfill import values
+from zdmigrate.config import Config
+from zdmigrate.control import lease
+from zdmigrate.control.store import Record, Store
+from zdmigrate.engine import bootstrapping, gates, planned
+from zdmigrate.engine.executor import Executor, Limits
+from zdmigrate.engine.reporting import Reporter
+from zdmigrate.engine.run import Run
+from zdmigrate.errors import Drift, Waiting
+from zdmigrate.migration import MigrationFile
+from zdmigrate.phases import Phase
+from zdmigrate.plan import Mode, Plan
+from zdmigrate.postgres import session, url
+from zdmigrate.postgres.session import Connection
+
+_WATCH = 1.0
+"""Seconds between two looks at lease, hold and triggers while rows are filled."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """What a command works with: one configuration, one connection."""
+
+    config: Config
+    connection: Connection
+    store: Store
+    report: Reporter
+
+    def advance(
+        self,
+        file: MigrationFile,
+        target: Phase | None,
+        compare_from: Phase | None,
+        overrides: Mapping[str, str],
+        deadline: float,
+    ) -> None:
+        """Bring one migration forward; see `Project.advance`. `deadline` is of the monotonic clock."""
+        record = self.store.record(self.connection, file.id)
+        if record is not None and self._nothing_to_do(file, record, target, compare_from):
+            return
+        with self._lease(record or self.register(file)) as held:
+            plan = self._bind_plan(file, held)
+            run = self._run(plan, file.requires, held, overrides, deadline)
+            run.advance(plan.automatic_target if target is None else target)
+
+    def register(self, file: MigrationFile) -> Record:
+        """The migration's record, made where it is missing."""
+        with session.transaction(self.connection, lock_timeout=timedelta(seconds=10)) as cursor:
+            self.store.register(cursor, file.id, file.title or "", file.checksum)
+        record = self.store.record(self.connection, file.id)
+        assert record is not None
+        return record
+
+    def _nothing_to_do(
+        self, file: MigrationFile, record: Record, target: Phase | None, compare_from: Phase | None
+    ) -> bool:
+        if record.phase is Phase.CONTRACT:
+            return True
+        planned.refuse_edited(file, record)
+        if compare_from is not None and record.phase is not compare_from:
+            if record.phase.position > compare_from.position:
+                return True
+            raise Waiting(f"{file.id} is at {record.phase}, not yet at {compare_from}")
+        if record.plan_json is None or record.phase is Phase.NONE:
+            return target is Phase.NONE
+        wanted = target
+        if wanted is None:
+            plan = record.plan
+            assert plan is not None
+            wanted = plan.automatic_target
+        return record.phase.position >= wanted.position
+
+    def revert(self, record: Record, target: Phase, overrides: Mapping[str, str], *, allow_lossy: bool) -> None:
+        """Take one migration back and leave a hold; see `Project.revert`."""
+        plan = record.plan
+        if plan is None and record.phase is Phase.CONTRACT:
+            raise bootstrapping.adopted_cannot_go_back(record.id)
+        with self._lease(record) as held:
+            current = self.store.record(self.connection, record.id)
+            plan = None if current is None else current.plan
+            if plan is not None:
+                run = self._run(plan, (), held, overrides, float("inf"))
+                run.check_revert(target, allow_lossy=allow_lossy)
+                with run.executor.fenced() as cursor:
+                    self.store.set_hold(cursor, [record.id], f"reverted to {target}")
+                run.revert(target)
+
+    def verify(self, record: Record) -> None:
+        """Probe every completed step again, and read every row while both shapes are in use."""
+        plan = record.plan
+        if plan is not None:
+            with self._lease(record) as held:
+                executor = self._run(plan, (), held, {}, float("inf")).executor
+                for step in plan.steps():
+                    if step.phase.position <= record.phase.position:
+                        if step.mode is not Mode.VERIFY and executor.probe(step) != "done" and step.is_probed:
+                            raise Drift(
+                                f"{record.id}: {step.title}: no longer so", hint="zdmigrate revert, then advance"
+                            )
+                        if step.mode is Mode.VERIFY and record.phase.position < Phase.RETIRE.position:
+                            executor.verify(step)
+
+    def _run(
+        self, plan: Plan, requires: tuple[str, ...], held: lease.Lease, overrides: Mapping[str, str], deadline: float
+    ) -> Run:
+        policy = self.store.policy(self.connection)
+        facts = gates.Facts(connection=self.connection, store=self.store, policy=policy, overrides=overrides)
+        config = self.config
+
+        def out_of_time() -> bool:
+            return time.monotonic() >= deadline
+
+        executor = Executor(
+            connection=self.connection,
+            store=self.store,
+            lease=held,
+            migration=plan.migration,
+            limits=Limits(
+                lock_timeout=config.lock_timeout,
+                lock_budget=config.lock_budget,
+                backfill=values.Settings(
+                    window_pages=config.backfill.window_pages,
+                    stripes=config.backfill.stripes,
+                    pause=config.backfill.pause,
+                    lock_budget=config.lock_budget,
+                ),
+            ),
+            report=self.report,
+            should_stop=out_of_time,
+        )
+        watch = _Watch(executor=executor, plan=plan, out_of_time=out_of_time)
+        return Run(
+            plan=plan, requires=requires, executor=dataclasses.replace(executor, should_stop=watch), facts=facts,
+            out_of_time=out_of_time,
+        )  # fmt: skip
+
+    def _bind_plan(self, file: MigrationFile, held: lease.Lease) -> Plan:
+        """The stored plan; while nothing was done, a fresh one, which is stored."""
+        record = self.store.record(self.connection, file.id)
+        assert record is not None
+        planned.refuse_edited(file, record)
+        if record.phase is not Phase.NONE or record.running is not None:
+            plan = record.plan
+            assert plan is not None
+            return plan
+        # Before planning, which would trip over what the other one has built; and again when the answer is stored.
+        targets = [str(target) for change in file.changes for target in change.targets()]
+        planned.refuse_conflicts(file.id, targets, (), record.key, self.store.all_touching(self.connection))
+        plan = planned.make(file, planned.read(self.connection, [file], self.config.schema))
+        with session.transaction(self.connection, lock_timeout=timedelta(seconds=10)) as cursor:
+            held.fence(cursor)
+            # Serialises "does anybody touch the same columns" with the answer being stored.
+            cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended('zdmigrate touches', 0))")
+            others = self.store.all_touching(cursor)
+            planned.refuse_conflicts(file.id, plan.touches, plan.reads, record.key, others)
+            self.store.store_plan(cursor, record.key, plan, file.title or "")
+        return plan
+
+    @contextlib.contextmanager
+    def _lease(self, record: Record) -> Iterator[lease.Lease]:
+        holder = lease.holder_name(socket.gethostname(), os.getpid(), lease.now(self.connection))
+
+        def connect() -> Connection:
+            return session.connect(url.conninfo(self.config.url), purpose="heartbeat")
+
+        with lease.hold(self.store, self.connection, connect, record.key, holder=holder, ttl=self.config.lease) as held:
+            yield held
+
+
+class _Watch:
+    """Asked between batches: is there time, is the lease ours, is nobody holding, are the triggers in place?"""
+
+    def __init__(self, *, executor: Executor, plan: Plan, out_of_time: Callable[[], bool]) -> None:
+        self._executor = executor
+        self._triggers = plan.phase(Phase.DUAL_WRITE).steps
+        self._out_of_time = out_of_time
+        self._looked = float("-inf")
+
+    def __call__(self) -> bool:
+        if self._out_of_time():
+            return True
+        if time.monotonic() - self._looked >= _WATCH:
+            self._looked = time.monotonic()
+            self._look()
+        return False
+
+    def _look(self) -> None:
+        executor = self._executor
+        if executor.lease.is_lost:
+            raise lease.lost()
+        record = executor.store.record(executor.connection, executor.migration)
+        if record is not None and record.hold_reason is not None:
+            raise Waiting(f"on hold: {record.hold_reason}", hint=f"zdmigrate unhold {record.id}")
+        for step in self._triggers:
+            if executor.probe(step) != "done":
+                raise Drift(f"{executor.migration}: {step.title}: the triggers are gone", hint="zdmigrate revert")
