@@ -38,7 +38,7 @@ _ID = "20261121_1432"
 _VARYING = (
     (r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d(:\d\d(\.\d+)?)?(\+00:00| UTC)?", "<time>"),
     (r"(\d+ days?, )?\d+:\d\d:\d\d to go", "<time> to go"),
-    (r"\b(pid|process) \d+", r"\1 <pid>"),
+    (r"(\bpid |\bprocess |backend\()\d+", r"\1<pid>"),
     (r"\d[\d,]* ms +", "<ms> "),
     (r"\d+(\.\d+)? s\b", "<s>"),
     (r"\d+(\.\d+)? (kB|MB)\b", "<size>"),
@@ -131,10 +131,14 @@ def _table(names: list[str], rows: list[list[str]]) -> list[str]:
     """As psql shows it."""
     widths = [max(len(row[number]) for row in [names, *rows]) for number in range(len(names))]
     head = " | ".join(name.center(width) for name, width in zip(names, widths, strict=True))
-    body = [" | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    body = [" | ".join(_cell(*pair) for pair in zip(row, widths, strict=True)) for row in rows]
     count = f"({len(rows)} row{'' if len(rows) == 1 else 's'})"
     lines = [f" {head}", "-" + "-+-".join("-" * width for width in widths) + "-", *(f" {line}" for line in body), count]
     return [line.rstrip() for line in lines]
+
+
+def _cell(text: str, width: int) -> str:
+    return text.rjust(width) if text.isdigit() else text.ljust(width)
 
 
 def pages() -> list[Path]:
@@ -172,13 +176,20 @@ def replayed(text: str, terminal: Terminal) -> Iterator[tuple[re.Match[str], Sho
                 path.parent.mkdir(exist_ok=True)
                 path.write_text(block["body"], encoding="utf-8")
             case "console":
-                terminal.code = 0
-                for shown in parsed(block["body"]):
-                    assert terminal.code == 0 or shown.command == "echo $?", f"exit code {terminal.code} is not shown"
-                    yield block, shown, terminal.run(shown)
-                    if shown.command == "echo $?":
-                        terminal.code = 0
-                assert terminal.code == 0, f"exit code {terminal.code} is not shown at the end of {block['body']}"
+                yield from ((block, shown, seen) for shown, seen in _replayed_block(block["body"], terminal))
+
+
+def _replayed_block(body: str, terminal: Terminal) -> Iterator[tuple[Shown, list[str]]]:
+    failed = ""
+    for shown in parsed(body):
+        asked = shown.command == "echo $?"
+        assert asked or not failed, failed
+        seen = terminal.run(shown)
+        yield shown, seen
+        if asked:
+            terminal.code = 0
+        failed = "\n".join([f"{shown.command}: exit code {terminal.code} is not shown", *seen]) if terminal.code else ""
+    assert not failed, failed
 
 
 def comparable(lines: list[str]) -> list[str]:
