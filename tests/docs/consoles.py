@@ -44,6 +44,7 @@ _VARYING = (
     (r"\d+(\.\d+)? (kB|MB)\b", "<size>"),
     (r"\d+ pages\b", "<pages>"),
     (r"PostgreSQL \d+\.\d+", "PostgreSQL <version>"),
+    (r"\bplan [0-9a-f]{12}\b", "plan <hash>"),  # the pages of the changes show the SQL behind it
     (r" +", " "),
 )
 _PROGRESS = re.compile(r": \d+ rows, page \d+ of \d+")
