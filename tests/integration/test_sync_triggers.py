@@ -358,3 +358,93 @@ def test_what_a_trigger_of_the_table_makes_of_old_is_settled(database: Database,
         connection.execute("UPDATE users SET other = 1 WHERE id = 3")
         texts = ["again by n", "again by n+1", "by n+1"]
         assert emails(connection) == [(number, text, text) for number, text in enumerate(texts, 1)]
+
+
+# --- waiting for no more than there is to wait for -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("column", ["user_email", "email_address"])
+def test_a_key_that_is_there_is_not_queued_for(database: Database, tmp_path: Path, column: str) -> None:
+    migrated(database, tmp_path, USERS.replace("user_email text", "user_email text UNIQUE"))
+    insert = f"INSERT INTO users ({column}) VALUES (%s) ON CONFLICT DO NOTHING".encode()
+    with connect(database) as control, connect(database, autocommit=False) as first, connect(database) as second:
+        second.execute("SET lock_timeout = '5s'")
+        second.execute("SET search_path = pg_temp, public")
+        control.execute("INSERT INTO users (user_email) VALUES ('a'), ('b')")
+        for session in (first, second):
+            with session.transaction():
+                for key in ("a", "b") if session is first else ("b", "a"):
+                    session.execute(insert, (key,))
+            if session is first:
+                session.execute(insert, ("a",))  # stays open
+        # What the look at the row took is given back.
+        assert one(second, "SHOW search_path") == "pg_temp, public"
+        control.execute("SET lock_timeout = '1s'")
+        control.execute("DELETE FROM users WHERE user_email = 'b'")
+        first.execute(insert, ("b",))
+        late = Background(second, insert.decode(), "b")
+        wait_until_blocked(control, second.info.backend_pid, late.thread, by=first.info.backend_pid)
+        first.rollback()
+        assert late.join() is None
+        assert rows(control, "SELECT user_email, email_address FROM users ORDER BY 1") == [("a", "a"), ("b", "b")]
+
+
+def test_a_key_that_is_being_deleted_is_queued_for(database: Database, tmp_path: Path) -> None:
+    migrated(database, tmp_path, USERS.replace("user_email text", "user_email text UNIQUE"))
+    with (
+        connect(database) as control,
+        connect(database, autocommit=False) as deleting,
+        connect(database, autocommit=False) as first,
+        connect(database) as second,
+    ):
+        control.execute("INSERT INTO users (user_email) VALUES ('a')")
+        deleting.execute("DELETE FROM users")
+        early = Background(first, UPSERT["N"], "a")
+        wait_until_blocked(control, first.info.backend_pid, early.thread, by=deleting.info.backend_pid)
+        late = Background(second, UPSERT["N+1"], "a")
+        wait_until_blocked(control, second.info.backend_pid, late.thread, by=first.info.backend_pid)
+        deleting.commit()
+        assert early.join() is None
+        first.commit()
+        assert late.join() is None
+        assert rows(control, "SELECT user_email, email_address, other FROM users") == [("a", "a", 1)]
+
+
+# --- search_path ---------------------------------------------------------------------------------------------------
+
+EVIL = (
+    "CREATE SCHEMA evil",
+    "CREATE DOMAIN evil.text AS pg_catalog.text CHECK (false)",
+    *(
+        f"CREATE FUNCTION evil.{name}({a}, {b}) RETURNS {result} LANGUAGE plpgsql AS "
+        "$$ BEGIN RAISE EXCEPTION 'evil'; END $$"
+        for name, a, b, result in (
+            ("eq", "pg_catalog.text", "pg_catalog.text", "boolean"),
+            ("ne", "pg_catalog.text", "pg_catalog.text", "boolean"),
+            ("lt", "int", "int", "boolean"),
+            ("plus", "int", "int", "int"),
+        )
+    ),
+    "CREATE OPERATOR evil.= (leftarg = pg_catalog.text, rightarg = pg_catalog.text, function = evil.eq)",
+    "CREATE OPERATOR evil.<> (leftarg = pg_catalog.text, rightarg = pg_catalog.text, function = evil.ne)",
+    "CREATE OPERATOR evil.< (leftarg = int, rightarg = int, function = evil.lt)",
+    "CREATE OPERATOR evil.+ (leftarg = int, rightarg = int, function = evil.plus)",
+    "CREATE FUNCTION evil.lower(pg_catalog.text) RETURNS pg_catalog.text LANGUAGE sql RETURN 'evil'",
+)
+
+
+@pytest.mark.parametrize("default", ["", " DEFAULT lower('DEF')"])
+@pytest.mark.parametrize("index", ["(user_email)", "(lower(user_email)) WHERE other < 1000"])
+def test_what_the_callers_search_path_finds_does_not_matter(
+    database: Database, tmp_path: Path, default: str, index: str
+) -> None:
+    unique = f"CREATE UNIQUE INDEX users_email ON users {index}"
+    migrated(database, tmp_path, USERS.replace("user_email text", "user_email text" + default), unique, *EVIL)
+    with connect(database) as connection:
+        connection.execute("SET search_path = evil, public, pg_catalog")
+        connection.execute("INSERT INTO users (user_email) VALUES ('By N')")
+        connection.execute("INSERT INTO users (email_address) VALUES ('By N+1')")
+        connection.execute("INSERT INTO users (other) VALUES (1)")
+        connection.execute("UPDATE users SET user_email = 'Again' WHERE id OPERATOR(pg_catalog.=) 1")
+        left = "def" if default else None
+        assert emails(connection) == [(1, "Again", "Again"), (2, "By N+1", "By N+1"), (3, left, left)]

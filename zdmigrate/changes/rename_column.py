@@ -158,7 +158,7 @@ class _Rename:
             up=(ident(self.change.old),),
             down=(ident(self.change.new),),
             keys=tuple(
-                sync.UniqueKey(name=i.name, keys=i.keys, nulls_distinct=not i.nulls_not_distinct)
+                sync.UniqueKey(name=i.name, keys=i.keys, nulls_distinct=not i.nulls_not_distinct, predicate=i.predicate)
                 for i in self._indexes()
                 if i.unique
             ),

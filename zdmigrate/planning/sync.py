@@ -44,12 +44,13 @@ class SyncColumn:
 class UniqueKey:
     """A unique key of the old shape that the new shape also gets: inserts of one key must queue.
 
-    `keys` are expressions over the row. See `key_function`.
+    `keys` are expressions over the row, `predicate` is a partial index's condition. See `key_function`.
     """
 
     name: str
     keys: tuple[str, ...]
     nulls_distinct: bool = True
+    predicate: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,9 +77,13 @@ class SyncPair:
 
     @property
     def plain(self) -> bool:
-        """Whether every expression is a bare column, so that no name is ever looked up at run time."""
+        """Whether the functions are made of bare columns alone, so that no name is ever looked up at run time.
+
+        Casts, and with them defaults and pairs of two types, name a type.
+        """
         bare = {ident(column) for column in self.columns}
-        return all(text in bare for text in (*self.up, *self.down))
+        casts = any(c.default is not None for c in self.old) or (self.old and self.new and not _identity(self))
+        return not casts and all(text in bare for text in (*self.up, *self.down))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -112,9 +117,22 @@ def unfilled(pair: SyncPair, row: Row = BARE) -> str:
         return missing
     consistent = [_differs([row.column(c.name) for c in pair.new], _ups(pair, row))]
     if not _identity(pair):
-        consistent.append(_differs([row.column(c.name) for c in pair.old], _downs(pair, row)))
+        mirrored = _differs([row.column(c.name) for c in pair.old], _downs(pair, row))
+        if pair.on_down_error == "null":  # `down` must not be asked for a value that it cannot represent
+            mirrored = (
+                f"CASE WHEN {_all(f'{row.column(c.name)} IS NULL' for c in pair.old)} THEN false ELSE {mirrored} END"
+            )
+        consistent.append(mirrored)
         return f"({' AND '.join(consistent)}) OR ({missing})"
     return consistent[0]  # where both directions are the identity, an unfilled row is never consistent
+
+
+def disturbed(pair: SyncPair) -> str:
+    """The triggers' WHEN: `unfilled`, or where asking `down` may fail, what can be said without it."""
+    row = Row("NEW.")
+    if _careful(pair):
+        return _differs([row.column(c.name) for c in pair.new], _ups(pair, row))
+    return unfilled(pair, row)
 
 
 def assignments(pair: SyncPair) -> tuple[tuple[str, str], ...]:
@@ -152,20 +170,19 @@ def sync_function(pair: SyncPair, name: str, authority: Authority, renamed: Mapp
     new, old = Row("NEW.", renamed or {}), Row("OLD.", renamed or {})
     if not pair.old or not pair.new:
         fill = _fill(pair, new) if pair.new else _mirror(pair, new)
-        return _function(name, [*fill, "RETURN NEW;"], pair)
+        return _function(name, [*fill, "RETURN NEW;"], plain=pair.plain)
     olds, news = [new.column(c.name) for c in pair.old], [new.column(c.name) for c in pair.new]
     was_old, was_new = [old.column(c.name) for c in pair.old], [old.column(c.name) for c in pair.new]
     defaults = new_defaults(pair)
-    new_default = [_typed(defaults.get(c.name, "NULL"), c) for c in pair.new]
     old_written = (
         "NOT new_written"
         if any(c.default_volatile for c in pair.old)
-        else _differs(olds, [_typed(c.default or "NULL", c) for c in pair.old])
+        else _written(new, pair.old, {c.name: c.default for c in pair.old})
     )
     mirrored = "new_written AND NOT old_written" if authority == "old" else "new_written"
     body = [
-        "IF TG_OP = 'INSERT' THEN",
-        f"  new_written := {_differs(news, new_default)};",
+        "IF TG_OP OPERATOR(pg_catalog.=) 'INSERT' THEN",
+        f"  new_written := {_written(new, pair.new, defaults)};",
         f"  old_written := {old_written};",
         "ELSE",
         f"  new_written := {_differs(was_new, news)};",
@@ -174,42 +191,86 @@ def sync_function(pair: SyncPair, name: str, authority: Authority, renamed: Mapp
         f"IF {mirrored} THEN",
         *_indent(_mirror(pair, new)),
         "ELSE",
-        *_indent(_fill(pair, new)),
+        *_indent(_fill_unfilled(pair, new) if _careful(pair) else _fill(pair, new)),
         "END IF;",
     ]
     if not _identity(pair):
         body += [f"IF {unfilled(pair, new)} THEN", *_indent(_fill(pair, new)), "END IF;"]
-    return _function(name, [*body, "RETURN NEW;"], pair, declare=("new_written boolean;", "old_written boolean;"))
+    declare = ("new_written boolean;", "old_written boolean;", *_declared(pair))
+    return _function(name, [*body, "RETURN NEW;"], declare, plain=pair.plain)
 
 
 def settle_function(pair: SyncPair, name: str, renamed: Mapping[str, str] | None = None) -> str:
     """The last trigger's function: fills again where the table's own triggers made the pair inconsistent."""
-    return _function(name, [*_fill(pair, Row("NEW.", renamed or {})), "RETURN NEW;"], pair)
+    row = Row("NEW.", renamed or {})
+    body = _fill_unfilled(pair, row) if _careful(pair) else _fill(pair, row)
+    return _function(name, [*body, "RETURN NEW;"], _declared(pair), plain=pair.plain)
 
 
-def key_function(pair: SyncPair, name: str, renamed: Mapping[str, str] | None = None) -> str:
+def key_function(pair: SyncPair, name: str, table: str, renamed: Mapping[str, str] | None = None) -> str:
     """The function that makes concurrent writes of one new unique key queue (INSERT, and UPDATE to another key).
 
     ``ON CONFLICT (old)`` arbitrates the unique index on old only; the one on new would raise 23505 where two
     sessions insert one key at once. The second session waits here for the first to end, as it would have waited in
     the index, and then sees the conflict where its statement expects it. At most `KEY_LOCKS` locks a transaction.
     The hash is the type's own, so that keys that are equal to the index (citext, numeric) meet in one lock.
+
+    `table` and `name` are qualified and quoted.
     """
     new = Row("NEW.", renamed or {})
-    body = ["held := coalesce(nullif(pg_catalog.current_setting('zdmigrate.key_locks', true), ''), '0')::integer;"]
+    # No operator is looked up outside of `_is_there`: the caller's search_path is the caller's.
+    setting = "pg_catalog.current_setting('zdmigrate.key_locks', true)"
+    body = [f"held := CASE WHEN {setting} OPERATOR(pg_catalog.<>) '' THEN {setting} ELSE '0' END;"]
     for key in pair.keys:
         parts = [new.expression(text, pair.columns) for text in key.keys]
         present = _all(f"({part}) IS NOT NULL" for part in parts) if key.nulls_distinct else "true"
         seed = int(names.digest(name, key.name), 16)
-        key_hash = f"pg_catalog.hash_record_extended(ROW({', '.join(parts)}), {seed})"
         body += [
-            f"IF held < {KEY_LOCKS} AND {present} THEN",
-            f"  PERFORM pg_catalog.pg_advisory_xact_lock({key_hash});",
-            "  held := held + 1;",
+            f"IF held OPERATOR(pg_catalog.<) {KEY_LOCKS} AND {present} THEN",
+            f"  key := pg_catalog.hash_record_extended(ROW({', '.join(parts)}), {seed});",
+            "  there := false;",
+            "  mine := pg_catalog.pg_try_advisory_xact_lock(key);",
+            "  IF NOT mine THEN",
+            *_indent(_indent(_is_there(pair, key, table, renamed or {}))),
+            "  END IF;",
+            "  IF NOT mine AND NOT there THEN",
+            "    PERFORM pg_catalog.pg_advisory_xact_lock(key);",
+            "    mine := true;",
+            "  END IF;",
+            "  IF mine THEN",
+            "    held := held OPERATOR(pg_catalog.+) 1;",
+            "  END IF;",
             "END IF;",
         ]
-    body += ["PERFORM pg_catalog.set_config('zdmigrate.key_locks', held::text, true);", "RETURN NEW;"]
-    return _function(name, body, pair, declare=("held integer;",))
+    body += ["PERFORM pg_catalog.set_config('zdmigrate.key_locks', held::pg_catalog.text, true);", "RETURN NEW;"]
+    bare = {ident(column) for column in pair.columns} | pair.columns
+    plain = all(text in bare for key in pair.keys for text in key.keys)
+    declare = ("held integer;", "key bigint;", "mine boolean;", "there boolean;")
+    return _function(name, body, declare, plain=plain)
+
+
+def _is_there(pair: SyncPair, key: UniqueKey, table: str, renamed: Mapping[str, str]) -> list[str]:
+    """Whether a committed row has the key, and nobody is taking it away: then there is nothing to queue for.
+
+    ``ON CONFLICT DO NOTHING`` on a row that is there waits for nobody, and must not begin to. Locking the row tells
+    whether it is being deleted; the lock, and the search_path that finds the type's ``=``, are given back at once.
+    Who may not lock rows, or finds no ``=``, queues.
+    """
+    theirs, new = Row("t.", renamed), Row("NEW.", renamed)
+    equal = _all(
+        f"({theirs.expression(text, pair.columns)}) = ({new.expression(text, pair.columns)})" for text in key.keys
+    )
+    predicate = "" if key.predicate is None else f" AND ({theirs.expression(key.predicate, pair.columns)})"
+    return [
+        "BEGIN",
+        f"  PERFORM pg_catalog.set_config('search_path', {literal(SEARCH_PATH)}, true);",
+        f"  PERFORM FROM {table} AS t WHERE {equal}{predicate} FOR KEY SHARE SKIP LOCKED;",
+        "  there := FOUND;",
+        "  RAISE SQLSTATE 'ZD001';",
+        "EXCEPTION WHEN SQLSTATE 'ZD001' OR syntax_error_or_access_rule_violation OR serialization_failure THEN",
+        "  NULL;",
+        "END;",
+    ]
 
 
 def key_changes(pair: SyncPair) -> str:
@@ -259,7 +320,12 @@ def body_of(function: str) -> str:
 
 def _identity(pair: SyncPair) -> bool:
     sides = len(pair.old) == len(pair.new) == 1
-    return sides and pair.up == (ident(pair.old[0].name),) and pair.down == (ident(pair.new[0].name),)
+    return (
+        sides
+        and pair.old[0].type == pair.new[0].type
+        and pair.up == (ident(pair.old[0].name),)
+        and pair.down == (ident(pair.new[0].name),)
+    )
 
 
 def _typed(text: str, column: SyncColumn) -> str:
@@ -278,6 +344,41 @@ def _downs(pair: SyncPair, row: Row) -> list[str]:
 
 def _differs(left: list[str], right: list[str]) -> str:
     return f"pg_catalog.record_image_ne(ROW({', '.join(left)}), ROW({', '.join(right)}))"
+
+
+def _written(row: Row, columns: tuple[SyncColumn, ...], defaults: Mapping[str, str | None]) -> str:
+    """Whether an INSERT gave a side another value than its default."""
+    found = []
+    for column in columns:
+        default, value = defaults.get(column.name), row.column(column.name)
+        # Not "IS NOT NULL", which is false for a composite value that has a NULL in it.
+        found.append(
+            f"{value} IS DISTINCT FROM NULL" if default is None else _differs([value], [_typed(default, column)])
+        )
+    return " OR ".join(found)
+
+
+def _careful(pair: SyncPair) -> bool:
+    """Whether the functions must expect `down` to fail, and go on."""
+    return bool(pair.old and pair.new) and pair.on_down_error == "null" and not _identity(pair)
+
+
+def _declared(pair: SyncPair) -> tuple[str, ...]:
+    return ("stale boolean;",) if _careful(pair) else ()
+
+
+def _fill_unfilled(pair: SyncPair, row: Row) -> list[str]:
+    """`_fill` where the row needs it. An old value beside a new one that has no old value is not its image."""
+    return [
+        "BEGIN",
+        f"  stale := {unfilled(pair, row)};",
+        "EXCEPTION WHEN data_exception THEN",
+        "  stale := true;",
+        "END;",
+        "IF stale THEN",
+        *_indent(_fill(pair, row)),
+        "END IF;",
+    ]
 
 
 def _all(conditions: Iterable[str]) -> str:
@@ -306,9 +407,9 @@ def _indent(lines: list[str]) -> list[str]:
     return ["  " + line for line in lines]
 
 
-def _function(name: str, body: list[str], pair: SyncPair, declare: tuple[str, ...] = ()) -> str:
+def _function(name: str, body: list[str], declare: tuple[str, ...] = (), *, plain: bool) -> str:
     # A SET clause costs every call about a microsecond: only where names are looked up at run time.
-    return _dollar(name, body, declare, "" if pair.plain else f"SET search_path = {SEARCH_PATH} ")
+    return _dollar(name, body, declare, "" if plain else f"SET search_path = {SEARCH_PATH} ")
 
 
 def _dollar(name: str, body: list[str], declare: tuple[str, ...], options: str) -> str:

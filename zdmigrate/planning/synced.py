@@ -42,7 +42,9 @@ class Synced:
         if self._settles:
             made.append(sync.settle_function(self.pair, self.function("settle"), renamed))
         if self.pair.keys:
-            made.append(sync.key_function(self.pair, self.function("key"), renamed))
+            made.append(
+                sync.key_function(self.pair, self.function("key"), ident(self.table.schema, self.table.name), renamed)
+            )
         return tuple(made)
 
     def install(self, *extra: str, undo: tuple[str, ...]) -> Step:
@@ -224,7 +226,7 @@ class Synced:
     def _triggers(self) -> tuple[_Trigger, ...]:
         target = ident(self.table.schema, self.table.name)
         others = frozenset(t.name for t in self.table.triggers if t.before and t.row)
-        when = sync.unfilled(self.pair, sync.Row("NEW."))
+        when = sync.disturbed(self.pair)
         base = self.scope.name("sync", self.label, self.table.schema, self.table.name)
         both = "INSERT OR UPDATE" if self.pair.new else "INSERT"
         made = [self._trigger(target, names.first_trigger(base, others), "sync", both, when)]
