@@ -13,6 +13,8 @@ def index() -> str:
         "# Examples",
         "",
         "One folder a change: the migration, the models of versions N and N+1, a seed, and what each phase does.",
+        "`catalog.json` is what `zdmigrate plan --write-stats` read of it: `zdmigrate plan --stats catalog.json` in the folder",
+        "shows the plan without a database.",
         "",
     ]
     for folder in sorted(path.parent for path in HERE.glob("*/README.md")):
