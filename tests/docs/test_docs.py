@@ -97,3 +97,20 @@ def test_a_page_that_shows_something_else_is_found(database: Database, tmp_path:
     ((_, shown, seen),) = consoles.replayed(page, terminal)
     assert any("+control schema" in line for line in consoles.differences(shown, seen))
     assert not consoles.differences(shown, shown.output)
+
+
+def test_the_messages_of_the_runbook_are_those_of_the_program() -> None:
+    """What stands in italics at the beginning of a line or table row is looked for in the source, word by word."""
+    source = "".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "zdmigrate").rglob("*.py")))
+    source = re.sub(r"\{[^{}]*\}", "…", re.sub(r'"\s*\n\s*f?"', "", source))
+    said = re.findall(
+        r"^(?:\| )?\*([^*]+)\*", (DOCS / "howto" / "runbook.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert len(said) > 20
+    assert [part for message in said for part in _fixed_parts(message) if not re.search(part, source)] == []
+
+
+def _fixed_parts(message: str) -> list[str]:
+    """The pieces between what varies, as patterns in which each word may be a placeholder of the source."""
+    pieces = [piece.split() for piece in re.split(r"…|[\d.]+|\bN\b|public\.users|[:();,]|\"", message)]
+    return [r"\s".join(f"(?:{re.escape(word)}|…)" for word in words) for words in pieces if len(words) >= 2]
