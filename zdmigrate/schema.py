@@ -32,6 +32,8 @@ class Column:
     owned_sequences: tuple[str, ...] = ()
     hashable: bool = True
     """Whether the type has a hash function: unique keys of others cannot queue on advisory locks."""
+    type_brings: tuple[str, ...] = ()
+    """What the type does to a column that is added with it: ``constraints`` (a domain's), ``a default``."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,6 +183,7 @@ class TypeFacts:
 
     text: str
     canonical: str | None = None
+    brings: tuple[str, ...] = ()
     error: str | None = None
 
 

@@ -21,6 +21,7 @@ from zdmigrate.planning.parts import (
     objects_of,
     on,
     refuse_dependents,
+    refuse_type,
     transaction_step,
 )
 from zdmigrate.sqltext import ident
@@ -115,6 +116,7 @@ class RenameColumn(Change):
         if any(i.nulls_not_distinct and column.name in i.columns and i.constraint for i in table.indexes):
             raise Unsafe(f"{shown} has a NULLS NOT DISTINCT constraint", hint="replace it by a unique index first")
         refuse_dependents(table, self.old, doing="renamed")
+        refuse_type(column.type, column.type_brings)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -114,7 +114,7 @@ def revert(
     \b
     Example:
       zdmigrate revert 20261121 --to backfill
-      zdmigrate revert 20261121 --to none --override new_version_gone="rolled back at 14:00"
+      zdmigrate revert 20261121 --to none --override drained="rolled back at 14:00"
     """
     app = current()
     with app.project(deployment=deployment, artifact=artifact) as project:

@@ -47,7 +47,10 @@ def check_version(connection: Connection, schema: str, *, writing: bool) -> None
 def upgrade(cursor: Cursor, schema: str, installed: int) -> list[str]:
     """Apply what is missing, in the caller's transaction; returns the names of the applied files."""
     applied = []
-    cursor.execute(f"CREATE SCHEMA IF NOT EXISTS {ident(schema)}".encode())
+    # IF NOT EXISTS asks for the right to create before it looks.
+    there = cursor.execute("SELECT to_regnamespace(%s) IS NOT NULL", (ident(schema),)).fetchone()
+    if there is None or not there[0]:
+        cursor.execute(f"CREATE SCHEMA {ident(schema)}".encode())
     for version in range(installed + 1, VERSION + 1):
         name = f"{version:03}.sql"
         text = resources.files("zdmigrate.control").joinpath("sql", name).read_text(encoding="utf-8")

@@ -115,6 +115,7 @@ class Scope:
             if facts.text == text:
                 if facts.canonical is None:
                     raise Unsafe(f"the type {text} does not work on this server: {facts.error}")
+                refuse_type(facts.canonical, facts.brings)
                 return facts.canonical
         raise Unsafe(
             f"the snapshot says nothing about type {text}", hint="write it again: zdmigrate plan --write-stats FILE"
@@ -173,6 +174,23 @@ def refuse_dependents(table: schema.Table, column: str, *, doing: str) -> None:
         raise Unsafe(
             f"{table.schema}.{table.name}.{column} cannot be {doing}: {', '.join(found)} depend on it",
             hint="drop or change those first, or move them to the new column in a release of their own",
+        )
+
+
+def refuse_type(name: str, brings: tuple[str, ...]) -> None:
+    """Refuse types that do more to an added column than give it a type.
+
+    A column of a domain with constraints is added by rewriting the table under ACCESS EXCLUSIVE, and one whose type has
+    a default shows it in rows whose value nobody has filled yet.
+
+    Raises:
+        Unsafe: names what it is.
+    """
+    if brings:
+        raise Unsafe(
+            f"the type {name} has {' and '.join(brings)} of its own, so adding a column of it would "
+            + ("rewrite the table" if "constraints" in brings else "set a value in every row"),
+            hint="use the domain's base type, with a CHECK or DEFAULT on the column",
         )
 
 

@@ -96,8 +96,21 @@ WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f')
 ORDER BY 1, 2
 """
 
+# A domain may stand on another one; its default is a copy of that one's.
+_BRINGS = """
+SELECT ARRAY(
+    WITH RECURSIVE domain(oid) AS (
+        SELECT y.oid FROM pg_type y WHERE y.oid = {type} AND y.typtype = 'd'
+        UNION SELECT y.typbasetype FROM pg_type y JOIN domain USING (oid) WHERE y.typtype = 'd')
+    SELECT 'constraints' FROM domain JOIN pg_type y USING (oid)
+    WHERE y.typnotnull OR EXISTS (SELECT FROM pg_constraint k WHERE k.contypid = y.oid)
+    UNION SELECT 'a default' FROM pg_type y WHERE y.oid = {type} AND y.typdefault IS NOT NULL
+    ORDER BY 1)
+"""
+
 # A stored expression names its functions by oid: that is how a default's volatility is found without running it.
-_COLUMNS = r"""
+_COLUMNS = (
+    r"""
 SELECT a.attrelid::bigint, a.attname, a.attnum, format_type(a.atttypid, a.atttypmod),
        CASE WHEN a.attcollation <> t.typcollation THEN
            (SELECT quote_ident(cn.nspname) || '.' || quote_ident(co.collname) FROM pg_collation co
@@ -118,13 +131,17 @@ SELECT a.attrelid::bigint, a.attname, a.attnum, format_type(a.atttypid, a.atttyp
        ARRAY(SELECT quote_ident(sn.nspname) || '.' || quote_ident(s.relname) FROM pg_depend dp
              JOIN pg_class s ON s.oid = dp.objid AND s.relkind = 'S' JOIN pg_namespace sn ON sn.oid = s.relnamespace
              WHERE dp.classid = 'pg_class'::regclass AND dp.refclassid = 'pg_class'::regclass
-               AND dp.refobjid = a.attrelid AND dp.refobjsubid = a.attnum AND dp.deptype = 'a')
+               AND dp.refobjid = a.attrelid AND dp.refobjsubid = a.attnum AND dp.deptype = 'a'),
+       ("""
+    + _BRINGS.format(type="a.atttypid")
+    + """)
 FROM pg_attribute a
 JOIN pg_type t ON t.oid = a.atttypid
 LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
 WHERE a.attrelid = ANY (%s) AND a.attnum > 0 AND NOT a.attisdropped
 ORDER BY a.attrelid, a.attnum
 """
+)
 
 _INDEXES = """
 SELECT i.indrelid::bigint, c.relname, i.indisunique, i.indisprimary, i.indisvalid,
@@ -238,7 +255,7 @@ def _column(row: tuple[Any, ...]) -> schema.Column:
         name=row[0], number=row[1], type=row[2], collation=row[3], not_null=row[4],
         default=None if row[8] else row[5], default_volatile=None if row[8] else row[6], identity=row[7], generated=row[8],
         comment=row[9], grants=grants, statistics_target=row[11], storage=row[12], compression=row[13],
-        options=tuple(row[14]), owned_sequences=() if row[7] else tuple(row[15]),
+        options=tuple(row[14]), owned_sequences=() if row[7] else tuple(row[15]), type_brings=tuple(row[16]),
     )  # fmt: skip
 
 
@@ -290,18 +307,22 @@ def _type(cursor: session.Cursor, text: str) -> schema.TypeFacts:
     try:
         with cursor.connection.transaction():
             cursor.execute(f"SET LOCAL search_path = {sync.SEARCH_PATH}".encode())
-            cursor.execute(f"SELECT NULL::{text}".encode())
+            # Results are described by a domain's base type; only pg_typeof tells the domain.
+            row = cursor.execute(f"SELECT NULL::{text}, pg_typeof(NULL::{text})::oid::bigint".encode()).fetchone()
             result = cursor.pgresult
+            assert row is not None
             assert result is not None
-            described = (result.ftype(0), result.fmod(0))
+            described = (row[1], result.fmod(0) if result.ftype(0) == row[1] else -1)
             cursor.execute(f"SET LOCAL search_path = {session.CATALOG_PATH}".encode())
-            return schema.TypeFacts(text=text, canonical=_one(cursor, "SELECT format_type(%s, %s)", described)[0])
+            name = _one(cursor, "SELECT format_type(%s, %s)", described)[0]
+            brings = _one(cursor, _BRINGS.format(type="%s"), (row[1], row[1]))[0]
+            return schema.TypeFacts(text=text, canonical=name, brings=tuple(brings))
     except psycopg.Error as error:
         return schema.TypeFacts(text=text, error=_said(error))
 
 
 def _expression(cursor: session.Cursor, question: schema.Question) -> schema.ExpressionFacts:
-    """Type-check an expression over a table, and try it on sampled rows.
+    """Type-check an expression over a table, and try it on sampled rows if it is not volatile.
 
     In a WHERE clause it may not be an aggregate, a window function or a set; a volatile function of any overload makes
     it volatile, which is the careful answer.
@@ -317,12 +338,12 @@ def _expression(cursor: session.Cursor, question: schema.Question) -> schema.Exp
             result = cursor.pgresult
             assert result is not None
             described = (result.ftype(0), result.fmod(0))
-            cursor.execute(
-                f"SELECT count(({text})::text) FROM (SELECT * FROM {target} LIMIT {SAMPLE_ROWS}) AS sampled".encode()
-            )
+            volatile = _one(cursor, _VOLATILE, (_called(text),))[0]
+            if not volatile:  # a plan takes no number from a sequence
+                sample = f"(SELECT * FROM {target} LIMIT {SAMPLE_ROWS}) AS sampled"
+                cursor.execute(f"SELECT count(({text})::text) FROM {sample}".encode())
             cursor.execute(f"SET LOCAL search_path = {session.CATALOG_PATH}".encode())
             name = _one(cursor, "SELECT format_type(%s, %s)", described)[0]
-            volatile = _one(cursor, _VOLATILE, (_called(text),))[0]
     except psycopg.Error as error:
         return dataclasses.replace(facts, error=_said(error))
     return dataclasses.replace(facts, type=name, volatile=volatile)
