@@ -43,7 +43,7 @@ _TOKEN = re.compile(
     (?P<comment>--[^\n]*|/\*.*?\*/)
   | (?P<space>\s+)
   | (?P<string>[eE]'(?:[^'\\]|\\.|'')*'|(?:[bBxXnN]|[uU]&)?'(?:[^']|'')*')
-  | (?P<dollar>\$(?P<tag>[A-Za-z_\u0080-\uffff]*)\$.*?\$(?P=tag)\$)
+  | (?P<dollar>\$(?P<tag>(?:[A-Za-z_\u0080-\U0010ffff][\w\u0080-\U0010ffff]*)?)\$.*?\$(?P=tag)\$)
   | (?P<quoted>"(?:[^"]|"")*")
   | (?P<number>\d[\w.]*)
   | (?P<word>[A-Za-z_\u0080-\U0010ffff][\w$\u0080-\U0010ffff]*)

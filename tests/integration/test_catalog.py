@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -187,8 +186,7 @@ def test_what_depends_on_a_column(database: Database, owner: str) -> None:
         ("c", "policy"), ("d", "trigger"), ("d", "default value"), ("e", "trigger"),
     }  # fmt: skip
     identities = {d.identity for d in table_of(database).dependents if d.column == "a"}
-    assert any("view v" in text for text in identities), identities
-    assert any("child" in text for text in identities), identities
+    assert identities == {"constraint child_a_fkey on table public.child", "rule _RETURN on view public.v"}
 
 
 def test_triggers_but_not_ours(database: Database) -> None:
@@ -380,7 +378,7 @@ def test_odd_names_go_all_the_way(database: Database, tmp_path: Path, owner: str
         found = f"SELECT count(*) FROM {target} WHERE {old} = {new}".encode()
         for phase in (Phase.DUAL_WRITE, Phase.BACKFILL, Phase.RETIRE):
             advanced(database, tmp_path, change, to=phase, user=owner)
-            application.execute(f"INSERT INTO {target} ({new}) VALUES ('by N+1 %s {{}}')".encode().replace(b"%s", b"%%s"), ())
+            application.execute(f"INSERT INTO {target} ({new}) VALUES ('by N+1 %s {{}}')".encode())
             if phase is not Phase.RETIRE:
                 application.execute(f"INSERT INTO {target} DEFAULT VALUES".encode())
                 assert application.execute(found).fetchone() == ((2,) if phase is Phase.DUAL_WRITE else (54,))
@@ -410,7 +408,7 @@ def test_odd_texts_are_added(database: Database, tmp_path: Path, change: str, va
     run(database, "CREATE SEQUENCE s", "CREATE TABLE t (a text)", "INSERT INTO t VALUES ('v')")
     advanced(database, tmp_path, change, to=Phase.CONTRACT)
     with connect(database) as connection:
-        assert connection.execute(f"SELECT {quoted(ODD_NEW)} FROM t".encode().replace(b"%", b"%%"), ()).fetchone() == (value,)
+        assert connection.execute(f"SELECT {quoted(ODD_NEW)} FROM t".encode()).fetchone() == (value,)
 
 
 def test_five_hundred_tables(database: Database, tmp_path: Path) -> None:
@@ -420,18 +418,19 @@ def test_five_hundred_tables(database: Database, tmp_path: Path) -> None:
                 f"CREATE TABLE t{number} (id int PRIMARY KEY, a text DEFAULT 'x' NOT NULL CHECK (a <> ''), b int, c int)".encode()
             )
             connection.execute(f"CREATE UNIQUE INDEX ON t{number} (lower(a), b)".encode())
-    changes = ", ".join(f'RenameColumn("t{number}", "a", "z")' for number in range(500))
-    (tmp_path / "0001_all.py").write_text(
-        f"from zdmigrate import Migration, RenameColumn\nmigration = Migration({changes})\n", encoding="utf-8"
-    )
-    (file,) = load_directory(tmp_path)
-    one = dataclasses.replace(file, changes=file.changes[:1])
+    every = ", ".join(f'RenameColumn("t{number}", "a", "z")' for number in range(500))
+    for name, changes in (("0001_one", 'RenameColumn("t7", "a", "z")'), ("0002_every", every)):
+        (tmp_path / f"{name}.py").write_text(
+            f"from zdmigrate import Migration, RenameColumn\nmigration = Migration({changes})\n", encoding="utf-8"
+        )
+    one, many = load_directory(tmp_path)
     with session.connect(database.conninfo, purpose="test") as ours:
-        started = time.perf_counter()
-        plan = planned.make(one, planned.read(ours, [one], "zdmigrate"))
-        assert time.perf_counter() - started < 1
-        assert len(plan.phases) == 6
-        # Even all of them at once.
-        snapshot = planned.read(ours, [file], "zdmigrate")
-        assert len(snapshot.tables) == 500
-        assert time.perf_counter() - started < 5
+        for file, tables, seconds in ((one, 1, 1), (many, 500, 10)):
+            started = time.perf_counter()
+            snapshot = planned.read(ours, [file], "zdmigrate")
+            plan = planned.make(file, snapshot)
+            took = time.perf_counter() - started
+            assert len(snapshot.tables) == tables
+            assert len(list(plan.steps())) > 10 * tables
+            assert took < seconds, took
+            print(tables, took)

@@ -37,6 +37,7 @@ def test_a_literal_is_one_token(text: str) -> None:
         ("x.user_email", "x.user_email"),
         ("1::user_email", "1::user_email"),
         ("$$user_email$$ || $a$user_email$a$", "$$user_email$$ || $a$user_email$a$"),
+        ("$a1$ user_email $a1$ || user_email", "$a1$ user_email $a1$ || X"),
         (r"E'\'user_email' || user_email", r"E'\'user_email' || X"),
         ("user_email -- user_email\n", "X -- user_email\n"),
         ("/* user_email */ user_email", "/* user_email */ X"),
