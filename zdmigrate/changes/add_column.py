@@ -235,8 +235,8 @@ def _column_facts(column: sa.Column[Any]) -> dict[str, Any]:
         raise UsageError(f"AddColumn: {name} has {', '.join(wrong)}, which AddColumn does not build")
     if isinstance(column.type, sa.types.NullType):
         raise UsageError(f"AddColumn: {name} has no type")
-    # Not a driver's dialect: those double every percent sign.
-    dialect = postgresql.base.PGDialect()  # type: ignore[no-untyped-call]
+    # Not the paramstyle of a driver, for which every percent sign would be doubled.
+    dialect = postgresql.dialect(paramstyle="named")  # type: ignore[no-untyped-call]
     default = postgresql.base.PGDDLCompiler(dialect, None).get_column_default_string(column)  # type: ignore[arg-type]
     return {
         "name": name,

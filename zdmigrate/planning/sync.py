@@ -408,8 +408,12 @@ def _indent(lines: list[str]) -> list[str]:
 
 
 def _function(name: str, body: list[str], declare: tuple[str, ...] = (), *, plain: bool) -> str:
-    # A SET clause costs every call about a microsecond: only where names are looked up at run time.
-    return _dollar(name, body, declare, "" if plain else f"SET search_path = {SEARCH_PATH} ")
+    # A SET clause costs every call about a microsecond: only where names are looked up at run time, or where a
+    # deparsed string has a backslash.
+    options = "" if plain else f"SET search_path = {SEARCH_PATH} "
+    if any("\\" in line for line in body):
+        options += "SET standard_conforming_strings = on "
+    return _dollar(name, body, declare, options)
 
 
 def _dollar(name: str, body: list[str], declare: tuple[str, ...], options: str) -> str:
