@@ -281,6 +281,7 @@ class Executor:
         if found.unfilled:
             with self.fenced() as cursor:
                 self.store.forget_backfill(cursor, self.lease.key)
+                self.store.set_verified(cursor, self.lease.key, verified=False)
             raise Unsafe(
                 f"{found.unfilled} rows of {step.rows.schema}.{step.rows.table} are not filled: {', '.join(found.sample)}",
                 hint="find out what writes past the sync trigger, or why the expression gives NULL; then run it again",

@@ -11,7 +11,7 @@ from zdmigrate.phases import Phase
 from zdmigrate.plan import ALWAYS_TODO, Gate, LockMode, Mode, RowWork, Step
 from zdmigrate.planning import names, probes, sync
 from zdmigrate.planning.parts import Scope, alter, on, transaction_step
-from zdmigrate.sqltext import AmbiguousName, columns_in, ident
+from zdmigrate.sqltext import AmbiguousName, columns_in, ident, literal
 
 ACCESS_EXCLUSIVE = LockMode.ACCESS_EXCLUSIVE
 
@@ -261,7 +261,12 @@ class Synced:
         record = ident(self.scope.control, "sync_violation")
         when = sync.unfilled(self.pair, sync.Row("NEW."))
         function = self.function("guard")
-        return transaction_step(
+        shown = literal(f"{self.table.schema}.{self.table.name}")
+        diverged = (
+            f"SELECT format('row %s of %s differs in its two shapes', ctid, {shown}) "
+            f"FROM {ident(self.table.schema, self.table.name)} WHERE {sync.unfilled(self.pair)} LIMIT 5"
+        )
+        step = transaction_step(
             self.scope, Phase.DUAL_WRITE, f"guard.{self.label}", f"count writes that leave {self.label} diverged",
             probe=probes.triggers(self.table, (self._guard_name,), control=None),
             do=[
@@ -273,12 +278,11 @@ class Synced:
             locks=on(self.table, ACCESS_EXCLUSIVE if extra else LockMode.SHARE_ROW_EXCLUSIVE),
             undo_locks=on(self.table, ACCESS_EXCLUSIVE),
         )  # fmt: skip
+        return dataclasses.replace(step, undo_loses=diverged)
 
 
 def switch_statement(control: str, migration: str) -> str:
     """The read switch as a statement; ``.format(percent)`` it."""
-    from zdmigrate.sqltext import literal
-
     name = literal(migration).replace("{", "{{").replace("}", "}}")
     table = ident(control, "read_switch").replace("{", "{{").replace("}", "}}")
     return (
