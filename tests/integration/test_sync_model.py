@@ -11,7 +11,7 @@ import dataclasses
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import psycopg
 import pytest
@@ -24,36 +24,118 @@ from zdmigrate.planning import sync
 from zdmigrate.planning.parts import Scope
 from zdmigrate.planning.synced import Synced
 
-Value = Any  # a tuple of texts, one for each column of a side
+Value = tuple[str | None, ...]
+"""One text for each column of a side, as the server prints it."""
+
+OLDS = (("a",), ("A",), ("Ab c",), ("ab c d",), ("abcdefgh",), ("ABCDEFGH",), ("",), (None,))
+NEWS = (("n",), ("N",), ("n-long-value",), ("M",), ("",), (None,))
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Pair:
     """A pair of shapes, in SQL and once more in Python."""
 
     name: str
-    old: tuple[str, ...]
-    new: tuple[str, ...]
-    up_sql: tuple[str, ...]
-    down_sql: tuple[str, ...]
-    up: Callable[[Value], Value]
-    down: Callable[[Value], Value]
+    old: tuple[str, ...] = ("o",)
+    new: tuple[str, ...] = ("n",)
+    types: tuple[str, str] = ("text", "text")
+    up_sql: tuple[str, ...] = ('"o"',)
+    down_sql: tuple[str, ...] = ('"n"',)
+    up: Callable[[Value], Value] = lambda value: value
+    down: Callable[[Value], Value] = lambda value: value
+    olds: tuple[Value, ...] = OLDS
+    news: tuple[Value, ...] = NEWS
     default: str | None = None
+    volatile: bool = False
+    on_down_error: Literal["refuse", "null"] = "refuse"
+    normal: Callable[[Value], Value] | None = None
+    """What a trigger of the table's own makes of old."""
+
+    def written(self, writer: str, value: Value) -> Value:
+        """What a side reads after it wrote `value` (or after any other update of the row)."""
+        if self.normal is None:
+            return value
+        if writer == "N":
+            return self.normal(value)
+        old = self.down(value)
+        return value if self.normal(old) == old else self.up(self.normal(old))
 
 
-def _word(text: str, number: int) -> str:
-    return [*text.split(" "), "", ""][number]
+def _map(change: Callable[[str], str]) -> Callable[[Value], Value]:
+    return lambda value: tuple(None if part is None else change(part) for part in value)
 
 
+def _split(value: Value) -> Value:
+    (text,) = value
+    if text is None:
+        return (None, None)
+    first, last, *_ = [*text.split(" "), "", ""]
+    return (first, last)
+
+
+def _join(value: Value) -> Value:
+    return (" ".join(part for part in value if part) or None,)
+
+
+def _fits(value: Value) -> Value:
+    (text,) = value
+    return (None if text is None or abs(int(text)) > 2**31 - 1 else text,)
+
+
+def _numbers(*texts: str | None) -> tuple[Value, ...]:
+    return tuple((text,) for text in texts)
+
+
+JOIN = "nullif(concat_ws(' ', nullif({}, ''), nullif({}, '')), '')"
+NAMES = (("n", "m"), ("N", None), (None, "M"), (None, None), ("a b", "c"), ("", "x"))
 PAIRS = [
-    Pair("identity", ("o",), ("n",), ('"o"',), ('"n"',), lambda v: v, lambda w: w),
-    Pair("default", ("o",), ("n",), ('"o"',), ('"n"',), lambda v: v, lambda w: w, default="'dflt'::text"),
-    Pair("lower", ("o",), ("n",), ('lower("o")',), ('"n"',), lambda v: (v[0].lower(),), lambda w: w),
-    Pair("truncation", ("o",), ("n",), ('left("o", 5)',), ('"n"',), lambda v: (v[0][:5],), lambda w: w),
+    Pair(name="identity"),
+    Pair(name="default", default="'dflt'::text"),
+    Pair(name="stable default", default="(now())::text"),
+    # An explicit NULL from N+1 means the default: refused, or accepted, when it is planned.
+    Pair(name="volatile default", default="md5((random())::text)", volatile=True, news=NEWS[:-1]),
+    Pair(name="citext", types=("public.citext", "public.citext")),
     Pair(
-        "split", ("o",), ("first", "last"), ("split_part(o, ' ', 1)", "split_part(o, ' ', 2)"),
-        ("concat_ws(' ', nullif(first, ''), nullif(last, ''))",),
-        lambda v: (_word(v[0], 0), _word(v[0], 1)), lambda w: (" ".join(part for part in w if part),),
+        name="numeric", types=("numeric", "numeric"),
+        olds=_numbers("1", "1.0", "1.00", "NaN", "0", "0.00", None), news=_numbers("1.0", "1.00", "2", "0.0", None),
+    ),
+    Pair(
+        name="json", types=("json", "json"), default="'{}'::json",
+        olds=_numbers("{}", "{ }", '{"a":1}', '{"a": 1}', "null", None), news=_numbers("{}", "{  }", '{"a":1}', None),
+    ),
+    Pair(
+        name="float", types=("double precision", "double precision"), olds=_numbers("0", "-0", "NaN", "1", None),
+        news=_numbers("-0", "0", "2", None),
+    ),
+    Pair(name="composite", types=("public.two", "public.two"), olds=_numbers("(,)", "(1,)", None),
+         news=_numbers("(,)", "(,2)", None)),
+    Pair(name="lower", up_sql=('lower("o")',), up=_map(str.lower)),
+    Pair(name="lower default", up_sql=('lower("o")',), up=_map(str.lower), default="'Dflt'::text"),
+    Pair(name="truncation", up_sql=('left("o", 5)',), up=_map(lambda text: text[:5])),
+    Pair(
+        name="split", new=("first", "last"), up_sql=("split_part(o, ' ', 1)", "split_part(o, ' ', 2)"),
+        down_sql=(JOIN.format("first", "last"),), up=_split, down=_join, news=NAMES,
+        olds=(*OLDS[:-2], ("x y",), (None,)),
+    ),
+    Pair(
+        name="merge", old=("first", "last"), new=("n",), up_sql=(JOIN.format("first", "last"),),
+        down_sql=("split_part(n, ' ', 1)", "split_part(n, ' ', 2)"), up=_join, down=_split, olds=NAMES,
+        news=_numbers("x y", "x", "x y z", None),
+    ),
+    Pair(
+        name="widening", types=("integer", "bigint"), on_down_error="null", down=_fits,
+        olds=_numbers("1", "2", "3", None), news=_numbers("1", "7", "5000000000", "-5000000000", None),
+    ),
+    Pair(
+        name="widening default", types=("integer", "bigint"), on_down_error="null", down=_fits, default="7",
+        olds=_numbers("1", "7", None), news=_numbers("1", "7", "5000000000", None),
+    ),
+    Pair(name="normalised", normal=_map(str.lower)),
+    Pair(name="normalised lossy", up_sql=('left("o", 5)',), up=_map(lambda text: text[:5]), normal=_map(str.lower)),
+    Pair(
+        name="normalised widening", types=("integer", "bigint"), on_down_error="null", down=_fits,
+        olds=_numbers("1", "-2", None), news=_numbers("1", "-7", "5000000000", "-5000000000", None),
+        normal=_map(lambda text: text.lstrip("-")),
     ),
 ]  # fmt: skip
 
@@ -74,34 +156,46 @@ class Rig:
         self.pair = pair
         self.control = connect(database)
         self.sessions = [connect(database, autocommit=False) for _ in range(2)]
-        columns = [schema.Column(name=name, number=n, type="text") for n, name in enumerate(("o", *pair.new), 1)]
+        types = {**dict.fromkeys(pair.old, pair.types[0]), **dict.fromkeys(pair.new, pair.types[1])}
+        columns = [schema.Column(name=name, number=n, type=kind) for n, (name, kind) in enumerate(types.items(), 1)]
         numbers = [schema.Column(name=name, number=9, type="integer") for name in ("id", "part", "other")]
+        own = schema.Trigger(name="normalise", enabled="O", before=True, row=True, events=("INSERT", "UPDATE"))
         table = schema.Table(
             schema="public", name="t", oid=1, kind="p", owner="postgres", owned=True, rows=0, bytes=0,
-            columns=(*columns, *numbers),
+            columns=(*columns, *numbers), triggers=(own,) if pair.normal else (),
         )  # fmt: skip
         self.sync_pair = sync.SyncPair(
             columns=table.column_names,
-            old=(sync.SyncColumn(name="o", type="text", default=pair.default),),
-            new=tuple(sync.SyncColumn(name=name, type="text") for name in pair.new),
+            old=tuple(
+                sync.SyncColumn(name=name, type=pair.types[0], default=pair.default, default_volatile=pair.volatile)
+                for name in pair.old
+            ),
+            new=tuple(sync.SyncColumn(name=name, type=pair.types[1]) for name in pair.new),
             up=pair.up_sql,
             down=pair.down_sql,
+            on_down_error=pair.on_down_error,
         )
         snapshot = schema.Snapshot(server_version=150000, role="postgres", may_suppress_triggers=True, tables=(table,))
         self.synced = Synced(
             scope=Scope(snapshot=snapshot, migration="m", position=0), table=table, pair=self.sync_pair, label="n"
         )
-        self._create(table)
+        self._create(types)
 
-    def _create(self, table: schema.Table) -> None:
-        default = f" DEFAULT {self.pair.default}" if self.pair.default else ""
-        new = ", ".join(f'"{name}" text' for name in self.pair.new)
-        columns = f"id int, part int, other int DEFAULT 0, o text{default}, {new}, PRIMARY KEY (id, part)"
+    def _create(self, types: dict[str, str]) -> None:
+        pair = self.pair
+        typed = ", ".join(
+            f'"{name}" {kind}' + (f" DEFAULT {pair.default}" if pair.default and name in pair.old else "")
+            for name, kind in types.items()
+        )
+        columns = f"id int, part int, other int DEFAULT 0, {typed}, PRIMARY KEY (id, part)"
         for statement in (
             "CREATE SCHEMA zdmigrate",
+            *(["CREATE EXTENSION citext"] if "citext" in pair.types[0] else []),
+            "CREATE TYPE two AS (a int, b int)",
             f"CREATE TABLE t ({columns}) PARTITION BY LIST (part)",
             "CREATE TABLE t1 PARTITION OF t FOR VALUES IN (1)",
             "CREATE TABLE t2 PARTITION OF t FOR VALUES IN (2)",
+            *(self._own_trigger() if pair.normal else ()),
             f"SET search_path = {sync.SEARCH_PATH}",
             *self.synced.install(undo=()).do,
             *(
@@ -111,19 +205,34 @@ class Rig:
         ):
             self.control.execute(statement.encode())
 
+    def _own_trigger(self) -> tuple[str, ...]:
+        normal = "lower(NEW.o)" if self.pair.types[0] == "text" else "abs(NEW.o)"
+        return (
+            f"CREATE FUNCTION normalise() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN NEW.o := {normal}; RETURN NEW; END$$",
+            "CREATE TRIGGER normalise BEFORE INSERT OR UPDATE ON t FOR EACH ROW EXECUTE FUNCTION normalise()",
+        )
+
     def start(self, seeds: list[Value], authority: sync.Authority) -> dict[int, Expected]:
         """Empty the table, fill it with rows from before the triggers, set the authority."""
-        names = [row[0] for row in self.control.execute("SELECT tgname FROM pg_trigger WHERE tgrelid = 't'::regclass")]
+        ours = [
+            row[0]
+            for row in self.control.execute("SELECT tgname FROM pg_trigger WHERE tgrelid = 't'::regclass").fetchall()
+            if row[0] != "normalise"
+        ]
         empty = ", ".join(f'"{name}" = NULL' for name in self.pair.new)
+        old = ", ".join(f'"{name}"' for name in self.pair.old)
         with self.control.transaction():
             self.control.execute("TRUNCATE t")
             self.control.execute("ALTER TABLE t DISABLE TRIGGER USER")
             for number, value in enumerate(seeds):
+                marks = ", ".join(f"%s::{self.pair.types[0]}" for _ in value)
                 self.control.execute(
-                    "INSERT INTO t (id, part, o) VALUES (%s, 1 + %s %% 2, %s)", (number, number, *value)
+                    f"INSERT INTO t (id, part, {old}) VALUES (%s, 1 + %s %% 2, {marks})".encode(),
+                    (number, number, *value),
                 )
             self.control.execute(f"UPDATE t SET {empty}".encode())
-            for name in names:
+            self.control.execute("ALTER TABLE t ENABLE TRIGGER USER")
+            for name in ours:
                 self.control.execute(f'ALTER TABLE t ENABLE ALWAYS TRIGGER "{name}"'.encode())
             self.control.execute(self.synced.functions(authority)[0].encode())
         return {number: Expected(1 + number % 2, "N", value) for number, value in enumerate(seeds)}
@@ -131,6 +240,12 @@ class Rig:
     def close(self) -> None:
         for connection in (self.control, *self.sessions):
             connection.close()
+
+
+def _written_as(names: tuple[str, ...], kind: str) -> tuple[str, str, str]:
+    """Column list, parameters and SET clause of one side."""
+    quoted = [f'"{name}"' for name in names]
+    return ", ".join(quoted), ", ".join(f"%s::{kind}" for _ in names), ", ".join(f"{q} = %s::{kind}" for q in quoted)
 
 
 class History:
@@ -170,6 +285,9 @@ class History:
         return bool(row and row[0])
 
     def wrote(self, who: int, number: int, expected: Expected | None) -> None:
+        if expected is not None:
+            value = self.rig.pair.written(expected.writer, expected.value)
+            expected = dataclasses.replace(expected, value=value)
         self._before[who].setdefault(number, self.rows.get(number))
         self._set(number, expected)
 
@@ -191,43 +309,37 @@ class History:
 
     def apply(self, who: int, operation: str, number: int, old: Value, new: Value) -> None:  # noqa: C901
         pair = self.rig.pair
-        sets_old = "o = %s"
-        sets_new = ", ".join(f'"{name}" = %s' for name in pair.new)
-        columns, marks = ", ".join(f'"{name}"' for name in pair.new), ", ".join("%s" for _ in pair.new)
+        old_names, old_marks, sets_old = _written_as(pair.old, pair.types[0])
+        new_names, new_marks, sets_new = _written_as(pair.new, pair.types[1])
         row = self.rows.get(number)
         match operation:
             case "N insert":
-                self.fresh += 1
-                self.execute(who, "INSERT INTO t (id, part, o) VALUES (%s, 1, %s)", (self.fresh, *old))
-                self.wrote(who, self.fresh, Expected(1, "N", old))
+                self._insert(who, old_names, old_marks, "N", old)
             case "N+1 insert":
+                self._insert(who, new_names, new_marks, "N+1", new)
+            case "bare insert":
                 self.fresh += 1
-                self.execute(who, f"INSERT INTO t (id, part, {columns}) VALUES (%s, 1, {marks})", (self.fresh, *new))
-                self.wrote(who, self.fresh, Expected(1, "N+1", new))
+                self.execute(who, "INSERT INTO t (id, part) VALUES (%s, 1)", (self.fresh,))
+                self.wrote(who, self.fresh, Expected(1, "N", self.found(self.rig.sessions[who], self.fresh)[0]))
+                assert (self.rows[self.fresh].value[0] is None) is (pair.default is None)
             case "N update":
                 self._update(who, number, sets_old, old, "N", old)
             case "N+1 update":
-                self._update(who, number, sets_new, new, "N+1", new)
+                # Before the backfill, N+1 may write NULL blindly as little as it may read what it has not written.
+                if any(new) or (row is not None and row.writer == "N+1"):
+                    self._update(who, number, sets_new, new, "N+1", new)
             case "both":
                 winner = ("N", old) if self.authority == "old" else ("N+1", new)
                 if row is not None and self._differs_on_both(number, old, new, who):
                     self._update(who, number, f"{sets_old}, {sets_new}", (*old, *new), *winner)
             case "N upsert":
-                statement = (
-                    "INSERT INTO t (id, part, o) VALUES (%s, 1, %s) ON CONFLICT (id, part) DO UPDATE SET o = excluded.o"
-                )
-                self.execute(who, statement, (number % 5, *old))
-                self._upserted(who, number % 5, "N", old)
+                self._upsert(who, number % 5, (old_names, old_marks, pair.old), "N", old)
             case "N+1 upsert":
-                excluded = ", ".join(f'"{name}" = excluded."{name}"' for name in pair.new)
-                statement = (
-                    f"INSERT INTO t (id, part, {columns}) VALUES (%s, 1, {marks}) "
-                    f"ON CONFLICT (id, part) DO UPDATE SET {excluded}"
-                )
-                self.execute(who, statement, (number % 5, *new))
-                self._upserted(who, number % 5, "N+1", new)
+                if any(new):
+                    self._upsert(who, number % 5, (new_names, new_marks, pair.new), "N+1", new)
             case "other":
-                self.execute(who, "UPDATE t SET other = other + 1 WHERE id = %s", (number,))
+                if self.execute(who, "UPDATE t SET other = other + 1 WHERE id = %s", (number,)):
+                    self.wrote(who, number, self.rows[number])
             case "move":
                 if self.execute(who, "UPDATE t SET part = 3 - part WHERE id = %s AND id > 4", (number,)):
                     moved = self.rows[number]
@@ -246,45 +358,60 @@ class History:
             case _:
                 self.end(who, operation)
 
+    def _insert(self, who: int, names: str, marks: str, writer: str, value: Value) -> None:
+        self.fresh += 1
+        self.execute(who, f"INSERT INTO t (id, part, {names}) VALUES (%s, 1, {marks})", (self.fresh, *value))
+        self.wrote(who, self.fresh, Expected(1, writer, value))
+        self.check(self.rig.sessions[who], self.fresh)
+
     def _update(self, who: int, number: int, sets: str, values: Value, writer: str, value: Value) -> None:
         if self.execute(who, f"UPDATE t SET {sets} WHERE id = %s", (*values, number)):
             self.wrote(who, number, Expected(self.rows[number].part, writer, value))
             self.check(self.rig.sessions[who], number)
 
-    def _upserted(self, who: int, number: int, writer: str, value: Value) -> None:
+    def _upsert(self, who: int, number: int, side: tuple[str, str, tuple[str, ...]], writer: str, value: Value) -> None:
+        names, marks, columns = side
+        excluded = ", ".join(f'"{name}" = excluded."{name}"' for name in columns)
+        statement = (
+            f"INSERT INTO t (id, part, {names}) VALUES (%s, 1, {marks}) ON CONFLICT (id, part) DO UPDATE SET {excluded}"
+        )
+        self.execute(who, statement, (number, *value))
         row = self.rows.get(number)
-        # ids below 5 stay in the partition they were seeded in; an upsert makes a second row in partition 1 for the others
+        # ids below 5 stay in the partition they were seeded in; an upsert makes a second row in partition 1 for others
         if row is not None and row.part != 1:
             self.rig.sessions[who].execute("DELETE FROM t WHERE id = %s AND part = 1", (number,))
         else:
             self.wrote(who, number, Expected(1, writer, value))
+            self.check(self.rig.sessions[who], number)
 
     def _differs_on_both(self, number: int, old: Value, new: Value, who: int) -> bool:
-        columns = ", ".join(f'"{name}"' for name in self.rig.pair.new)
-        found = (
-            self.rig.sessions[who].execute(f"SELECT o, {columns} FROM t WHERE id = %s".encode(), (number,)).fetchone()
-        )
-        return found is not None and found[0] != old[0] and tuple(found[1:]) != new
+        if not self.rig.sessions[who].execute("SELECT FROM t WHERE id = %s", (number,)).fetchone():
+            return False
+        was_old, was_new = self.found(self.rig.sessions[who], number)
+        return was_old != old and was_new != new
+
+    def found(self, connection: psycopg.Connection[Any], number: int) -> tuple[Value, Value]:
+        """What a session reads in both shapes."""
+        pair = self.rig.pair
+        columns = ", ".join(f'"{name}"::text' for name in (*pair.old, *pair.new))
+        (row,) = connection.execute(f"SELECT {columns} FROM t WHERE id = %s".encode(), (number,)).fetchall()
+        return tuple(row[: len(pair.old)]), tuple(row[len(pair.old) :])
 
     def backfill(self, who: int, first: int, last: int) -> None:
         pair = self.rig.sync_pair
         sets = ", ".join(f'"{name}" = {text}' for name, text in sync.assignments(pair))
         where = f"id BETWEEN %s AND %s AND ({sync.unfilled(pair)})"
+        self.execute(who, "SET LOCAL session_replication_role = replica", ())
         self.execute(who, f"UPDATE t SET {sets} WHERE {where}", (first, last))
+        self.execute(who, "SET LOCAL session_replication_role = origin", ())
 
     def check(self, connection: psycopg.Connection[Any], number: int, *, filled: bool = False) -> None:
         """The writer's side reads what was written, and the other side follows from it."""
         expected, pair = self.rows[number], self.rig.pair
-        columns = ", ".join(f'"{name}"' for name in pair.new)
-        found = connection.execute(f"SELECT o, {columns} FROM t WHERE id = %s".encode(), (number,)).fetchall()
-        assert len(found) == 1, (number, found)
-        old, new = (found[0][0],), tuple(found[0][1:])
-        if expected.writer == "N":
-            assert old == expected.value, (number, found, expected)
-        else:
-            assert new == expected.value, (number, found, expected)
-        untouched = not filled and all(part is None for part in new)
-        assert untouched or new == pair.up(old) or old == pair.down(new), (number, found, expected)
+        old, new = self.found(connection, number)
+        assert (old if expected.writer == "N" else new) == expected.value, (number, old, new, expected)
+        untouched = not filled and not any(new)
+        assert untouched or new == pair.up(old) or old == pair.down(new), (number, old, new, expected)
 
     def finish(self) -> None:
         """Backfill everything; then nothing is unfilled, also while N+1 goes on."""
@@ -297,21 +424,18 @@ class History:
         assert self.rig.control.execute("SELECT count(*) FROM t").fetchone() == (len(self.rows),)
         for number in list(self.rows):
             self.check(self.rig.control, number, filled=True)
-            self.apply(1, "N+1 update", number, ("",), tuple(f"later {number}" for _ in self.rig.pair.new))
+            pair = self.rig.pair
+            self.apply(1, "N+1 update", number, pair.olds[0], pair.news[number % len(pair.news)])
         self.end(1, "commit")
         assert self.rig.control.execute(count).fetchone() == (0,)
 
 
 OPERATIONS = (
-    "N insert", "N+1 insert", "N update", "N+1 update", "both", "N upsert", "N+1 upsert", "other", "move", "rekey",
+    "N insert", "N+1 insert", "bare insert", "N update", "N+1 update", "both", "N upsert", "N+1 upsert", "other", "move", "rekey",
     "delete", "backfill", "commit", "rollback",
 )  # fmt: skip
-TEXTS = st.sampled_from(["a", "A", "Ab c", "ab c d", "abcdefgh", "ABCDEFGH", "x y", ""])
-NEW_TEXTS = st.sampled_from(["n", "N", "n-long-value", "M", "m"])
 STEPS = st.lists(
-    st.tuples(
-        st.integers(0, 1), st.sampled_from(OPERATIONS), st.integers(0, 9), TEXTS, st.tuples(NEW_TEXTS, NEW_TEXTS)
-    ),
+    st.tuples(st.integers(0, 1), st.sampled_from(OPERATIONS), st.integers(0, 9), st.integers(0, 7), st.integers(0, 5)),
     min_size=4,
     max_size=14,
 )
@@ -327,17 +451,17 @@ def rig(request: pytest.FixtureRequest, database: Database) -> Iterator[Rig]:
 def run_history(rig: Rig, steps: list[Any], authority: sync.Authority) -> None:
     for session in rig.sessions:
         session.rollback()
-    seeds = [(text,) for text in ("Seed One", "seed", "S", "LONGSEEDVALUE", "", "five", "six", "seven")]
-    history = History(rig, rig.start(seeds, authority), authority)
+    olds, news = rig.pair.olds, rig.pair.news
+    history = History(rig, rig.start([olds[number % len(olds)] for number in range(8)], authority), authority)
     for who, operation, number, old, new in steps:
-        history.apply(who, operation, number, (old,), tuple(new[: len(rig.pair.new)]))
+        history.apply(who, operation, number, olds[old % len(olds)], news[new % len(news)])
     history.finish()
 
 
 HEALTH = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 
 
-@settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=HEALTH)
+@settings(max_examples=80, deadline=None, derandomize=True, suppress_health_check=HEALTH)
 @given(steps=STEPS, authority=st.sampled_from(["old", "new"]))
 def test_no_history_loses_a_write(rig: Rig, steps: list[Any], authority: sync.Authority) -> None:
     run_history(rig, steps, authority)

@@ -105,11 +105,15 @@ class Row:
 BARE = Row()
 
 
-def unfilled(pair: SyncPair, row: Row = BARE) -> str:
-    """The boolean expression that says whether a row still needs `up`."""
+def unfilled(pair: SyncPair, row: Row = BARE, *, exact: bool = False) -> str:
+    """The boolean expression that says whether a row still needs `up`.
+
+    With ``on_down_error="null"`` it does not ask `down` where old is NULL, as it is beside every new value that has no
+    old one: `exact` does, and fails there.
+    """
     if not pair.new:
-        return _all(f"{row.column(c.name)} IS NULL" for c in pair.old)
-    empty = _all(f"{row.column(c.name)} IS NULL" for c in pair.new)
+        return _empty(pair.old, row)
+    empty = _empty(pair.new, row)
     if not pair.old and pair.null_is_unfilled:
         return empty
     missing = f"{empty} AND NOT ({_all(f'({text}) IS NULL' for text in _ups(pair, row))})"
@@ -118,10 +122,8 @@ def unfilled(pair: SyncPair, row: Row = BARE) -> str:
     consistent = [_differs([row.column(c.name) for c in pair.new], _ups(pair, row))]
     if not _identity(pair):
         mirrored = _differs([row.column(c.name) for c in pair.old], _downs(pair, row))
-        if pair.on_down_error == "null":  # `down` must not be asked for a value that it cannot represent
-            mirrored = (
-                f"CASE WHEN {_all(f'{row.column(c.name)} IS NULL' for c in pair.old)} THEN false ELSE {mirrored} END"
-            )
+        if pair.on_down_error == "null" and not exact:
+            mirrored = f"CASE WHEN {_empty(pair.old, row)} THEN false ELSE {mirrored} END"
         consistent.append(mirrored)
         return f"({' AND '.join(consistent)}) OR ({missing})"
     return consistent[0]  # where both directions are the identity, an unfilled row is never consistent
@@ -368,17 +370,21 @@ def _declared(pair: SyncPair) -> tuple[str, ...]:
 
 
 def _fill_unfilled(pair: SyncPair, row: Row) -> list[str]:
-    """`_fill` where the row needs it. An old value beside a new one that has no old value is not its image."""
+    """`_fill` where the row needs it. A new value that has no old one is consistent with NULL."""
     return [
         "BEGIN",
-        f"  stale := {unfilled(pair, row)};",
+        f"  stale := {unfilled(pair, row, exact=True)};",
         "EXCEPTION WHEN data_exception THEN",
-        "  stale := true;",
+        f"  stale := NOT ({_empty(pair.old, row)});",
         "END;",
         "IF stale THEN",
         *_indent(_fill(pair, row)),
         "END IF;",
     ]
+
+
+def _empty(columns: tuple[SyncColumn, ...], row: Row) -> str:
+    return _all(f"{row.column(c.name)} IS NULL" for c in columns)
 
 
 def _all(conditions: Iterable[str]) -> str:
