@@ -204,14 +204,16 @@ class TypeFacts:
 class Trial:
     """DDL tried on an empty temporary copy of a table, which is rolled back; ``{table}`` stands for the copy.
 
-    `definition` is the server's own text of the one index or constraint that was made, `messages` what it said at
-    debug1 (``rewriting table``, ``verifying table``), and `error` its message where it refused.
+    `definition` is the server's own text of the one index or constraint that was made, `defaults` are those of all
+    columns afterwards, `messages` what it said at debug1 (``rewriting table``, ``verifying table``), and `error` its
+    message where it refused.
     """
 
     schema: str
     table: str
     statement: str
     definition: str | None = None
+    defaults: tuple[tuple[str, str], ...] = ()
     messages: tuple[str, ...] = ()
     error: str | None = None
 

@@ -6,7 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from zdmigrate import schema as catalog
-from zdmigrate.changes.base import Change, OneShot, require_name
+from zdmigrate.changes.base import Change, OneShot, declared_sql, require_name
 from zdmigrate.errors import UsageError
 from zdmigrate.hazards import Hazard
 from zdmigrate.phases import Phase
@@ -14,7 +14,7 @@ from zdmigrate.plan import Gate, LockMode, RowQueries, Window
 from zdmigrate.planning import probes
 from zdmigrate.planning.draft import DraftColumn, Fill, TableDraft
 from zdmigrate.planning.parts import ChangePlan, Scope, Target, alter, on, transaction_step
-from zdmigrate.sqltext import ident, literal, tokens
+from zdmigrate.sqltext import ident, literal
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -47,7 +47,7 @@ class AddColumn(Change):
     ) -> None:
         facts = _column_facts(column)
         values = {"table": require_name(table, "AddColumn: table"), "schema": require_name(schema, "AddColumn: schema")}
-        for field, value in {**facts, **values, "backfill": _expression(backfill)}.items():
+        for field, value in {**facts, **values, "backfill": declared_sql(backfill, "AddColumn: backfill")}.items():
             object.__setattr__(self, field, value)
         if not self.nullable and self.default is None and backfill is None:
             raise UsageError(
@@ -204,14 +204,3 @@ def _column_facts(column: sa.Column[Any]) -> dict[str, Any]:
         "default": default,
         "comment": column.comment,
     }
-
-
-def _expression(text: str | None) -> str | None:
-    if text is None:
-        return None
-    if not isinstance(text, str) or not text.strip():
-        raise UsageError(f"AddColumn: backfill must be a SQL expression, got {text!r}")
-    words = {token.name for token in tokens(text) if token.kind == "word"}
-    if "select" in words or any(token.text == ";" for token in tokens(text) if token.kind == "other"):
-        raise UsageError("AddColumn: backfill must be an expression over the row's own columns, without SELECT or ';'")
-    return text

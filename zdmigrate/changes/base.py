@@ -8,6 +8,7 @@ from typing import Any
 
 from zdmigrate.errors import UsageError
 from zdmigrate.planning.parts import ChangePlan, Scope, Target
+from zdmigrate.sqltext import tokens
 
 
 @dataclasses.dataclass(frozen=True, slots=True, init=False)
@@ -67,3 +68,29 @@ def require_name(value: object, what: str) -> str:
     if len(value.encode()) > 63:
         raise UsageError(f"{what} {value!r} is longer than 63 bytes")
     return value
+
+
+def declared_sql(text: object, what: str) -> str | None:
+    """`text`, if it is one SQL expression over a row (no query, no second statement); None stays None."""
+    if text is None:
+        return None
+    if not isinstance(text, str) or not text.strip():
+        raise UsageError(f"{what} must be a SQL expression, got {text!r}")
+    words = {token.name for token in tokens(text) if token.kind == "word"}
+    if "select" in words or any(token.text == ";" for token in tokens(text) if token.kind == "other"):
+        raise UsageError(f"{what} must be an expression over the row's own columns, without SELECT or ';'")
+    return text
+
+
+def type_text(type_: object, what: str) -> str:
+    """A type as SQL: what SQLAlchemy compiles its types to, or text that is declared to be SQL."""
+    if isinstance(type_, str) and type_.strip():
+        return type_
+    import sqlalchemy as sa
+    from sqlalchemy.dialects import postgresql
+
+    made = type_() if isinstance(type_, type) and issubclass(type_, sa.types.TypeEngine) else type_
+    if not isinstance(made, sa.types.TypeEngine) or isinstance(made, sa.types.NullType):
+        raise UsageError(f"{what}: the type must be a SQLAlchemy type or the text of one, got {type_!r}")
+    # Not the paramstyle of a driver, for which every percent sign would be doubled.
+    return made.compile(dialect=postgresql.dialect(paramstyle="named"))  # type: ignore[no-untyped-call]

@@ -6,8 +6,8 @@ import dataclasses
 from typing import Any
 
 from zdmigrate import schema as catalog
-from zdmigrate.changes.base import Change, OneShot, require_name
-from zdmigrate.errors import Unsafe, UsageError
+from zdmigrate.changes.base import Change, OneShot, declared_sql, require_name
+from zdmigrate.errors import Unsafe
 from zdmigrate.phases import Phase
 from zdmigrate.plan import Window
 from zdmigrate.planning import loosen
@@ -36,9 +36,7 @@ class DropColumn(Change):
     def __init__(self, table: str, column: str, *, down: str | None = None, schema: str = "public") -> None:
         for field, value in (("table", table), ("column", column), ("schema", schema)):
             object.__setattr__(self, field, require_name(value, f"DropColumn: {field}"))
-        if down is not None and (not isinstance(down, str) or not down.strip()):
-            raise UsageError(f"DropColumn: down must be a SQL expression, got {down!r}")
-        object.__setattr__(self, "down", down)
+        object.__setattr__(self, "down", declared_sql(down, "DropColumn: down"))
 
     def targets(self) -> tuple[Target, ...]:
         return (Target(self.schema, self.table, self.column),)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 
+import psycopg
+
 from zdmigrate.control.store import Event as AuditEvent
 from zdmigrate.control.store import Record, Store
 from zdmigrate.engine import gates
@@ -162,19 +164,22 @@ class Run:
 
     def _names_of(self, phases: Sequence[Phase]) -> Phase:
         """The last of the phases whose change of names has happened."""
-        renaming = [s for p in phases for s in self.plan.phase(p).steps if s.renames and self.executor.probe(s) == "done"]
+        renaming = [
+            s for p in phases for s in self.plan.phase(p).steps if s.renames and self.executor.probe(s) == "done"
+        ]
         return max((step.phase for step in renaming), key=lambda phase: phase.position, default=Phase.NONE)
 
     def _rows_named(self, queries: Sequence[str | None]) -> list[str]:
         """The answers of the queries, each once. They may read a whole table."""
+        found: list[str] = []
         with session.settings(self.facts.connection, statement_timeout="0", search_path=sync.SEARCH_PATH):
-            rows = [
-                r
-                for query in dict.fromkeys(queries)
-                if query
-                for r in self.facts.connection.execute(query.encode()).fetchall()
-            ]
-        return list(dict.fromkeys(str(row[0]) for row in rows))
+            for query in dict.fromkeys(queries):
+                if query:
+                    try:
+                        found += [str(row[0]) for row in self.facts.connection.execute(query.encode()).fetchall()]
+                    except psycopg.DataError as error:  # a cast that raises where another one would round
+                        found.append(f"a value does not fit: {error.diag.message_primary}")
+        return list(dict.fromkeys(found))
 
     def _refuse_impossible(self, phase: Phase) -> None:
         """Rows that a step of the phase could not live with; better said before it begins.

@@ -48,6 +48,8 @@ class Replace(ColumnMove):
     down: str
     on_down_error: OnDownError
     not_null: bool
+    default: str | None
+    """The new column's default in the end, where it has one then."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,10 +185,21 @@ class TableDraft:
         self._columns[new] = dataclasses.replace(found, name=new)
         self._gone[old] = "renamed"
 
-    def replace(self, name: str, *, type_: str, up: str, down: str, on_down_error: OnDownError, beside: str) -> None:
+    def replace(
+        self,
+        name: str,
+        *,
+        type_: str,
+        up: str,
+        down: str,
+        beside: str,
+        default: str | None = None,
+        on_down_error: OnDownError = "refuse",
+    ) -> None:
         """Another type, or other values: a column beside the old one. `up` and `down` use final names.
 
         `beside` is the new column's name until the old one is out of its way, where both have the same final name.
+        `default` is what its default is in the end, if it has one.
         """
         live = self.live_column(name)
         move = self._move(live.name)
@@ -197,8 +210,10 @@ class TableDraft:
             column=live, name=name, beside=physical, type=type_, on_down_error=on_down_error,
             up=self.initial(up),
             down=self._over(down, lambda column: ident(physical) if column.name == name else column.value),
-            not_null=live.not_null,
+            not_null=self.column(name).not_null, default=default,
         )  # fmt: skip
+        # What filled the old column in place is part of `up` now.
+        self.moves = [m for m in self.moves if not (isinstance(m, Fill) and m.name == live.name)]
         if isinstance(move, Rename):
             self.moves[self.moves.index(move)] = made
         else:
@@ -223,7 +238,9 @@ class TableDraft:
         )  # fmt: skip
         # First: what others compute from the column must find it filled.
         self.moves.insert(0, made)
-        self._columns[name] = dataclasses.replace(found, not_null=not_null)
+        self._columns[name] = dataclasses.replace(
+            found, not_null=not_null, value=f"coalesce({ident(live.name)}, {made.value})"
+        )
 
     def drop(self, name: str, down: str | None) -> None:
         """A column that is no longer there."""
@@ -235,6 +252,10 @@ class TableDraft:
         self.moves.append(Drop(column=live, down=None if down is None else self.initial(down)))
         del self._columns[name]
         self._gone[name] = "dropped"
+
+    def retype(self, name: str, type_: str) -> None:
+        """Note that a column is of another type in the new shape, in the same place."""
+        self._columns[name] = dataclasses.replace(self.column(name), type=type_)
 
     def require(self, name: str, *, not_null: bool) -> None:
         """Note that a column is NOT NULL in the new shape, or may be NULL."""
@@ -340,6 +361,11 @@ class Unanswered(Exception):  # not an error: the planner's way to ask
 def beside(migration: str, table: schema.Table, column: str) -> str:
     """The name of a new column until the old one of the same name is out of its way."""
     return names.generated("new", column, migration, table.schema, table.name, column)
+
+
+def retired(migration: str, table: schema.Table, column: str) -> str:
+    """The name of an old column that is out of the way."""
+    return names.generated("old", column, migration, table.schema, table.name, column)
 
 
 def _unchanged(column: schema.Column) -> DraftColumn:

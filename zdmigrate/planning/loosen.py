@@ -8,7 +8,7 @@ from zdmigrate import schema
 from zdmigrate.hazards import Hazard
 from zdmigrate.phases import Phase
 from zdmigrate.plan import Gate, LockMode, Mode, Window
-from zdmigrate.planning import notnull, probes
+from zdmigrate.planning import draft, notnull, probes
 from zdmigrate.planning.parts import ChangePlan, Scope, alter, on, transaction_step
 from zdmigrate.sqltext import ident, literal
 
@@ -19,7 +19,7 @@ def not_null(scope: Scope, table: schema.Table, column: schema.Column, *, remedy
     made = next(kept, scope.name("nn", column.name, table.schema, table.name))
     shown, target = literal(f"{table.schema}.{table.name}"), ident(table.schema, table.name)
     # It is asked before anything is undone, when the column may have another name.
-    names = [column.name, scope.name("old", column.name, table.schema, table.name)]
+    names = [column.name, draft.retired(scope.migration, table, column.name)]
     value = ", ".join(f"to_jsonb(t) ->> {literal(name)}" for name in names)
     nulls = (
         f"SELECT format('row %s of %s is NULL in %s', t.ctid, {shown}, {literal(column.name)}) "

@@ -6,8 +6,6 @@ then validated. The column must be without NULLs by then, and something must kee
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from zdmigrate import schema
 from zdmigrate.phases import Phase
 from zdmigrate.plan import LockMode, Step
@@ -69,11 +67,9 @@ def name(scope: Scope, table: schema.Table, column: str) -> str:
     return scope.name("nn", column, table.schema, table.name, column)
 
 
-def final_name(scope: Scope, table: schema.Table, physical: str, final: str) -> Iterator[str]:
-    """On 18: the statement that gives the constraint the name which ``SET NOT NULL`` would have given it."""
-    if scope.snapshot.major >= 18:
-        conventional = names.conventional(table.name, final, "not_null", table.relation_names)
-        yield alter(table, f"RENAME CONSTRAINT {ident(name(scope, table, physical))} TO {ident(conventional)}")
+def conventional(table: schema.Table, column: str) -> str:
+    """The name that ``SET NOT NULL`` gives the constraint on 18."""
+    return names.conventional(table.name, column, "not_null", table.relation_names)
 
 
 def again(scope: Scope, table: schema.Table, column: str, made: str) -> tuple[str, ...]:

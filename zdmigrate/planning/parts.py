@@ -92,6 +92,14 @@ class Scope:
             )
         return table
 
+    def live_column(self, table: schema.Table, name: str) -> schema.Column:
+        """A column of a table as it is in the catalog.
+
+        Raises:
+            Unsafe: there is none.
+        """
+        return TableDraft(table, self.position).live_column(name)
+
     def any_table(self, schema_name: str, table_name: str) -> schema.Table | None:
         """Whatever relation has this name; None where nothing has.
 
@@ -176,6 +184,14 @@ class TableSteps(Needs):
 
     first: tuple[Step, ...] = ()
     last: tuple[Step, ...] = ()
+
+
+TINY_ROWS, TINY_BYTES = 1000, 1 << 20
+
+
+def is_tiny(table: schema.Table) -> bool:
+    """Whether reading or rewriting all of it takes no longer than a catalog change."""
+    return table.rows <= TINY_ROWS and table.bytes <= TINY_BYTES
 
 
 def objects_of(table: schema.Table, column: str) -> tuple[str, ...]:

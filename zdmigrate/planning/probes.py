@@ -22,6 +22,15 @@ def column(table: schema.Table, name: str, *, type_: str, moved: str | None = No
     return f"SELECT CASE WHEN EXISTS (SELECT FROM {_attribute(table, moved)}) THEN 'done' ELSE ({asked}) END"
 
 
+def column_type(table: schema.Table, name: str, *, done: str, todo: str) -> str:
+    """Done when the column is of the one type, to do while it is of the other."""
+    other = f"column {table.schema}.{table.name}.{name} is neither {todo} nor {done}"
+    return (
+        f"SELECT coalesce((SELECT CASE format_type(a.atttypid, a.atttypmod) WHEN {literal(done)} THEN 'done' "
+        f"WHEN {literal(todo)} THEN 'todo' ELSE {literal(other)} END FROM {_attribute(table, name)}), {literal(other)})"
+    )
+
+
 def columns_absent(table: schema.Table, names: tuple[str, ...]) -> str:
     """Done when the columns are gone; they go in one transaction."""
     return f"SELECT CASE WHEN EXISTS (SELECT FROM {_attribute(table, *names)}) THEN 'todo' ELSE 'done' END"

@@ -19,7 +19,7 @@ from zdmigrate.errors import Unsafe
 from zdmigrate.hazards import Hazard
 from zdmigrate.phases import Phase
 from zdmigrate.plan import Gate, LockMode, Step
-from zdmigrate.planning import carry, notnull, probes, sync, synced, usertriggers
+from zdmigrate.planning import carry, draft, notnull, probes, sync, synced, usertriggers
 from zdmigrate.planning.draft import ColumnMove, Drop, Fill, Rename, Replace, TableDraft
 from zdmigrate.planning.parts import (
     Scope,
@@ -36,18 +36,18 @@ from zdmigrate.sqltext import ident, literal
 ACCESS_EXCLUSIVE = LockMode.ACCESS_EXCLUSIVE
 
 
-def steps(scope: Scope, draft: TableDraft) -> TableSteps:
+def steps(scope: Scope, table: TableDraft) -> TableSteps:
     """Everything that the moves of a table need."""
-    return _Reshaping(scope, draft).made()
+    return _Reshaping(scope, table).made()
 
 
 class _Reshaping:
-    def __init__(self, scope: Scope, draft: TableDraft) -> None:
-        self.scope, self.draft, self.table = scope, draft, draft.live
-        self.renames = [m for m in draft.moves if isinstance(m, Rename)]
-        self.replaces = [m for m in draft.moves if isinstance(m, Replace)]
-        self.fills = [m for m in draft.moves if isinstance(m, Fill)]
-        self.drops = [m for m in draft.moves if isinstance(m, Drop)]
+    def __init__(self, scope: Scope, shape: TableDraft) -> None:
+        self.scope, self.shape, self.table = scope, shape, shape.live
+        self.renames = [m for m in shape.moves if isinstance(m, Rename)]
+        self.replaces = [m for m in shape.moves if isinstance(m, Replace)]
+        self.fills = [m for m in shape.moves if isinstance(m, Fill)]
+        self.drops = [m for m in shape.moves if isinstance(m, Drop)]
         self.gone: list[ColumnMove] = [*self.replaces, *self.drops]
         self.label = self._label()
         self.synced = Synced(scope=scope, table=self.table, pairs=tuple(self._pairs()), label=self.label)
@@ -56,7 +56,7 @@ class _Reshaping:
 
     def made(self) -> TableSteps:
         """In the order of the phases; the planner puts the changes' own steps in between."""
-        if not self.draft.moves:
+        if not self.shape.moves:
             return TableSteps()
         if self.synced.pairs:
             self.synced.refuse_unsyncable()
@@ -99,7 +99,7 @@ class _Reshaping:
         """In the order in which they are synced: what fills a column in place comes first."""
         known = self.table.column_names | {m.new for m in self.renames} | {m.beside for m in self.replaces}
         known |= {m.name for m in self.fills}
-        for move in self.draft.moves:
+        for move in self.shape.moves:
             match move:
                 case Rename(column=column, new=new):
                     made = sync.SyncColumn(name=new, type=column.type)
@@ -173,7 +173,7 @@ class _Reshaping:
         )
 
     def _retired(self, column: schema.Column) -> str:
-        return self.scope.name("old", column.name, self.table.schema, self.table.name)
+        return draft.retired(self.scope.migration, self.table, column.name)
 
     def _shadow(self, move: Rename) -> str:
         return self.scope.name("shadow", move.new, self.table.schema, self.table.name)
@@ -204,7 +204,7 @@ class _Reshaping:
             yield self.synced.verify()
 
     def _expand(self) -> Iterator[Step]:
-        for move in self.draft.moves:
+        for move in self.shape.moves:
             match move:
                 case Rename(column=column, new=name):
                     title = f"add {name} beside {column.name}, nullable"
@@ -255,7 +255,7 @@ class _Reshaping:
         for pair in self.synced.pairs:
             for name, default in sync.new_defaults(pair).items():
                 extra.append(alter(self.table, f"ALTER COLUMN {ident(name)} SET DEFAULT {default}"))
-        for move in self.draft.moves:
+        for move in self.shape.moves:
             match move:
                 case Rename(new=name) | Replace(beside=name):
                     undo += synced.reset_column(self.table, name, self._definition(move), self._settings(move))
@@ -273,7 +273,7 @@ class _Reshaping:
         if pair is None or pair.plain:
             return ()
         shown = literal(f"{self.table.schema}.{self.table.name}")
-        final = next((c.name for c in self.draft.columns if c.physical == name), name)
+        final = next((c.name for c in self.shape.columns if c.physical == name), name)
         found = []
         for phase, names in self.stages():
             row = sync.Row(renamed=names)
@@ -295,7 +295,8 @@ class _Reshaping:
                 yield from notnull.proven(scope, table, move.beside, Phase.BACKFILL, self._later(move.beside))
         for fill in self.fills:
             if fill.not_null:
-                yield from notnull.proven(scope, table, fill.name, Phase.BACKFILL, self._later(fill.name))
+                made = notnull.conventional(table, fill.name)
+                yield from notnull.proven(scope, table, fill.name, Phase.BACKFILL, self._later(fill.name), made=made)
         names = {m.column.name: m.beside for m in self.replaces}
         for constraint in self._constraints("c"):
             yield from carry.check(scope, table, constraint, names)
@@ -355,15 +356,16 @@ class _Reshaping:
                 *self._final_names(),
                 *(s for s in remove if s.startswith("DROP FUNCTION")),
             ],
-            locks=on(table, ACCESS_EXCLUSIVE), takes_away=takes_away, irreversible=takes_away,
+            undo=() if left or final else self.synced.install(undo=()).do,
+            locks=on(table, ACCESS_EXCLUSIVE), takes_away=takes_away, irreversible=bool(left or final),
         )  # fmt: skip
 
     def _late_defaults(self) -> Iterator[str]:
         target = ident(self.table.schema, self.table.name)
         for move in self.replaces:
             column = move.column
-            if column.default is not None and column.default_volatile:
-                yield alter(self.table, f"ALTER COLUMN {ident(move.name)} SET DEFAULT {column.default}")
+            if move.default is not None:
+                yield alter(self.table, f"ALTER COLUMN {ident(move.name)} SET DEFAULT {move.default}")
             for name in column.owned_sequences:
                 yield f"ALTER SEQUENCE {name} OWNED BY {target}.{ident(move.name)}"
 
@@ -375,22 +377,11 @@ class _Reshaping:
             made = carry.constraint_name(self.scope, self.table, constraint)
             yield alter(self.table, f"RENAME CONSTRAINT {ident(made)} TO {ident(constraint.name)}")
         if self.scope.snapshot.major >= 18:
-            for move in self.replaces:
-                yield from self._not_null_name(move)
-            for fill in self.fills:
-                if fill.not_null:
-                    yield from notnull.final_name(self.scope, self.table, fill.name, fill.name)
-
-    def _not_null_name(self, move: Replace) -> Iterator[str]:
-        if not move.not_null:
-            return
-        kept = (k.name for k in self.table.constraints if k.kind == "n" and k.columns == (move.column.name,))
-        name = next(kept, None)
-        if name is None:
-            yield from notnull.final_name(self.scope, self.table, move.beside, move.name)
-        else:
-            made = notnull.name(self.scope, self.table, move.beside)
-            yield alter(self.table, f"RENAME CONSTRAINT {ident(made)} TO {ident(name)}")
+            for move in (m for m in self.replaces if m.not_null):
+                kept = (k.name for k in self.table.constraints if k.kind == "n" and k.columns == (move.column.name,))
+                name = next(kept, notnull.conventional(self.table, move.name))
+                made = notnull.name(self.scope, self.table, move.beside)
+                yield alter(self.table, f"RENAME CONSTRAINT {ident(made)} TO {ident(name)}")
 
     # What a reviewer must know.
 
@@ -424,14 +415,14 @@ def explicit_null(column: schema.Column, new: str) -> tuple[Hazard, Gate] | None
     return hazard, gate
 
 
-def refuse_unreplaceable(draft: TableDraft, column: schema.Column, *, doing: str) -> None:
+def refuse_unreplaceable(shape: TableDraft, column: schema.Column, *, doing: str) -> None:
     """Refuse what cannot be carried to a new column.
 
     Raises:
         Unsafe: names it, with the remedy.
     """
-    table = draft.live
-    shown = f"{draft.shown}.{column.name}"
+    table = shape.live
+    shown = f"{shape.shown}.{column.name}"
     found = {
         "an identity column": bool(column.identity),
         "a generated column": bool(column.generated),

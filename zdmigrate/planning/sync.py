@@ -458,10 +458,17 @@ def _mirror(pair: SyncPair, row: Row) -> list[str]:
         f"{row.column(c.name)} := {row.expression(text, pair.columns)};"
         for c, text in zip(pair.old, pair.down, strict=True)
     ]
-    if pair.on_down_error == "refuse":
+    if not pair.new or _identity(pair):
         return lines
-    nulls = [f"{row.column(c.name)} := NULL;" for c in pair.old]
-    return ["BEGIN", *_indent(lines), "EXCEPTION WHEN data_exception THEN", *_indent(nulls), "END;"]
+    handler = [f"{row.column(c.name)} := NULL;" for c in pair.old]
+    if pair.on_down_error == "refuse":
+        olds, news = (", ".join(c.name for c in columns) for columns in (pair.old, pair.new))
+        said = literal(f"the value of {news} has no equivalent in {olds}, which version N still reads: ")
+        hint = literal("see on_down_error in the migration; after contract it can be written")
+        handler = [
+            f"RAISE EXCEPTION USING ERRCODE = SQLSTATE, MESSAGE = pg_catalog.concat({said}, SQLERRM), HINT = {hint};"
+        ]
+    return ["BEGIN", *_indent(lines), "EXCEPTION WHEN data_exception THEN", *_indent(handler), "END;"]
 
 
 def _indent(lines: list[str]) -> list[str]:

@@ -407,11 +407,12 @@ def _trial(connection: session.Connection, question: schema.Question) -> schema.
             said = tuple(m for m in messages if _COPY in m)
             cursor.execute(f"SET LOCAL search_path = {session.CATALOG_PATH}".encode())
             made = [row[1] for row in cursor.execute(_OBJECTS, (_COPY, _COPY)).fetchall() if row[0] not in before]
+            defaults = tuple(cursor.execute(_DEFAULTS, (_COPY,)).fetchall())
     except psycopg.Error as error:
         return dataclasses.replace(facts, error=_said(error))
     finally:
         connection.remove_notice_handler(note)
-    return dataclasses.replace(facts, definition=made[0] if len(made) == 1 else None, messages=said)
+    return dataclasses.replace(facts, definition=made[0] if len(made) == 1 else None, defaults=defaults, messages=said)
 
 
 # The indexes and constraints of the copy, with the server's text of them.
@@ -419,6 +420,12 @@ _OBJECTS = """
 SELECT i.indexrelid, pg_get_indexdef(i.indexrelid) FROM pg_index i
 WHERE i.indrelid = to_regclass('pg_temp.' || %s) AND NOT EXISTS (SELECT FROM pg_constraint k WHERE k.conindid = i.indexrelid)
 UNION ALL SELECT k.oid, pg_get_constraintdef(k.oid) FROM pg_constraint k WHERE k.conrelid = to_regclass('pg_temp.' || %s)
+"""
+
+_DEFAULTS = """
+SELECT a.attname, pg_get_expr(d.adbin, d.adrelid) FROM pg_attrdef d
+JOIN pg_attribute a ON a.attrelid = d.adrelid AND a.attnum = d.adnum AND a.attgenerated = ''
+WHERE d.adrelid = to_regclass('pg_temp.' || %s) ORDER BY a.attnum
 """
 
 _VOLATILE = "SELECT EXISTS (SELECT FROM pg_proc WHERE proname = ANY (%s) AND provolatile = 'v')"
