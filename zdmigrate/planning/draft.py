@@ -65,6 +65,8 @@ class Fill:
     settings: tuple[str, ...] = ()
     default: str | None = None
     final: tuple[str, ...] = ()
+    called: str | None = None
+    """The column's name when it was made NOT NULL, where that is another one: the constraint is named after it."""
     serves_old: bool = True
     """Whether version N still works when the trigger is gone."""
 
@@ -234,7 +236,7 @@ class TableDraft:
             return
         made = Fill(
             name=live.name, type=live.type, value=f"({self.initial(value)})::{live.type}", not_null=not_null,
-            null_is_unfilled=True, serves_old=False,
+            null_is_unfilled=True, serves_old=False, called=name,
         )  # fmt: skip
         # First: what others compute from the column must find it filled.
         self.moves.insert(0, made)

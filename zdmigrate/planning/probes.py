@@ -152,8 +152,7 @@ def validated(table: schema.Table, name: str) -> str:
 def not_null(table: schema.Table, names: tuple[str, ...], helper: str | None = None) -> str:
     """Done when the column is NOT NULL and the helping CHECK is gone."""
     helping = "" if helper is None else f" AND NOT EXISTS (SELECT FROM {_constraint(table, helper)})"
-    is_so = f"(SELECT bool_or(a.attnotnull) FROM {_attribute(table, *names)})"
-    return f"SELECT CASE WHEN {is_so}{helping} THEN 'done' ELSE 'todo' END"
+    return f"SELECT CASE WHEN {_is_not_null(table, names)}{helping} THEN 'done' ELSE 'todo' END"
 
 
 def nullable(table: schema.Table, name: str, helper: str) -> str:
@@ -179,7 +178,7 @@ def triggers_absent(table: schema.Table, names: tuple[str, ...]) -> str:
 def constraint_validated_or_not_null(table: schema.Table, name: str, columns: tuple[str, ...]) -> str:
     """Like `validated` for the CHECK that helps SET NOT NULL: it is gone once the column is NOT NULL."""
     return (
-        f"SELECT CASE WHEN (SELECT bool_or(a.attnotnull) FROM {_attribute(table, *columns)}) THEN 'done' "
+        f"SELECT CASE WHEN {_is_not_null(table, columns)} THEN 'done' "
         f"WHEN EXISTS (SELECT FROM {_constraint(table, name)} AND k.convalidated) THEN 'done' ELSE 'todo' END"
     )
 
@@ -187,13 +186,19 @@ def constraint_validated_or_not_null(table: schema.Table, name: str, columns: tu
 def constraint_or_not_null(table: schema.Table, name: str, columns: tuple[str, ...]) -> str:
     """Like `constraint` for the CHECK that helps SET NOT NULL."""
     return (
-        f"SELECT CASE WHEN (SELECT bool_or(a.attnotnull) FROM {_attribute(table, *columns)}) "
+        f"SELECT CASE WHEN {_is_not_null(table, columns)} "
         f"OR EXISTS (SELECT FROM {_constraint(table, name)}) THEN 'done' ELSE 'todo' END"
     )
 
 
 def _oid(table: schema.Table) -> str:
     return f"to_regclass({literal(ident(table.schema, table.name))})::oid"
+
+
+def _is_not_null(table: schema.Table, names: tuple[str, ...]) -> str:
+    """Of the first column there is: a later name may be another column's now."""
+    order = f"array_position(ARRAY[{', '.join(map(literal, names))}], a.attname::text)"
+    return f"(SELECT a.attnotnull FROM {_attribute(table, *names)} ORDER BY {order} LIMIT 1)"
 
 
 def _attribute(table: schema.Table, *names: str) -> str:

@@ -295,7 +295,7 @@ class _Reshaping:
                 yield from notnull.proven(scope, table, move.beside, Phase.BACKFILL, self._later(move.beside))
         for fill in self.fills:
             if fill.not_null:
-                made = notnull.conventional(table, fill.name)
+                made = notnull.conventional(table, fill.called or fill.name)
                 yield from notnull.proven(scope, table, fill.name, Phase.BACKFILL, self._later(fill.name), made=made)
         names = {m.column.name: m.beside for m in self.replaces}
         for constraint in self._constraints("c"):
