@@ -188,8 +188,19 @@ class _Pairing:
             else:
                 left.remove(partner)
                 yield self._field({Version.N: attribute, Version.NEXT: partner}, None)
+        if left:
+            self._refuse_silence([attribute for attribute in old if self._partner(attribute, new) is None], left)
         for attribute in left:
             yield self._field({Version.NEXT: attribute}, self._up.get(attribute))
+
+    def _refuse_silence(self, old: list[Attribute], new: list[Attribute]) -> None:
+        """Where both have something of their own it may be the same thing: compared is only what somebody paired."""
+        silent = [str(attribute) for attribute in old if attribute not in self._same and attribute not in self._down]
+        if silent:
+            raise UsageError(
+                f"{self._path}: is {', '.join(silent)} of N the same as {', '.join(map(str, new))} of N+1?",
+                hint='give SAME, with None where it is not; DOWN and UP where one is computed from the other',
+            )
 
     def _partner(self, attribute: Attribute, new: list[Attribute]) -> Attribute | None:
         if attribute in self._same:
