@@ -66,7 +66,8 @@ def test_every_folder_takes_part() -> None:
     missing += [
         f"{path.name}/seed.sql: generate_series(1, 500), which tools replace to make more rows"
         for path in folders
-        if (path / "seed.sql").exists() and "generate_series(1, 500)" not in (path / "seed.sql").read_text(encoding="utf-8")
+        if (path / "seed.sql").exists()
+        and "generate_series(1, 500)" not in (path / "seed.sql").read_text(encoding="utf-8")
     ]
     assert missing == []
     assert NAMES
@@ -78,4 +79,6 @@ def test_the_index_is_current() -> None:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    assert (FOLDER / "README.md").read_text(encoding="utf-8") == module.index(), "run: python migrations_examples/index.py"
+    assert (FOLDER / "README.md").read_text(encoding="utf-8") == module.index(), (
+        "run: python migrations_examples/index.py"
+    )

@@ -10,14 +10,12 @@ from collections.abc import Iterable
 
 from tests.support.examples import Bench, project
 from tests.support.servers import Database, connect
-from tests.support.warm import WarmClients
+from tests.support.warm import STAR, SWAP, WarmClients
 from zdmigrate.demo.example import Example
 from zdmigrate.demo.journey import Journey
 from zdmigrate.demo.workload import Version
 from zdmigrate.phases import Phase
 from zdmigrate.plan import Plan
-
-SWAP, STAR = "C11", "C23"
 
 
 def announced(plans: Iterable[Plan], *ids: str) -> set[str]:
@@ -58,7 +56,13 @@ def test_stars_fail_where_a_column_comes_and_goes(bench: Bench) -> None:
     example = bench.example("rename_column")
     with bench.database(example) as database:
         _, clients = travel(bench, example, database)
-    assert {stage for stage, _ in clients.failed} == {"expand", "back to none", "retire", "back to switch_reads", "contract"}
+    assert {stage for stage, _ in clients.failed} == {
+        "expand",
+        "back to none",
+        "retire",
+        "back to switch_reads",
+        "contract",
+    }
 
 
 def test_a_type_that_changes_under_its_name_fails_everywhere(bench: Bench) -> None:

@@ -16,8 +16,13 @@ from zdmigrate.demo.entities import table_of
 from zdmigrate.demo.example import Example
 from zdmigrate.demo.workload import Version
 
+SWAP, STAR = "C11", "C23"
+"""Hazards: a column changes its type under its name; columns come, go or are renamed."""
 EXECUTIONS = 3
 """With ``prepare_threshold=1`` the second execution prepares."""
+
+
+_DIALECT: sa.Dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -47,7 +52,7 @@ class WarmClients:
             for version, classes in models.items()
             for cls in classes.values()
             for statement in (
-                Statement(version, str(sa.select(cls).compile(dialect=postgresql.dialect())), star=False),
+                Statement(version, str(sa.select(cls).compile(dialect=_DIALECT)), star=False),
                 Statement(version, f"SELECT * FROM {_quoted(table_of(cls))}", star=True),
             )
         ]
@@ -78,8 +83,7 @@ class WarmClients:
         self.repeated[self.stage] += 1
         try:
             connection.execute(statement.sql.encode())
-        except errors.FeatureNotSupported as error:
-            assert error.sqlstate == "0A000"
+        except errors.FeatureNotSupported:  # 0A000
             self.failed[self.stage, statement] += 1
             self._connections.pop(statement).close()
 
@@ -93,4 +97,4 @@ class WarmClients:
 
 
 def _quoted(table: sa.Table) -> str:
-    return str(postgresql.dialect().identifier_preparer.format_table(table))
+    return str(_DIALECT.identifier_preparer.format_table(table))

@@ -53,7 +53,9 @@ class Attribute:
     @property
     def read_only(self) -> bool:
         """Whether the database refuses to be given a value."""
-        return self.column.computed is not None or (self.column.identity is not None and self.column.identity.always)
+        return self.column.computed is not None or (
+            self.column.identity is not None and bool(self.column.identity.always)
+        )
 
     @property
     def required(self) -> bool:

@@ -13,7 +13,8 @@ The facts are optional names of the folder's ``example.py``; an attribute is nam
 ``VALUES``
     attribute -> function of (random, number) that makes values which both versions accept, where one made from the
     column's type would not do. Distinct numbers must make distinct values where the column is unique. Such an
-    attribute gets no other values, not even NULL. ``"old.Class.attribute"`` or ``"new.…"`` is one version's only.
+    attribute gets no other values, not even NULL. Of an enum it is the label, here and in ``UP`` and ``DOWN``.
+    ``"old.Class.attribute"`` or ``"new.Class.attribute"`` is one version's only.
 ``UP``, ``DOWN``
     attribute of N+1 (``UP``) or of N (``DOWN``) -> what it holds, as a function of the attributes of the row that the
     other version wrote. An attribute that is named there is compared by it, and not with its namesake.
@@ -140,7 +141,9 @@ def _facts(path: Path) -> dict[str, Any]:
     for class_, names in found.get("OPERATIONS", {}).items():
         unknown = sorted({*names} - {*OPERATIONS})
         if unknown:
-            raise UsageError(f"{path}: {class_} has no operation {unknown[0]!r}", hint=f"there are {', '.join(OPERATIONS)}")
+            raise UsageError(
+                f"{path}: {class_} has no operation {unknown[0]!r}", hint=f"there are {', '.join(OPERATIONS)}"
+            )
     return found
 
 

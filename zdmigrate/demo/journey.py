@@ -111,5 +111,3 @@ class Journey:
                     f"{self._example.name}: {status.id} ends with exit code {status.exit_code}: {status.message}",
                     hint=status.hint,
                 )
-
-

@@ -150,9 +150,7 @@ class _Pairing:
 
     # -- fields --------------------------------------------------------------------------------------------------------
 
-    def _entity(
-        self, classes: dict[Version, type[Any]], satellites: dict[Version, tuple[Satellite, ...]]
-    ) -> Entity:
+    def _entity(self, classes: dict[Version, type[Any]], satellites: dict[Version, tuple[Satellite, ...]]) -> Entity:
         mine = {version: list(self._all(version, classes, satellites)) for version in Version}
         fields = {field.name: field for field in self._fields(mine[Version.N], mine[Version.NEXT])}
         names = {cls.__name__ for cls in classes.values()}
@@ -199,7 +197,7 @@ class _Pairing:
         if silent:
             raise UsageError(
                 f"{self._path}: is {', '.join(silent)} of N the same as {', '.join(map(str, new))} of N+1?",
-                hint='give SAME, with None where it is not; DOWN and UP where one is computed from the other',
+                hint="give SAME, with None where it is not; DOWN and UP where one is computed from the other",
             )
 
     def _partner(self, attribute: Attribute, new: list[Attribute]) -> Attribute | None:
@@ -276,7 +274,9 @@ class _Pairing:
 
 def _field_of(column: sa.Column[Any], version: Version, fields: Mapping[str, Field]) -> str | None:
     """The name of the field that a version's column is."""
-    return next((f.name for f in fields.values() if version in f.attributes and f.attributes[version].column is column), None)
+    return next(
+        (f.name for f in fields.values() if version in f.attributes and f.attributes[version].column is column), None
+    )
 
 
 def _is_unique(field: Field) -> bool:

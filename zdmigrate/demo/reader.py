@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from zdmigrate.demo.entities import Entity, Satellite
 from zdmigrate.demo.registry import Registry, Row
+from zdmigrate.demo.values import as_neutral
 from zdmigrate.demo.workload import Version, WrongValue
 
 __all__ = ["Reader"]
@@ -66,7 +67,7 @@ class Reader:
             statement = sa.select(satellite.cls).where(*self.joined(satellite, main))
             objects[satellite.cls] = session.scalars(statement).one_or_none()
         return {
-            field.name: getattr(objects[attribute.cls], attribute.name, None)
+            field.name: as_neutral(attribute.column.type, getattr(objects[attribute.cls], attribute.name, None))
             for field in row.entity.of(self.version)
             for attribute in [field.attributes[self.version]]
         }

@@ -30,15 +30,22 @@ __all__ = ["Findings", "Traffic"]
 ENOUGH = 25
 """Violations after which there is no point in going on."""
 PATIENCE = 90.0
+PAUSE = 0.003
+"""Seconds between two requests of a thread while nobody waits for requests: the engine needs the processor, too."""
 
 
 @dataclasses.dataclass(slots=True)
 class Findings:
-    """What was done and what went wrong. `requests` are counted by version, stage and operation."""
+    """What was done and what went wrong.
+
+    `requests` are counted by version, stage and operation; `bad`, those that failed or saw a wrong value, by version
+    and stage.
+    """
 
     failed: list[str] = dataclasses.field(default_factory=list)
     wrong: list[str] = dataclasses.field(default_factory=list)
     requests: Counter[tuple[Version, str, str]] = dataclasses.field(default_factory=Counter)
+    bad: Counter[tuple[Version, str]] = dataclasses.field(default_factory=Counter)
     slowest: dict[tuple[Version, str], float] = dataclasses.field(default_factory=dict)
 
     @property
@@ -65,6 +72,7 @@ class Traffic:
         self.changed = threading.Condition()
         self.live: frozenset[Version] = frozenset()
         self.orders = 0
+        self.holding = False
         self.stopping = False
         options = {"prepare_threshold": prepare_threshold}
         self._engines = {
@@ -102,13 +110,13 @@ class Traffic:
 
     def assign(self, live: Iterable[Version]) -> None:
         """Let these versions work, and no others; nobody is inside a request under the former order afterwards."""
-        before, self_live = self.live, frozenset(live)
-        if before == self_live:
+        wanted = frozenset(live)
+        if wanted == self.live:
             return
-        if Version.NEXT in self_live - before:
+        if Version.NEXT in wanted - self.live:
             self._begin_next()
         with self.changed:
-            self.live = self_live
+            self.live = wanted
             self.orders += 1
             self.changed.notify_all()
             done = self.changed.wait_for(self._everybody_knows, timeout=PATIENCE)
@@ -135,9 +143,14 @@ class Traffic:
             return done or len(findings.violations) >= ENOUGH
 
         with self.changed:
-            if not self.changed.wait_for(enough, timeout=PATIENCE):
+            self.holding = True
+            self.changed.notify_all()
+            reached = self.changed.wait_for(enough, timeout=PATIENCE)
+            self.holding = False
+            if not reached:
                 behind = ", ".join(
-                    f"{name} of {version}: {findings.requests[version, stage, name]}" for version, _, name in sorted(keys)
+                    f"{name} of {version}: {findings.requests[version, stage, name]}"
+                    for version, _, name in sorted(keys)
                 )
                 raise ZdmigrateError(f"{stage}: too few requests within {PATIENCE:g} s ({behind})")
 
@@ -188,15 +201,20 @@ class _Worker:
         """Wait until there is something to do; False at the end."""
         traffic, version = self._traffic, self._application.version
         with traffic.changed:
+            if not traffic.holding:
+                traffic.changed.wait_for(lambda: traffic.stopping or traffic.holding or self._is_behind(), PAUSE)
             while not traffic.stopping:
-                if self.order != traffic.orders:
+                if self._is_behind():
                     self.order = traffic.orders
                     self._deck.clear()
                     traffic.changed.notify_all()
                 if version in traffic.live:
                     return True
-                traffic.changed.wait_for(lambda: traffic.stopping or self.order != traffic.orders)
+                traffic.changed.wait_for(lambda: traffic.stopping or self._is_behind())
         return False
+
+    def _is_behind(self) -> bool:
+        return self.order != self._traffic.orders
 
     def _request(self, entity: Entity, operation: str) -> None:
         version, findings = self._application.version, self._traffic.findings
@@ -213,5 +231,6 @@ class _Worker:
             findings.failed += [failed] if failed else []
             findings.wrong += [wrong] if wrong else []
             findings.requests[version, stage, operation] += 1
+            findings.bad[version, stage] += bool(failed or wrong)
             findings.slowest[version, stage] = max(took, findings.slowest.get((version, stage), 0.0))
             self._traffic.changed.notify_all()

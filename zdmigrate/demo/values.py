@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import random
 import uuid
 from collections.abc import Callable, Sequence
@@ -15,7 +16,7 @@ from sqlalchemy.types import TypeEngine
 
 from zdmigrate.demo.example import Values
 
-__all__ = ["FIRST", "generic"]
+__all__ = ["FIRST", "as_model", "as_neutral", "generic"]
 
 FIRST = 20_000
 """The first number: above what seeds count, below what a smallint holds."""
@@ -32,6 +33,25 @@ def generic(types: _Types) -> Values | None:
     makers = {_maker(type_) for type_ in types}
     maker = makers.pop()
     return None if makers or maker is None else maker(types)
+
+
+def as_model(type_: TypeEngine[Any], value: object) -> object:
+    """A value as the model wants it: each version has an enum class of its own, so the registry knows labels."""
+    if isinstance(type_, sa.Enum) and type_.enum_class is not None and value is not None:
+        members: dict[str, object] = dict(zip(type_.enums, type_.enum_class.__members__.values(), strict=True))
+        return members[str(value)]
+    if isinstance(type_, sa.ARRAY) and isinstance(value, list):
+        return [as_model(type_.item_type, item) for item in value]
+    return value
+
+
+def as_neutral(type_: TypeEngine[Any], value: object) -> object:
+    """A value of a model as both versions know it."""
+    if isinstance(type_, sa.Enum) and isinstance(value, enum.Enum):
+        return type_.enums[[*type(value).__members__.values()].index(value)]
+    if isinstance(type_, sa.ARRAY) and isinstance(value, list):
+        return [as_neutral(type_.item_type, item) for item in value]
+    return value
 
 
 def _maker(type_: TypeEngine[Any]) -> _Maker | None:
@@ -79,16 +99,13 @@ def _in_base_36(number: int) -> str:
 
 
 def _enum(types: Any) -> Values | None:
-    classes = [t.enum_class for t in types]
-    labels = [name for name in types[0].enums if all(name in t.enums for t in types)]
-    if not labels or None not in classes and len({*classes}) > 1:
-        return None
-    return lambda chance, _: classes[0][chance.choice(labels)] if classes[0] else chance.choice(labels)
+    labels = [label for label in types[0].enums if all(label in t.enums for t in types)]
+    return (lambda chance, _: chance.choice(labels)) if labels else None
 
 
 def _datetime(types: Any) -> Values | None:
     zones = {bool(t.timezone) for t in types}
-    start = datetime(2026, 1, 1, tzinfo=UTC if True in zones else None)  # noqa: DTZ001  # timestamp has no zone
+    start = datetime(2026, 1, 1, tzinfo=UTC if True in zones else None)
     return None if len(zones) > 1 else lambda _, n: start + timedelta(minutes=n)
 
 
@@ -110,6 +127,16 @@ def _array(types: Any) -> Values | None:
     return lambda chance, n: [item(chance, n), item(chance, n + 1)]
 
 
+def _uuid(types: Any) -> Values | None:
+    as_uuid = {t.as_uuid for t in types}
+
+    def value(_: random.Random, n: int) -> object:
+        found = uuid.UUID(int=0x4000_8000_0000_0000_0000 + n)
+        return found if True in as_uuid else str(found)
+
+    return None if len(as_uuid) > 1 else value
+
+
 def _always(value: Values) -> _Maker:
     return lambda _: value
 
@@ -126,19 +153,9 @@ _MAKERS: tuple[tuple[type[TypeEngine[Any]], _Maker], ...] = (
     (sa.Time, _time),
     (sa.Interval, _always(lambda _, n: timedelta(seconds=n))),
     (postgresql.INTERVAL, _always(lambda _, n: timedelta(seconds=n))),
-    (sa.Uuid, lambda types: _uuid(types)),
+    (sa.Uuid, _uuid),
     (sa.LargeBinary, _always(lambda _, n: b"\0\xff" + n.to_bytes(8))),
     (sa.JSON, _always(lambda _, n: {"number": n, "list": [None, "é"]})),
     (sa.ARRAY, _array),
     (postgresql.INET, _always(lambda _, n: f"10.{n >> 16 & 255}.{n >> 8 & 255}.{n & 255}")),
 )
-
-
-def _uuid(types: Any) -> Values | None:
-    as_uuid = {t.as_uuid for t in types}
-
-    def value(_: random.Random, n: int) -> object:
-        found = uuid.UUID(int=0x4000_8000_0000_0000_0000 + n)
-        return found if True in as_uuid else str(found)
-
-    return None if len(as_uuid) > 1 else value
