@@ -67,7 +67,7 @@ class Rehearsal:
                 )
                 assert mine == theirs
                 compared += len(mine)
-        assert compared >= 1
+        assert compared or not any(len(entity.classes) == 2 for entity in self.traffic.entities)
 
 
 @contextlib.contextmanager
@@ -97,7 +97,8 @@ def test_forward_with_both_versions_at_work(bench: Bench, example: Example) -> N
         for phase in PHASES:
             for version in Version:
                 requests = run.traffic.findings.total(version, str(phase))
-                assert (requests >= FULLY) is run.journey.works(version, phase), (version, phase, requests)
+                expected = run.journey.works(version, phase) and bool(run.traffic.operations(version))
+                assert (requests >= FULLY) is expected, (version, phase, requests)
 
 
 def test_back_from_every_phase_and_forward_again(bench: Bench, example: Example) -> None:
@@ -138,9 +139,12 @@ def test_a_value_that_somebody_else_wrote(bench: Bench, phase: Phase) -> None:
 def test_a_trigger_that_does_not_fire(bench: Bench) -> None:
     with rehearsal(bench, bench.example("rename_column")) as run:
         run.journey.forward(Phase.BACKFILL)
+        run.traffic.hold(BRIEFLY)
+        assert run.traffic.findings.violations == []
         run.connection.execute("ALTER TABLE users DISABLE TRIGGER USER")
         run.traffic.hold(FULLY)
         assert run.traffic.findings.failed  # new rows of N lack what N+1 requires
+        run.traffic.compare()
         assert any("User.user_email" in text or "User.email_address" in text for text in run.traffic.findings.wrong)
 
 

@@ -162,6 +162,7 @@ def test_what_is_not_as_it_was_written_is_found(
         connection.execute(example.seed().encode())
         with Traffic(example, database.sqlalchemy_url) as traffic:
             connection.execute(statement.encode())
+            traffic.compare(Version)
             traffic.assign(Version)
             traffic.hold(20)
             traffic.compare()

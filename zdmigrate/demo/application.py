@@ -104,7 +104,7 @@ class Application(Writer):
             row.wrote(self.version, values)
             self.compare(row)
         except BaseException:
-            self.registry.remove(row)
+            self.registry.doubt(row)
             raise
         finally:
             row.lock.release()
@@ -119,18 +119,24 @@ class Application(Writer):
         try:
             self.registry.remove(row)
             with Session(self.engine) as session:
-                found = self.load(session, row)
-                if found is None:
-                    raise WrongValue(f"{row} is lost: {self.version} wanted to delete it")
-                for satellite in entity.satellites[self.version]:
-                    session.execute(sa.delete(satellite.cls).where(*self.joined(satellite, found)))
-                session.delete(found)
-                session.commit()
-                if self.load(session, row) is not None:
-                    raise WrongValue(f"{row} is there after {self.version} deleted it")
+                self._delete(session, row)
+        except BaseException:
+            self.registry.doubt(row)
+            raise
         finally:
             row.lock.release()
         return None
+
+    def _delete(self, session: Session, row: Row) -> None:
+        found = self.load(session, row)
+        if found is None:
+            raise WrongValue(f"{row} is lost: {self.version} wanted to delete it")
+        for satellite in row.entity.satellites[self.version]:
+            session.execute(sa.delete(satellite.cls).where(*self.joined(satellite, found)))
+        session.delete(found)
+        session.commit()
+        if self.load(session, row) is not None:
+            raise WrongValue(f"{row} is there after {self.version} deleted it")
 
     def upsert(self, entity: Entity) -> None:
         """``INSERT … ON CONFLICT`` on a unique key, for a row that is there, or is not."""
@@ -142,7 +148,7 @@ class Application(Writer):
             self.upsert_row(entity, key, row)
         except BaseException:
             if row is not None:
-                self.registry.remove(row)
+                self.registry.doubt(row)
             raise
         finally:
             if row is not None:

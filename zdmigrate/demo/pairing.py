@@ -243,7 +243,8 @@ class _Pairing:
     def _references(self, entity: Entity, everything: list[Entity]) -> Iterator[Reference]:
         seen: set[tuple[str, ...]] = set()
         for version, cls in entity.classes.items():
-            for constraint in table_of(cls).foreign_key_constraints:
+            classes = [cls, *(satellite.cls for satellite in entity.satellites[version])]
+            for constraint in (each for cls in classes for each in table_of(cls).foreign_key_constraints):
                 found = self._reference(entity, version, constraint, everything)
                 if found is not None and found.fields not in seen:
                     seen.add(found.fields)
@@ -254,10 +255,11 @@ class _Pairing:
     ) -> Reference | None:
         locals_ = [_field_of(element.parent, version, entity.fields) for element in constraint.elements]
         fields = [name for name in locals_ if name is not None]
-        if any(entity.fields[name].chosen for name in fields):
-            return None
+        if len(fields) < len(locals_) or any(entity.fields[name].chosen for name in fields):
+            return None  # it is what joins a satellite, or somebody knows better
+        writers = {writer for name in fields for writer in entity.fields[name].attributes}
         for target in everything:
-            if version in target.classes and table_of(target.classes[version]) is constraint.referred_table:
+            if writers <= {*target.classes} and table_of(target.classes[version]) is constraint.referred_table:
                 remote = [_field_of(element.column, version, target.fields) for element in constraint.elements]
                 columns = frozenset(element.parent.name for element in constraint.elements)
                 return Reference(
@@ -267,7 +269,7 @@ class _Pairing:
                     unique=any(columns >= unique for cls in entity.classes.values() for unique in unique_columns(cls)),
                 )
         raise UsageError(
-            f"{self._path}: {', '.join(fields)} refers to {constraint.referred_table.name}, which no class maps",
+            f"{self._path}: {', '.join(fields)} refers to {constraint.referred_table.name}, which not every writing version maps",
             hint="give VALUES",
         )
 

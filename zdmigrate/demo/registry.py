@@ -68,9 +68,12 @@ class Row:
                 )
 
     def forget(self, version: Version) -> None:
-        """What only this version has is gone, or will be made anew."""
+        """What only this version has is gone, or will be made anew of what the other one has."""
         for field in self.entity.only(version):
-            self.values.pop(field.name, None)
+            if field.derive is not None:
+                self._derive(field.name, other(version), set(), inserted=True)
+            else:
+                self.values.pop(field.name, None)
 
     def _know(self, name: str, value: object) -> None:
         if value is None and not self.entity.fields[name].holds_null:
@@ -121,6 +124,7 @@ class Registry:
     def __init__(self, entities: list[Entity]) -> None:
         self.entities = {entity.name: entity for entity in entities}
         self._lock = threading.Lock()
+        self._doubtful: set[tuple[str, tuple[object, ...]]] = set()
         self._rows: dict[str, list[Row]] = {entity.name: [] for entity in entities}
 
     def add(self, row: Row) -> None:
@@ -128,12 +132,22 @@ class Registry:
             self._rows[row.entity.name].append(row)
 
     def remove(self, row: Row) -> None:
-        """It was deleted, or nobody knows any more what is in it."""
-        row.alive = False
+        """It is about to be deleted."""
         with self._lock:
-            rows = self._rows[row.entity.name]
-            rows[rows.index(row)] = rows[-1]
-            rows.pop()
+            if row.alive:
+                rows = self._rows[row.entity.name]
+                rows[rows.index(row)] = rows[-1]
+                rows.pop()
+            row.alive = False
+
+    def doubt(self, row: Row) -> None:
+        """A request failed, and nobody knows what is in the row now: one finding is enough."""
+        self.remove(row)
+        self._doubtful.add((row.entity.name, row.key))
+
+    def is_doubtful(self, entity: Entity, key: tuple[object, ...]) -> bool:
+        """Whether a row is among those that nobody knows any more."""
+        return (entity.name, key) in self._doubtful
 
     def rows(self, entity: Entity) -> list[Row]:
         with self._lock:

@@ -154,17 +154,19 @@ class Traffic:
                 )
                 raise ZdmigrateError(f"{stage}: too few requests within {PATIENCE:g} s ({behind})")
 
-    def compare(self) -> int:
-        """Hold every row against what was written to it, through each version at work; the number of rows compared."""
+    def compare(self, versions: Iterable[Version] | None = None) -> int:
+        """Hold every row against what was written to it last, while everybody rests; the number of rows compared.
+
+        They are read through these versions, or through those at work.
+        """
         live, count = self.live, 0
         self.assign(())
-        for version in sorted(live):
+        for version in sorted(live if versions is None else versions):
             for entity in self.entities:
                 if version in entity.classes:
-                    try:
-                        count += self._applications[version][0].compare_all(entity)
-                    except WrongValue as error:
-                        self.findings.wrong.append(f"{self.stage}: {error}")
+                    found, wrong = self._applications[version][0].compare_all(entity)
+                    count += found
+                    self.findings.wrong += [f"{self.stage}: {text}" for text in wrong]
         self.assign(live)
         return count
 

@@ -38,7 +38,8 @@ class Writer(Reader):
         self.numbers = numbers
         self.chance = chance
 
-    def insert_row(self, entity: Entity, values: Mapping[str, object]) -> Row:
+    def insert_row(self, entity: Entity, values: Mapping[str, object], *, pinned: bool = False) -> Row:
+        """Through the unit of work, with the satellites that have values."""
         made: dict[type[Any], Any] = {}
         for name, value in values.items():
             attribute = entity.fields[name].attributes[self.version]
@@ -53,16 +54,21 @@ class Writer(Reader):
                     session.add(self._join(satellite, made[satellite.cls], main))
             key = self.key(entity, main)
             session.commit()
-        return self.inserted(entity, key, values)
+        return self.inserted(entity, key, values, pinned=pinned)
 
-    def inserted(self, entity: Entity, key: tuple[object, ...], values: Mapping[str, object]) -> Row:
+    def inserted(
+        self, entity: Entity, key: tuple[object, ...], values: Mapping[str, object], *, pinned: bool = False
+    ) -> Row:
+        """Read a new row back, and let the others know of it."""
         row = Row(entity, key, seeded=False)
+        row.pinned = pinned
         row.wrote(self.version, values, inserted=True)
         self.compare(row)
         self.registry.add(row)
         return row
 
     def update_row(self, row: Row, values: Mapping[str, object]) -> None:
+        """Read, change and save it as an ORM does, or change it without looking."""
         entity = row.entity
         mine = {field.name for field in entity.mine(self.version)}
         if {*values} <= mine and self.chance.random() < 0.5:
@@ -84,6 +90,7 @@ class Writer(Reader):
             session.commit()
 
     def upsert_row(self, entity: Entity, key: tuple[str, ...], row: Row | None) -> None:
+        """Insert what conflicts with `row` in `key`, or with nothing."""
         mine = entity.mine(self.version)
         values = self.values_for(entity, [field for field in self.insertable(entity) if field in mine])
         for name in key:
@@ -135,6 +142,7 @@ class Writer(Reader):
     # -- values --------------------------------------------------------------------------------------------------------
 
     def insertable(self, entity: Entity) -> list[Field]:
+        """What an INSERT may give a value."""
         found = []
         for field in entity.of(self.version):
             attribute = field.attributes[self.version]
@@ -143,10 +151,12 @@ class Writer(Reader):
         return found
 
     def takes_null(self, entity: Entity, field: Field) -> bool:
+        """Whether this version may write NULL."""
         column = field.attributes[self.version].column
         return bool(column.nullable) and not field.chosen and field in self.insertable(entity)
 
     def values_for(self, entity: Entity, fields: Iterable[Field]) -> dict[str, object]:
+        """New values; those of a foreign key all from one row."""
         values: dict[str, object] = {}
         wanted = list(fields)
         for field in wanted:
@@ -165,10 +175,9 @@ class Writer(Reader):
         if not reference.unique:
             parent = self.registry.choose(target, self.chance, lambda row: row.seeded)
         if parent is None and target is not entity:
-            parent = self.insert_row(target, self.values_for(target, self.insertable(target)))
+            parent = self.insert_row(target, self.values_for(target, self.insertable(target)), pinned=True)
         if parent is None:
             return dict.fromkeys(reference.fields)
-        parent.pinned = True
         return {name: parent.values[remote] for name, remote in zip(reference.fields, reference.remote, strict=True)}
 
     # -- reading -------------------------------------------------------------------------------------------------------
