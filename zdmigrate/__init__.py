@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from zdmigrate.changes.add_column import AddColumn as AddColumn
+    from zdmigrate.changes.change_type import ChangeType as ChangeType
     from zdmigrate.changes.drop_column import DropColumn as DropColumn
     from zdmigrate.changes.rename_column import RenameColumn as RenameColumn
+    from zdmigrate.changes.set_not_null import SetNotNull as SetNotNull
     from zdmigrate.errors import ZdmigrateError as ZdmigrateError
     from zdmigrate.migration import Migration as Migration
     from zdmigrate.phases import Phase as Phase
@@ -21,14 +23,25 @@ __version__ = "0.1.0"
 
 _HOME = {
     "AddColumn": "zdmigrate.changes.add_column",
+    "ChangeType": "zdmigrate.changes.change_type",
     "DropColumn": "zdmigrate.changes.drop_column",
     "Migration": "zdmigrate.migration",
     "Phase": "zdmigrate.phases",
     "RenameColumn": "zdmigrate.changes.rename_column",
+    "SetNotNull": "zdmigrate.changes.set_not_null",
     "ZdmigrateError": "zdmigrate.errors",
 }
 
-__all__ = ["AddColumn", "DropColumn", "Migration", "Phase", "RenameColumn", "ZdmigrateError"]
+__all__ = [
+    "AddColumn",
+    "ChangeType",
+    "DropColumn",
+    "Migration",
+    "Phase",
+    "RenameColumn",
+    "SetNotNull",
+    "ZdmigrateError",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -97,6 +97,18 @@ class Trigger:
     row: bool
     events: tuple[str, ...]
     update_of: tuple[str, ...] = ()
+    definition: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Function:
+    """A function whose text may be about the table: one of its triggers', or one that mentions its name.
+
+    `identity` is what ``regprocedure`` prints, `columns` are the table's columns whose names are words of its text.
+    """
+
+    identity: str
+    columns: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,6 +147,7 @@ class Table:
     indexes: tuple[Index, ...] = ()
     constraints: tuple[Constraint, ...] = ()
     triggers: tuple[Trigger, ...] = ()
+    functions: tuple[Function, ...] = ()
     dependents: tuple[Dependent, ...] = ()
     partitions: tuple[Leaf, ...] = ()
     partition_columns: tuple[str, ...] = ()
@@ -188,12 +201,34 @@ class TypeFacts:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """DDL tried on an empty temporary copy of a table, which is rolled back; ``{table}`` stands for the copy.
+
+    `definition` is the server's own text of the one index or constraint that was made, `defaults` are those of all
+    columns afterwards, `messages` what it said at debug1 (``rewriting table``, ``verifying table``), and `error` its
+    message where it refused.
+    """
+
+    schema: str
+    table: str
+    statement: str
+    definition: str | None = None
+    defaults: tuple[tuple[str, str], ...] = ()
+    messages: tuple[str, ...] = ()
+    error: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """What a change must know of the server before it can plan: an expression over a table, or a type."""
+    """What a change must know of the server before it can plan: an expression over a table, a trial, a type, a table.
+
+    With neither expression nor trial nor type it asks for the table itself.
+    """
 
     schema: str = ""
     table: str = ""
     expression: str | None = None
+    trial: str | None = None
     type: str | None = None
 
 
@@ -208,6 +243,9 @@ class Snapshot:
     control_schema: str = "zdmigrate"
     expressions: tuple[ExpressionFacts, ...] = ()
     types: tuple[TypeFacts, ...] = ()
+    trials: tuple[Trial, ...] = ()
+    asked: tuple[tuple[str, str], ...] = ()
+    """The tables that were looked for, found or not."""
 
     @property
     def major(self) -> int:

@@ -66,7 +66,7 @@ PLAN = Plan(
                     undo=('ALTER TABLE "public"."users" DROP COLUMN "email_address"',),
                     locks=(lock(LockMode.ACCESS_EXCLUSIVE),),
                     undo_locks=(lock(LockMode.ACCESS_EXCLUSIVE),),
-                    undo_loses="SELECT 'x'",
+                    undo_loses=((Phase.NONE, "SELECT 'x'"),),
                 ),
             ),
         ),

@@ -6,18 +6,17 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from zdmigrate import schema as catalog
-from zdmigrate.changes.base import Change, require_name
-from zdmigrate.errors import Unsafe, UsageError
+from zdmigrate.changes.base import Change, OneShot, declared_sql, require_name
+from zdmigrate.errors import UsageError
 from zdmigrate.hazards import Hazard
 from zdmigrate.phases import Phase
-from zdmigrate.plan import Gate, LockMode, Step, Window
-from zdmigrate.planning import carry, probes, sync, synced
+from zdmigrate.plan import Gate, LockMode, RowQueries, Window
+from zdmigrate.planning import probes
+from zdmigrate.planning.draft import DraftColumn, Fill, TableDraft
 from zdmigrate.planning.parts import ChangePlan, Scope, Target, alter, on, transaction_step
-from zdmigrate.sqltext import ident, literal, tokens
+from zdmigrate.sqltext import ident, literal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import sqlalchemy as sa
 
 
@@ -48,7 +47,7 @@ class AddColumn(Change):
     ) -> None:
         facts = _column_facts(column)
         values = {"table": require_name(table, "AddColumn: table"), "schema": require_name(schema, "AddColumn: schema")}
-        for field, value in {**facts, **values, "backfill": _expression(backfill)}.items():
+        for field, value in {**facts, **values, "backfill": declared_sql(backfill, "AddColumn: backfill")}.items():
             object.__setattr__(self, field, value)
         if not self.nullable and self.default is None and backfill is None:
             raise UsageError(
@@ -62,19 +61,15 @@ class AddColumn(Change):
     def describe(self) -> dict[str, Any]:
         return {"change": "AddColumn", **dataclasses.asdict(self)}
 
-    def questions(self) -> tuple[catalog.Question, ...]:
-        texts = [text for text in (self.default, self.backfill) if text is not None]
-        asked = [catalog.Question(schema=self.schema, table=self.table, expression=self._cast(text)) for text in texts]
-        return (*asked, catalog.Question(type=self.type))
-
-    def one_shot(self, scope: Scope) -> tuple[str, ...] | None:
+    def one_shot(self, scope: Scope) -> OneShot:
         table = scope.live_table(self.schema, self.table)
         if table.column(self.name) is not None:
-            return ()
+            return OneShot(there=True)
         null = "" if self.nullable else " NOT NULL"
         default = "" if self.default is None else f" DEFAULT {self.default}"
         if self.backfill is None:
-            return (alter(table, f"ADD COLUMN {self._definition()}{default}{null}"), *self._comment(table))
+            add = alter(table, f"ADD COLUMN {self._definition()}{default}{null}")
+            return OneShot(add, *self._comment(table), there=False)
         statements = [
             alter(table, f"ADD COLUMN {self._definition()}"),
             f"UPDATE {ident(self.schema, self.table)} SET {ident(self.name)} = {self.backfill}",
@@ -83,46 +78,82 @@ class AddColumn(Change):
             statements.append(alter(table, f"ALTER COLUMN {ident(self.name)} SET{default}"))
         if null:
             statements.append(alter(table, f"ALTER COLUMN {ident(self.name)} SET NOT NULL"))
-        return (*statements, *self._comment(table))
+        return OneShot(*statements, *self._comment(table), there=False)
 
     def plan(self, scope: Scope) -> ChangePlan:
-        table = scope.live_table(self.schema, self.table)
-        if table.column(self.name) is not None:
-            raise Unsafe(
-                f"{self.schema}.{self.table} already has a column {self.name!r}",
-                hint="if it is the one that is meant, record the migration as adopted: zdmigrate bootstrap",
-            )
-        volatile = self.default is not None and scope.expression(table, self._cast(self.default)).volatile
+        table = scope.table(self.schema, self.table)
+        table.refuse_taken(self.name)
+        type_ = scope.type_name(self.type)
+        volatile = False
+        for text in (self.default, self.backfill):
+            if text is not None:
+                facts = scope.expression(table.live, self._cast(table.initial(text)))
+                volatile = volatile or (text is self.default and facts.volatile)
         if self.backfill is None and not volatile:
-            return self._at_once(scope, table)
-        return _Filled(self, scope, table).plan()
+            return self._at_once(scope, table, type_)
+        return self._filled(scope, table, type_)
 
-    def _at_once(self, scope: Scope, table: catalog.Table) -> ChangePlan:
-        null = "" if self.nullable else " NOT NULL"
+    def _at_once(self, scope: Scope, table: TableDraft, type_: str) -> ChangePlan:
+        live, null = table.live, "" if self.nullable else " NOT NULL"
         default = "" if self.default is None else f" DEFAULT {self.default}"
-        step = self._add(scope, table, default + null)
-        return ChangePlan(steps=(step,), window=Window(old_until=Phase.CONTRACT, new_from=Phase.EXPAND))
-
-    def _add(self, scope: Scope, table: catalog.Table, rest: str) -> Step:
         step = transaction_step(
             scope, Phase.EXPAND, f"add.{self.name}", f"add {self.name}",
-            probe=probes.column(table, self.name, type_=scope.type_name(self.type)),
-            do=[alter(table, f"ADD COLUMN {self._definition()}{rest}"), *self._comment(table)],
-            undo=[alter(table, f"DROP COLUMN {ident(self.name)}")],
-            locks=on(table, LockMode.ACCESS_EXCLUSIVE),
+            probe=probes.column(live, self.name, type_=type_),
+            do=[alter(live, f"ADD COLUMN {self._definition()}{default}{null}"), *self._comment(live)],
+            undo=[alter(live, f"DROP COLUMN {ident(self.name)}")],
+            locks=on(live, LockMode.ACCESS_EXCLUSIVE),
         )  # fmt: skip
-        return dataclasses.replace(step, undo_loses=self._loses(table))
+        table.add(self._drafted(type_, computed=False))
+        window = Window(old_until=Phase.CONTRACT, new_from=Phase.EXPAND)
+        return ChangePlan(steps=(dataclasses.replace(step, undo_loses=self._loses(live)),), window=window)
 
-    def _loses(self, table: catalog.Table) -> str:
+    def _loses(self, table: catalog.Table) -> RowQueries:
         """Rows whose value nothing would bring back."""
-        known = [text for text in (self.default, self.backfill) if text is not None]
-        same = "".join(
-            f" AND pg_catalog.record_image_ne(ROW({ident(self.name)}), ROW(({text})::{self.type}))" for text in known
+        shown, name = literal(f"{table.schema}.{table.name}"), ident(self.name)
+        same = (
+            ""
+            if self.default is None
+            else f" AND pg_catalog.record_image_ne(ROW({name}), ROW({self._cast(self.default)}))"
         )
-        return (
-            f"SELECT format('row %s of %s has a value of its own in %s', ctid, {literal(f'{table.schema}.{table.name}')}, "
-            f"{literal(self.name)}) FROM {ident(table.schema, table.name)} WHERE {ident(self.name)} IS NOT NULL{same} LIMIT 5"
+        query = (
+            f"SELECT format('row %s of %s has a value of its own in %s', ctid, {shown}, {literal(self.name)}) "
+            f"FROM {ident(table.schema, table.name)} WHERE {name} IS NOT NULL{same} LIMIT 5"
         )
+        return ((Phase.NONE, query),)
+
+    def _filled(self, scope: Scope, table: TableDraft, type_: str) -> ChangePlan:
+        """The column's values are computed, row by row."""
+        text = table.initial(self.backfill if self.backfill is not None else self.default or "NULL")
+        facts = scope.expression(table.live, self._cast(text))
+        fill = Fill(
+            name=self.name,
+            type=type_,
+            value=f"({text})::{self.type}",
+            not_null=not self.nullable,
+            # A NULL in a NOT NULL column is unfilled, whatever the expression would say, and a volatile one must not
+            # be asked twice.
+            null_is_unfilled=not self.nullable or facts.volatile,
+            definition=self._definition(),
+            settings=self._comment(table.live),
+            default=self.default,
+            serves_old=self.default is not None,
+        )
+        table.add(self._drafted(type_, computed=True, value=f"({text})::{self.type}"), fill)
+        taken = self.default is None
+        hazard = self._explicit_null()
+        detail = f"{hazard.message}; {hazard.remedy}"
+        gate = Gate(name="explicit_null", phase=Phase.DUAL_WRITE, detail=detail, exit_code=6)
+        return ChangePlan(
+            window=Window(old_until=Phase.RETIRE if taken else Phase.CONTRACT, new_from=Phase.BACKFILL),
+            hazards=(hazard,) if self.nullable else (),
+            gates=(gate,) if self.nullable else (),
+        )
+
+    def _drafted(self, type_: str, *, computed: bool, value: str | None = None) -> DraftColumn:
+        return DraftColumn(
+            name=self.name, type=type_, physical=self.name, value=value or ident(self.name), not_null=not self.nullable,
+            default=self.default, fresh=True, computed=computed,
+        )  # fmt: skip
 
     def _definition(self) -> str:
         return f"{ident(self.name)} {self.type}"
@@ -135,82 +166,10 @@ class AddColumn(Change):
     def _cast(self, text: str) -> str:
         return f"({text})::{self.type}"
 
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Filled:
-    """The column's values are computed, row by row."""
-
-    change: AddColumn
-    scope: Scope
-    table: catalog.Table
-
-    def plan(self) -> ChangePlan:
-        part = self._synced()
-        part.refuse_unsyncable()
-        hazards, gates = part.trigger_hazards()
-        if self.change.nullable:
-            hazards, gates = (*hazards, self._explicit_null()), (*gates, self._explicit_null_gate())
-        taken = self.change.default is None
-        return ChangePlan(
-            steps=tuple(self._steps(part, taken=taken)),
-            reads=part.reads,
-            window=Window(old_until=Phase.RETIRE if taken else Phase.CONTRACT, new_from=Phase.BACKFILL),
-            hazards=hazards,
-            gates=gates,
-        )
-
-    def _synced(self) -> synced.Synced:
-        change = self.change
-        facts = [
-            self.scope.expression(self.table, q.expression) for q in change.questions() if q.expression is not None
-        ]
-        text = change.backfill if change.backfill is not None else change.default
-        pair = sync.SyncPair(
-            columns=self.table.column_names | {change.name},
-            old=(),
-            new=(sync.SyncColumn(name=change.name, type=self.scope.type_name(change.type)),),
-            up=(f"({text})::{change.type}",),
-            down=(),
-            # A NULL in a NOT NULL column is unfilled, whatever the expression would say, and a volatile one
-            # must not be asked twice.
-            null_is_unfilled=not change.nullable or facts[-1].volatile,
-        )
-        return synced.Synced(scope=self.scope, table=self.table, pair=pair, label=change.name)
-
-    def _steps(self, part: synced.Synced, *, taken: bool) -> Iterator[Step]:
-        change, table, quoted = self.change, self.table, ident(self.change.name)
-        yield change._add(self.scope, table, "")
-        defaults = (
-            () if change.default is None else (alter(table, f"ALTER COLUMN {quoted} SET DEFAULT {change.default}"),)
-        )
-        reset = synced.reset_column(table, change.name, change._definition(), change._comment(table))
-        yield dataclasses.replace(part.install(*defaults, undo=reset), undo_loses=change._loses(table))
-        yield part.fill()
-        if not change.nullable:
-            yield from carry.not_null(self.scope, table, change.name)
-        yield carry.analyze(self.scope, table, (change.name,))
-        yield part.verify()
-        yield part.uninstall(takes_away=taken, final=self._final_name())
-
-    def _final_name(self) -> tuple[str, ...]:
-        if self.change.nullable or self.scope.snapshot.major < 18:
-            return ()
-        made = carry.not_null_name(self.scope, self.table, self.change.name)
-        final = f"{self.table.name}_{self.change.name}_not_null"
-        if len(final.encode()) > 63 or final in self.table.relation_names:
-            return ()  # the server would have made up another name; ours is as good
-        return (alter(self.table, f"RENAME CONSTRAINT {ident(made)} TO {ident(final)}"),)
-
     def _explicit_null(self) -> Hazard:
-        message = f"until contract, a NULL that N+1 writes into {self.change.name} is replaced by the backfill's value"
+        message = f"until contract, a NULL that N+1 writes into {self.name} is replaced by the backfill's value"
         remedy = 'make the column NOT NULL, or accept it: --override explicit_null="reason"'
         return Hazard(id="C29", phase=Phase.DUAL_WRITE, message=message, remedy=remedy, accept="explicit_null")
-
-    def _explicit_null_gate(self) -> Gate:
-        hazard = self._explicit_null()
-        return Gate(
-            name="explicit_null", phase=Phase.DUAL_WRITE, detail=f"{hazard.message}; {hazard.remedy}", exit_code=6
-        )
 
 
 def _column_facts(column: sa.Column[Any]) -> dict[str, Any]:
@@ -245,14 +204,3 @@ def _column_facts(column: sa.Column[Any]) -> dict[str, Any]:
         "default": default,
         "comment": column.comment,
     }
-
-
-def _expression(text: str | None) -> str | None:
-    if text is None:
-        return None
-    if not isinstance(text, str) or not text.strip():
-        raise UsageError(f"AddColumn: backfill must be a SQL expression, got {text!r}")
-    words = {token.name for token in tokens(text) if token.kind == "word"}
-    if "select" in words or any(token.text == ";" for token in tokens(text) if token.kind == "other"):
-        raise UsageError("AddColumn: backfill must be an expression over the row's own columns, without SELECT or ';'")
-    return text

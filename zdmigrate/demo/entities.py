@@ -70,7 +70,8 @@ class Field:
     """A value of a row, in the versions that have it.
 
     `make` is None where values cannot be made (a reference gives them, or the database). `derive` says what the field
-    holds when the version that does not have it has written the row.
+    holds when the version that does not have it has written the row, `nulls` what becomes of a NULL that not every
+    version can hold.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Field:
     make: Values | None
     chosen: bool
     derive: Derived | None = None
+    nulls: object = None
 
     @property
     def only(self) -> Version | None:

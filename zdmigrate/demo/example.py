@@ -13,8 +13,10 @@ The facts are optional names of the folder's ``example.py``; an attribute is nam
 ``VALUES``
     attribute -> function of (random, number) that makes values which both versions accept, where one made from the
     column's type would not do. Distinct numbers must make distinct values where the column is unique. Such an
-    attribute gets no other values, not even NULL. Of an enum it is the label, here and in ``UP`` and ``DOWN``.
+    attribute gets no other values, NULL only if it is in ``NULLS``. Of an enum it is the label, here and in ``UP`` and ``DOWN``.
     ``"old.Class.attribute"`` or ``"new.Class.attribute"`` is one version's only.
+``NULLS``
+    attribute that only one version may set to NULL -> what the migration makes of the NULL.
 ``UP``, ``DOWN``
     attribute of N+1 (``UP``) or of N (``DOWN``) -> what it holds, as a function of the attributes of the row that the
     other version wrote. An attribute that is named there is compared by it, and not with its namesake.
@@ -63,6 +65,7 @@ class Example:
     majors: tuple[int, ...]
     same: Mapping[str, str | None]
     values: Mapping[str, Values]
+    nulls: Mapping[str, object]
     up: Mapping[str, Derived]
     down: Mapping[str, Derived]
     operations: Mapping[str, tuple[str, ...]]
@@ -89,6 +92,7 @@ class Example:
             majors=tuple(facts.get("MAJORS", MAJORS)),
             same=facts.get("SAME", {}),
             values=facts.get("VALUES", {}),
+            nulls=facts.get("NULLS", {}),
             up=facts.get("UP", {}),
             down=facts.get("DOWN", {}),
             operations=facts.get("OPERATIONS", {}),
@@ -125,7 +129,8 @@ class Example:
 
 
 _TYPES = {
-    "OVERRIDES": dict, "MAJORS": tuple, "SAME": dict, "VALUES": dict, "UP": dict, "DOWN": dict, "OPERATIONS": dict,
+    "OVERRIDES": dict, "MAJORS": tuple, "SAME": dict, "VALUES": dict, "NULLS": dict, "UP": dict, "DOWN": dict,
+    "OPERATIONS": dict,
 }  # fmt: skip
 
 

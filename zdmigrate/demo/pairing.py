@@ -49,6 +49,7 @@ class _Pairing:
             for name, cls in models.items()
         }
         self._same = {self._find(Version.N, old): self._find_or_none(new) for old, new in example.same.items()}
+        self._nulls = {self._find_any(name): value for name, value in example.nulls.items()}
         self._up = {self._find(Version.NEXT, name): derived for name, derived in example.up.items()}
         self._down = {self._find(Version.N, name): derived for name, derived in example.down.items()}
         self._values = dict(self._chosen())
@@ -69,6 +70,12 @@ class _Pairing:
         if found is None:
             raise UsageError(f"{self._path}: version {version} maps no {name}")
         return found
+
+    def _find_any(self, name: str) -> Attribute:
+        """An attribute of N, or of N+1 alone."""
+        class_, _, attribute = name.partition(".")
+        found = self._attributes.get((Version.N, class_), {}).get(attribute)
+        return found or self._find(Version.NEXT, name)
 
     def _find_or_none(self, name: str | None) -> Attribute | None:
         return None if name is None else self._find(Version.NEXT, name)
@@ -222,7 +229,8 @@ class _Pairing:
             )
         only = next(iter(attributes)) if len(attributes) == 1 else None
         name = str(first) if only is None else f"{first} ({only})"
-        return Field(name=name, attributes=attributes, make=make, chosen=bool(chosen), derive=derive)
+        nulls = next((self._nulls[attribute] for attribute in attributes.values() if attribute in self._nulls), None)
+        return Field(name=name, attributes=attributes, make=make, chosen=bool(chosen), derive=derive, nulls=nulls)
 
     def _identity(self, classes: dict[Version, type[Any]], fields: dict[str, Field]) -> tuple[str, ...]:
         """The primary key of either version, if the other has its columns too; else a unique key of both."""

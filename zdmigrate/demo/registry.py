@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from zdmigrate.demo.entities import Entity, other
+from zdmigrate.demo.entities import Attribute, Entity, other
 from zdmigrate.demo.workload import Version, WrongValue
 
 __all__ = ["Registry", "Row"]
@@ -34,6 +34,8 @@ class Row:
         """Others refer to it."""
         self.writer: Version | None = None
         self.values: dict[str, object] = dict(zip(entity.identity, key, strict=True))
+        self.nulls: set[str] = set()
+        """Fields in which NULL was written, and not every version can hold it."""
 
     def __str__(self) -> str:
         return f"{self.entity.name} {self.key[0]!r}" if len(self.key) == 1 else f"{self.entity.name} {self.key!r}"
@@ -58,14 +60,15 @@ class Row:
             WrongValue: it is not.
         """
         for name, value in found.items():
-            if name not in self.values:
-                self._know(name, value)
-            elif self.values[name] != value:
-                attribute = self.entity.fields[name].attributes[version]
+            attribute = self.entity.fields[name].attributes[version]
+            must = [self.values[name]] if name in self.values else self._of_null(name, attribute)
+            if must and value not in must:
                 raise WrongValue(
                     f"{version} reads {value!r} in {attribute} of {self}, "
-                    f"it must be {self.values[name]!r}, last written by {self.writer or 'the seed'}"
+                    f"it must be {' or '.join(map(repr, must))}, last written by {self.writer or 'the seed'}"
                 )
+            if name not in self.values:
+                self._know(name, value)
 
     def forget(self, version: Version) -> None:
         """What only this version has is gone, or will be made anew of what the other one has."""
@@ -77,9 +80,18 @@ class Row:
 
     def _know(self, name: str, value: object) -> None:
         if value is None and not self.entity.fields[name].holds_null:
-            self.values.pop(name, None)  # what it becomes is the migration's business
+            self.values.pop(name, None)
+            self.nulls.add(name)
         else:
             self.values[name] = value
+            self.nulls.discard(name)
+
+    def _of_null(self, name: str, attribute: Attribute) -> list[object]:
+        """What a NULL may have become: it stays one for a while, but never for a version that cannot hold it."""
+        nulls = self.entity.fields[name].nulls
+        if name not in self.nulls or nulls is None:
+            return []
+        return [nulls, None] if attribute.column.nullable else [nulls]
 
     def _derive(self, name: str, version: Version, changed: set[str], *, inserted: bool) -> None:
         field = self.entity.fields[name]

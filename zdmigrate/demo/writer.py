@@ -153,7 +153,8 @@ class Writer(Reader):
     def takes_null(self, entity: Entity, field: Field) -> bool:
         """Whether this version may write NULL."""
         column = field.attributes[self.version].column
-        return bool(column.nullable) and not field.chosen and field in self.insertable(entity)
+        accepted = not field.chosen or field.nulls is not None
+        return bool(column.nullable) and accepted and field in self.insertable(entity)
 
     def values_for(self, entity: Entity, fields: Iterable[Field]) -> dict[str, object]:
         """New values; those of a foreign key all from one row."""

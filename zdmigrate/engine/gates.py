@@ -65,8 +65,8 @@ def refusal(checked: list[tuple[Gate, GateState]], phase: Phase) -> ZdmigrateErr
 
 OVERRIDABLE = frozenset(
     (
-        "drained", "dual_writers", "explicit_null", "old_reads_null", "publication", "retire_soak", "soak",
-        "table_triggers",
+        "drained", "dual_writers", "explicit_null", "functions", "old_reads_null", "publication", "retire_soak",
+        "rewrite", "soak", "table_triggers", "warm_connections",
     )
 )  # fmt: skip
 FIRM = frozenset(("requires", "verified"))
@@ -93,6 +93,9 @@ def _state(gate: Gate, record: Record, requires: tuple[str, ...], facts: Facts) 
 
 
 def _answer(gate: Gate, record: Record, requires: tuple[str, ...], facts: Facts) -> tuple[bool, str]:
+    if gate.query is not None:
+        found = [str(row[0]) for row in facts.connection.execute(gate.query.encode()).fetchall()]
+        return not found, gate.detail if found else "nothing is in the way any more"
     match gate.name:
         case "verified":
             return record.verified, gate.detail if record.verified else "not every row was verified yet"

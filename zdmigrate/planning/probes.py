@@ -10,18 +10,30 @@ from zdmigrate.planning import sync
 from zdmigrate.sqltext import ident, literal
 
 
-def column(table: schema.Table, name: str, *, type_: str) -> str:
-    """Done when the column is there with this type."""
+def column(table: schema.Table, name: str, *, type_: str, moved: str | None = None) -> str:
+    """Done when the column is there with this type, or a column called `moved` is: then the names have changed since."""
     there = f"column {table.schema}.{table.name}.{name} exists with another type than the plan's"
-    return (
+    asked = (
         "SELECT coalesce((SELECT CASE WHEN format_type(a.atttypid, a.atttypmod) = "
         f"{literal(type_)} THEN 'done' ELSE {literal(there)} END FROM {_attribute(table, name)}), 'todo')"
     )
+    if moved is None:
+        return asked
+    return f"SELECT CASE WHEN EXISTS (SELECT FROM {_attribute(table, moved)}) THEN 'done' ELSE ({asked}) END"
 
 
-def column_absent(table: schema.Table, name: str) -> str:
-    """Done when the column is gone."""
-    return f"SELECT CASE WHEN EXISTS (SELECT FROM {_attribute(table, name)}) THEN 'todo' ELSE 'done' END"
+def column_type(table: schema.Table, name: str, *, done: str, todo: str) -> str:
+    """Done when the column is of the one type, to do while it is of the other."""
+    other = f"column {table.schema}.{table.name}.{name} is neither {todo} nor {done}"
+    return (
+        f"SELECT coalesce((SELECT CASE format_type(a.atttypid, a.atttypmod) WHEN {literal(done)} THEN 'done' "
+        f"WHEN {literal(todo)} THEN 'todo' ELSE {literal(other)} END FROM {_attribute(table, name)}), {literal(other)})"
+    )
+
+
+def columns_absent(table: schema.Table, names: tuple[str, ...]) -> str:
+    """Done when the columns are gone; they go in one transaction."""
+    return f"SELECT CASE WHEN EXISTS (SELECT FROM {_attribute(table, *names)}) THEN 'todo' ELSE 'done' END"
 
 
 def renamed(table: schema.Table, before: str, after: str) -> str:
@@ -82,13 +94,15 @@ def function(control: str, name: str, *, done: tuple[str, ...], todo: str) -> st
     )
 
 
-def index(schema_name: str, name: str, tail: str) -> str:
-    """Done when the index is there, valid and defined as `tail` says; to be repaired when it is there and invalid."""
-    expected = literal(tail.replace('"', ""))
+def index(schema_name: str, name: str, tails: tuple[str, ...]) -> str:
+    """Done when the index is there, valid and defined as one of `tails` says; to be repaired when it is invalid."""
+    definition = "replace(pg_get_indexdef(i.indexrelid), '\"', '')"
+    expected = [literal(tail.replace('"', "")) for tail in dict.fromkeys(tails)]
+    as_expected = " OR ".join(f"right({definition}, length({text})) = {text}" for text in expected)
     other = f"index {schema_name}.{name} exists with another definition than the plan's"
     return (
         "SELECT coalesce((SELECT CASE WHEN NOT i.indisvalid THEN 'repair' "
-        f"WHEN right(replace(pg_get_indexdef(i.indexrelid), '\"', ''), length({expected})) = {expected} THEN 'done' "
+        f"WHEN {as_expected} THEN 'done' "
         f"ELSE {literal(other)} END FROM pg_index i "
         "JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_namespace n ON n.oid = c.relnamespace "
         f"WHERE n.nspname = {literal(schema_name)} AND c.relname = {literal(name)}), 'todo')"
@@ -135,10 +149,10 @@ def validated(table: schema.Table, name: str) -> str:
     )
 
 
-def not_null(table: schema.Table, name: str, helper: str | None = None) -> str:
+def not_null(table: schema.Table, names: tuple[str, ...], helper: str | None = None) -> str:
     """Done when the column is NOT NULL and the helping CHECK is gone."""
     helping = "" if helper is None else f" AND NOT EXISTS (SELECT FROM {_constraint(table, helper)})"
-    return f"SELECT CASE WHEN (SELECT a.attnotnull FROM {_attribute(table, name)}){helping} THEN 'done' ELSE 'todo' END"
+    return f"SELECT CASE WHEN {_is_not_null(table, names)}{helping} THEN 'done' ELSE 'todo' END"
 
 
 def nullable(table: schema.Table, name: str, helper: str) -> str:
@@ -161,18 +175,18 @@ def triggers_absent(table: schema.Table, names: tuple[str, ...]) -> str:
     return f"SELECT CASE WHEN EXISTS (SELECT {there}) THEN 'todo' ELSE 'done' END"
 
 
-def constraint_validated_or_not_null(table: schema.Table, name: str, column_name: str) -> str:
+def constraint_validated_or_not_null(table: schema.Table, name: str, columns: tuple[str, ...]) -> str:
     """Like `validated` for the CHECK that helps SET NOT NULL: it is gone once the column is NOT NULL."""
     return (
-        f"SELECT CASE WHEN (SELECT a.attnotnull FROM {_attribute(table, column_name)}) THEN 'done' "
+        f"SELECT CASE WHEN {_is_not_null(table, columns)} THEN 'done' "
         f"WHEN EXISTS (SELECT FROM {_constraint(table, name)} AND k.convalidated) THEN 'done' ELSE 'todo' END"
     )
 
 
-def constraint_or_not_null(table: schema.Table, name: str, column_name: str) -> str:
+def constraint_or_not_null(table: schema.Table, name: str, columns: tuple[str, ...]) -> str:
     """Like `constraint` for the CHECK that helps SET NOT NULL."""
     return (
-        f"SELECT CASE WHEN (SELECT a.attnotnull FROM {_attribute(table, column_name)}) "
+        f"SELECT CASE WHEN {_is_not_null(table, columns)} "
         f"OR EXISTS (SELECT FROM {_constraint(table, name)}) THEN 'done' ELSE 'todo' END"
     )
 
@@ -181,11 +195,18 @@ def _oid(table: schema.Table) -> str:
     return f"to_regclass({literal(ident(table.schema, table.name))})::oid"
 
 
-def _attribute(table: schema.Table, name: str) -> str:
+def _is_not_null(table: schema.Table, names: tuple[str, ...]) -> str:
+    """Of the first column there is: a later name may be another column's now."""
+    order = f"array_position(ARRAY[{', '.join(map(literal, names))}], a.attname::text)"
+    return f"(SELECT a.attnotnull FROM {_attribute(table, *names)} ORDER BY {order} LIMIT 1)"
+
+
+def _attribute(table: schema.Table, *names: str) -> str:
+    """The columns of the table that have one of the names."""
     return (
         "pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace "
         f"WHERE n.nspname = {literal(table.schema)} AND c.relname = {literal(table.name)} "
-        f"AND a.attname = {literal(name)} AND NOT a.attisdropped"
+        f"AND a.attname IN ({', '.join(map(literal, names))}) AND NOT a.attisdropped"
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any, LiteralString
 
@@ -55,6 +55,7 @@ def _read(
         role, suppress = _one(cursor, _ROLE)
         expressions = [_expression(cursor, q) for q in questions if q.expression is not None]
         types = [_type(cursor, q.type) for q in questions if q.type is not None]
+    trials = [_trial(connection, q) for q in questions if q.trial is not None]
     return schema.Snapshot(
         server_version=connection.info.server_version,
         role=role,
@@ -63,6 +64,8 @@ def _read(
         control_schema=control_schema,
         expressions=tuple(expressions),
         types=tuple(types),
+        trials=tuple(trials),
+        asked=tuple(wanted),
     )
 
 
@@ -181,11 +184,24 @@ _TRIGGERS = """
 SELECT t.tgrelid::bigint, t.tgname, t.tgenabled::text, (t.tgtype & 2) > 0, (t.tgtype & 1) > 0,
        array_remove(ARRAY[CASE WHEN (t.tgtype & 4) > 0 THEN 'INSERT' END, CASE WHEN (t.tgtype & 16) > 0 THEN 'UPDATE' END,
                           CASE WHEN (t.tgtype & 8) > 0 THEN 'DELETE' END], NULL),
-       ARRAY(SELECT a.attname::text FROM pg_attribute a WHERE a.attrelid = t.tgrelid AND a.attnum = ANY (t.tgattr)),
-       n.nspname
+       ARRAY(SELECT a.attname::text FROM unnest(t.tgattr::smallint[]) WITH ORDINALITY u(attnum, place)
+             JOIN pg_attribute a ON a.attrelid = t.tgrelid AND a.attnum = u.attnum ORDER BY u.place),
+       pg_get_triggerdef(t.oid), n.nspname
 FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_namespace n ON n.oid = p.pronamespace
 WHERE t.tgrelid = ANY (%s) AND NOT t.tgisinternal
 ORDER BY t.tgrelid, t.tgname
+"""
+
+# Those of its triggers, and those whose text mentions its name: the catalog knows no more of what a body is about.
+_FUNCTIONS = """
+SELECT w.oid, p.oid::regprocedure::text, p.prosrc, n.nspname
+FROM unnest(%s::bigint[]) w(oid) JOIN pg_class c ON c.oid = w.oid::oid
+JOIN pg_proc p ON EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = c.oid AND t.tgfoid = p.oid AND NOT t.tgisinternal)
+                  OR p.prosqlbody IS NULL AND strpos(lower(p.prosrc), lower(c.relname)) > 0
+JOIN pg_language l ON l.oid = p.prolang AND l.lanname NOT IN ('internal', 'c')
+JOIN pg_namespace n ON n.oid = p.pronamespace AND n.nspname NOT IN ('pg_catalog', 'information_schema')
+WHERE NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e')
+ORDER BY 1, 2
 """
 
 # What hangs on a column and is not the table's own: defaults, indexes, constraints, owned sequences are read above.
@@ -224,6 +240,7 @@ def _tables(cursor: session.Cursor, wanted: Sequence[Name], control_schema: str)
     triggers = _grouped(cursor, _TRIGGERS, oids, lambda row: (row[-1], _trigger(row)))
     dependents = _grouped(cursor, _DEPENDENTS, oids, lambda r: schema.Dependent(column=r[0], kind=r[1], identity=r[2]))
     partitions = _grouped(cursor, _PARTITIONS, oids, _leaf)
+    functions = _grouped(cursor, _FUNCTIONS, oids, lambda row: row)
     found = []
     for row in rows:
         oid = row[2]
@@ -236,6 +253,7 @@ def _tables(cursor: session.Cursor, wanted: Sequence[Name], control_schema: str)
                 columns=tuple(_with_hash(cursor, column) if column.name in unique else column for column in columns[oid]),
                 indexes=tuple(indexes[oid]), constraints=tuple(constraints[oid]),
                 triggers=tuple(t for home, t in triggers[oid] if home != control_schema),
+                functions=tuple(_about(columns[oid], functions[oid], control_schema)),
                 dependents=tuple(dependents[oid]), partitions=tuple(partitions[oid]),
             )
         )  # fmt: skip
@@ -286,12 +304,24 @@ def _constraint(row: tuple[Any, ...]) -> schema.Constraint:
 
 def _trigger(row: tuple[Any, ...]) -> schema.Trigger:
     return schema.Trigger(
-        name=row[0], enabled=row[1], before=row[2], row=row[3], events=tuple(row[4]), update_of=tuple(row[5])
-    )
+        name=row[0], enabled=row[1], before=row[2], row=row[3], events=tuple(row[4]), update_of=tuple(row[5]),
+        definition=row[6],
+    )  # fmt: skip
 
 
 def _leaf(row: tuple[Any, ...]) -> schema.Leaf:
     return schema.Leaf(schema=row[0], name=row[1], parent_schema=row[2], parent_name=row[3], partitioned=row[4])
+
+
+def _about(
+    columns: Iterable[schema.Column], functions: Iterable[tuple[str, str, str]], control_schema: str
+) -> Iterator[schema.Function]:
+    names = {column.name for column in columns}
+    for identity, source, home in functions:
+        words = {token.name for token in tokens(source)}
+        found = tuple(sorted(names & words))
+        if found and home != control_schema:
+            yield schema.Function(identity=identity, columns=found)
 
 
 def _with_hash(cursor: session.Cursor, column: schema.Column) -> schema.Column:
@@ -348,6 +378,56 @@ def _expression(cursor: session.Cursor, question: schema.Question) -> schema.Exp
         return dataclasses.replace(facts, error=_said(error))
     return dataclasses.replace(facts, type=name, volatile=volatile)
 
+
+_COPY = "zd_trial"
+
+
+def _trial(connection: session.Connection, question: schema.Question) -> schema.Trial:
+    """DDL on an empty temporary copy of a table, in a transaction of its own that is rolled back.
+
+    Locks: ACCESS SHARE on the table while it is copied.
+    """
+    statement = question.trial or ""
+    facts = schema.Trial(schema=question.schema, table=question.table, statement=statement)
+    messages: list[str] = []
+
+    def note(diagnostic: psycopg.errors.Diagnostic) -> None:
+        messages.append(diagnostic.message_primary or "")
+
+    connection.add_notice_handler(note)
+    try:
+        with session.rolled_back(connection, lock_timeout=timedelta(seconds=2), search_path=sync.SEARCH_PATH) as cursor:
+            cursor.execute(
+                f"CREATE TEMPORARY TABLE {_COPY} (LIKE {ident(question.schema, question.table)} INCLUDING ALL)".encode()
+            )
+            before = {row[0] for row in cursor.execute(_OBJECTS, (_COPY, _COPY)).fetchall()}
+            cursor.execute("SET LOCAL client_min_messages = debug1")
+            messages.clear()
+            cursor.execute(statement.replace("{table}", f"pg_temp.{_COPY}").encode())
+            cursor.execute("SET LOCAL client_min_messages = notice")
+            said = tuple(m for m in messages if _COPY in m)
+            cursor.execute(f"SET LOCAL search_path = {session.CATALOG_PATH}".encode())
+            made = [row[1] for row in cursor.execute(_OBJECTS, (_COPY, _COPY)).fetchall() if row[0] not in before]
+            defaults = tuple(cursor.execute(_DEFAULTS, (_COPY,)).fetchall())
+    except psycopg.Error as error:
+        return dataclasses.replace(facts, error=_said(error))
+    finally:
+        connection.remove_notice_handler(note)
+    return dataclasses.replace(facts, definition=made[0] if len(made) == 1 else None, defaults=defaults, messages=said)
+
+
+# The indexes and constraints of the copy, with the server's text of them.
+_OBJECTS = """
+SELECT i.indexrelid, pg_get_indexdef(i.indexrelid) FROM pg_index i
+WHERE i.indrelid = to_regclass('pg_temp.' || %s) AND NOT EXISTS (SELECT FROM pg_constraint k WHERE k.conindid = i.indexrelid)
+UNION ALL SELECT k.oid, pg_get_constraintdef(k.oid) FROM pg_constraint k WHERE k.conrelid = to_regclass('pg_temp.' || %s)
+"""
+
+_DEFAULTS = """
+SELECT a.attname, pg_get_expr(d.adbin, d.adrelid) FROM pg_attrdef d
+JOIN pg_attribute a ON a.attrelid = d.adrelid AND a.attnum = d.adnum AND a.attgenerated = ''
+WHERE d.adrelid = to_regclass('pg_temp.' || %s) ORDER BY a.attnum
+"""
 
 _VOLATILE = "SELECT EXISTS (SELECT FROM pg_proc WHERE proname = ANY (%s) AND provolatile = 'v')"
 
