@@ -188,7 +188,10 @@ class Scope:
         for facts in self.snapshot.creations:
             if (facts.schema, facts.table, facts.statements) == (schema_name, table_name, statements):
                 if facts.made is None:
-                    raise Unsafe(f"{schema_name}.{table_name} cannot be created: {facts.error}")
+                    raise Unsafe(
+                        f"{schema_name}.{table_name} cannot be created: {facts.error}",
+                        hint="correct it; nothing is left of the attempt",
+                    )
                 return facts.made
         self.draft.ask(schema.Question(schema=schema_name, table=table_name, given=statements))
         raise Unanswered(self.draft.questions)
