@@ -12,8 +12,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from zdmigrate.changes.add_column import AddColumn as AddColumn
     from zdmigrate.changes.change_type import ChangeType as ChangeType
+    from zdmigrate.changes.create_table import CreateTable as CreateTable
     from zdmigrate.changes.drop_column import DropColumn as DropColumn
+    from zdmigrate.changes.drop_table import DropTable as DropTable
     from zdmigrate.changes.rename_column import RenameColumn as RenameColumn
+    from zdmigrate.changes.rename_table import RenameTable as RenameTable
     from zdmigrate.changes.set_not_null import SetNotNull as SetNotNull
     from zdmigrate.errors import ZdmigrateError as ZdmigrateError
     from zdmigrate.migration import Migration as Migration
@@ -24,10 +27,13 @@ __version__ = "0.1.0"
 _HOME = {
     "AddColumn": "zdmigrate.changes.add_column",
     "ChangeType": "zdmigrate.changes.change_type",
+    "CreateTable": "zdmigrate.changes.create_table",
     "DropColumn": "zdmigrate.changes.drop_column",
+    "DropTable": "zdmigrate.changes.drop_table",
     "Migration": "zdmigrate.migration",
     "Phase": "zdmigrate.phases",
     "RenameColumn": "zdmigrate.changes.rename_column",
+    "RenameTable": "zdmigrate.changes.rename_table",
     "SetNotNull": "zdmigrate.changes.set_not_null",
     "ZdmigrateError": "zdmigrate.errors",
 }
@@ -35,10 +41,13 @@ _HOME = {
 __all__ = [
     "AddColumn",
     "ChangeType",
+    "CreateTable",
     "DropColumn",
+    "DropTable",
     "Migration",
     "Phase",
     "RenameColumn",
+    "RenameTable",
     "SetNotNull",
     "ZdmigrateError",
 ]

@@ -31,9 +31,7 @@ PATIENT = timedelta(seconds=1)
 _WORK = timedelta(seconds=2)
 """Longest that a catalog change may take once it has its locks."""
 
-_OWN_PARTITIONED = (
-    "SELECT FROM pg_class WHERE oid = to_regclass(%s) AND relkind = 'p' AND pg_has_role(relowner, 'USAGE')"
-)
+_KIND = "SELECT relkind::text, pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = to_regclass(%s)"
 
 _RETRIED = (
     psycopg.errors.LockNotAvailable,
@@ -182,12 +180,13 @@ class Executor:
         for lock in locks:
             if lock.mode in (LockMode.ACCESS_EXCLUSIVE, LockMode.SHARE_ROW_EXCLUSIVE):
                 name = ident(lock.schema, lock.name)
-                if cursor.execute(_OWN_PARTITIONED, (name,)).fetchone() is not None:
+                kind, owned = cursor.execute(_KIND, (name,)).fetchone() or ("", False)
+                if kind == "p" and owned:
                     usual = session.milliseconds(self.limits.lock_timeout + _WORK)
                     cursor.execute(set_timeout, (session.milliseconds(timeout),))
                     cursor.execute(f"LOCK TABLE {name} IN {lock.mode} MODE".encode())
                     cursor.execute(set_timeout, (usual,))
-                elif lock is locks[0]:
+                elif lock is locks[0] and kind != "v":  # LOCK TABLE on a view would lock the tables below it too
                     cursor.execute(f"LOCK TABLE {name} IN {lock.mode} MODE".encode())
 
     def _long_statement(self, statement: str, locks: Sequence[TableLock]) -> None:

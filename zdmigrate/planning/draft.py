@@ -101,10 +101,14 @@ class DraftColumn:
 
 
 class TableDraft:
-    """One table: as it is (`live`), and as the migration makes it. `place` begins the ids of its own steps."""
+    """One table: as it is (`live`), and as the migration makes it. `place` begins the ids of its own steps.
 
-    def __init__(self, live: schema.Table, place: int, *, fresh: bool = False) -> None:
-        self.live, self.place, self.fresh = live, place, fresh
+    `made_by` are the statements that make it, where the migration does: then it is `fresh`.
+    """
+
+    def __init__(self, live: schema.Table, place: int, *, made_by: tuple[str, ...] = ()) -> None:
+        self.live, self.place, self.made_by, self.fresh = live, place, made_by, bool(made_by)
+        self._closed: str | None = None
         self.moves: list[Move] = []
         self._columns = {c.name: _unchanged(c) for c in live.columns}
         self._gone: dict[str, str] = {}
@@ -113,6 +117,22 @@ class TableDraft:
     def shown(self) -> str:
         """``schema.table``, for people."""
         return f"{self.live.schema}.{self.live.name}"
+
+    def close(self, why: str) -> None:
+        """No other change of the migration may be about the table; `why` ends the sentence that says so."""
+        self._closed = why
+
+    def refuse_closed(self) -> None:
+        """Refuse a table that was closed.
+
+        Raises:
+            Unsafe: it was.
+        """
+        if self._closed is not None:
+            raise Unsafe(
+                f"{self.shown} {self._closed} by the same migration, which must not change it otherwise",
+                hint="put the other change into a second migration, with requires=",
+            )
 
     @property
     def columns(self) -> tuple[DraftColumn, ...]:
@@ -308,6 +328,7 @@ class Draft:
         self._gone: dict[tuple[str, str], str] = {}
         self._claims: dict[str, str] = {}
         self._questions: dict[schema.Question, None] = {}
+        self._made: set[str] = set()
 
     @property
     def tables(self) -> tuple[TableDraft, ...]:
@@ -336,6 +357,12 @@ class Draft:
         """Forget a table's name; `why` is said where a later change uses it."""
         del self._tables[table.live.schema, name]
         self._gone[table.live.schema, name] = why
+
+    def makes(self, what: str) -> bool:
+        """Whether a change is the first of the migration to make something that several need (a type)."""
+        first = what not in self._made
+        self._made.add(what)
+        return first
 
     def claim(self, what: str, doing: str) -> None:
         """An index, a constraint, a default: only one change of a migration may be about it.

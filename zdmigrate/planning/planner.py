@@ -186,7 +186,8 @@ def _first_beyond(old_until: Phase, phase: Phase, steps: list[Step]) -> bool:
 
 def _warm_connections(steps: list[Step]) -> tuple[Hazard, ...]:
     """What statements that were prepared before meet when columns come and go."""
-    changing = [s.phase for s in steps if any("COLUMN" in text for text in s.do) and s.phase is not Phase.BACKFILL]
+    columns = [s for s in steps if any("COLUMN" in text for text in s.do) and not s.makes_table]
+    changing = [s.phase for s in columns if s.phase is not Phase.BACKFILL]
     return tuple(
         Hazard(
             id="C23", phase=phase,

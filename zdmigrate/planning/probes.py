@@ -132,6 +132,11 @@ def constraint(table: schema.Table, name: str) -> str:
     return f"SELECT CASE WHEN EXISTS (SELECT FROM {_constraint(table, name)}) THEN 'done' ELSE 'todo' END"
 
 
+def constraint_gone(table: schema.Table, name: str) -> str:
+    """Done when the constraint is gone, with its table or without."""
+    return f"SELECT CASE WHEN EXISTS (SELECT FROM {_constraint(table, name)}) THEN 'todo' ELSE 'done' END"
+
+
 def constraint_absent(table: schema.Table, name: str, *, unless_column: str) -> str:
     """Done when the constraint is gone, or the column is: then a constraint of that name is another one."""
     return (
@@ -214,4 +219,62 @@ def _constraint(table: schema.Table, name: str) -> str:
     return (
         "pg_constraint k JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace "
         f"WHERE n.nspname = {literal(table.schema)} AND c.relname = {literal(table.name)} AND k.conname = {literal(name)}"
+    )
+
+
+def is_table(schema_name: str, name: str) -> str:
+    """A SQL condition: the name is a table's."""
+    return f"EXISTS (SELECT FROM {_relation(schema_name, name)} AND c.relkind IN ('r', 'p'))"
+
+
+def is_free(schema_name: str, name: str) -> str:
+    """A SQL condition: no relation has the name."""
+    return f"NOT EXISTS (SELECT FROM {_relation(schema_name, name)})"
+
+
+def either(done: str, todo: str, lost: str) -> str:
+    """Done where the one condition holds, to do where the other one does, else what is wrong."""
+    return f"SELECT CASE WHEN {done} THEN 'done' WHEN {todo} THEN 'todo' ELSE {literal(lost)} END"
+
+
+def table_with(schema_name: str, name: str, columns: tuple[tuple[str, str], ...]) -> str:
+    """Done when there is a table of the name that has these columns (name, type), and maybe more by now."""
+    listed = ", ".join(f"({literal(column)}, {literal(type_)})" for column, type_ in columns) or "(NULL, NULL)"
+    has = (
+        f"NOT EXISTS (SELECT FROM (VALUES {listed}) w(name, type) WHERE w.name IS NOT NULL AND NOT EXISTS ("
+        f"SELECT FROM pg_attribute a CROSS JOIN {_relation(schema_name, name)} AND c.oid = a.attrelid "
+        "AND a.attname = w.name AND NOT a.attisdropped AND format_type(a.atttypid, a.atttypmod) = w.type))"
+    )
+    other = f"{schema_name}.{name} exists with other columns than the plan's"
+    return either(f"{is_table(schema_name, name)} AND {has}", is_free(schema_name, name), other)
+
+
+def foreign_key(
+    table: schema.Table, name: str, columns: tuple[str, ...], target: tuple[str, str], referenced: tuple[str, ...]
+) -> str:
+    """Done when the foreign key is there, from and to these columns."""
+
+    def named(numbers: str, relation: str) -> str:
+        return (
+            f"ARRAY(SELECT a.attname::text FROM unnest({numbers}) WITH ORDINALITY u(attnum, place) JOIN pg_attribute a "
+            f"ON a.attrelid = {relation} AND a.attnum = u.attnum ORDER BY u.place)"
+        )
+
+    same = " AND ".join(
+        f"{named(*found)} = ARRAY[{', '.join(map(literal, wanted))}]"
+        for found, wanted in ((("k.conkey", "k.conrelid"), columns), (("k.confkey", "k.confrelid"), referenced))
+    )
+    to = f"k.confrelid = to_regclass({literal(ident(*target))})::oid"
+    other = f"constraint {name} of {table.schema}.{table.name} is another one than the plan's"
+    return (
+        f"SELECT coalesce((SELECT CASE WHEN k.contype = 'f' AND {to} AND {same} THEN 'done' ELSE {literal(other)} END "
+        f"FROM {_constraint(table, name)}), 'todo')"
+    )
+
+
+def _relation(schema_name: str, name: str) -> str:
+    """The relation of the name."""
+    return (
+        "pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
+        f"WHERE n.nspname = {literal(schema_name)} AND c.relname = {literal(name)}"
     )
