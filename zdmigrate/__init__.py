@@ -11,9 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from zdmigrate.changes.add_column import AddColumn as AddColumn
+    from zdmigrate.changes.add_identity import AddIdentity as AddIdentity
     from zdmigrate.changes.change_type import ChangeType as ChangeType
     from zdmigrate.changes.drop_column import DropColumn as DropColumn
+    from zdmigrate.changes.drop_default import DropDefault as DropDefault
+    from zdmigrate.changes.drop_not_null import DropNotNull as DropNotNull
     from zdmigrate.changes.rename_column import RenameColumn as RenameColumn
+    from zdmigrate.changes.set_comment import SetComment as SetComment
+    from zdmigrate.changes.set_default import SetDefault as SetDefault
     from zdmigrate.changes.set_not_null import SetNotNull as SetNotNull
     from zdmigrate.errors import ZdmigrateError as ZdmigrateError
     from zdmigrate.migration import Migration as Migration
@@ -23,22 +28,32 @@ __version__ = "0.1.0"
 
 _HOME = {
     "AddColumn": "zdmigrate.changes.add_column",
+    "AddIdentity": "zdmigrate.changes.add_identity",
     "ChangeType": "zdmigrate.changes.change_type",
     "DropColumn": "zdmigrate.changes.drop_column",
+    "DropDefault": "zdmigrate.changes.drop_default",
+    "DropNotNull": "zdmigrate.changes.drop_not_null",
     "Migration": "zdmigrate.migration",
     "Phase": "zdmigrate.phases",
     "RenameColumn": "zdmigrate.changes.rename_column",
+    "SetComment": "zdmigrate.changes.set_comment",
+    "SetDefault": "zdmigrate.changes.set_default",
     "SetNotNull": "zdmigrate.changes.set_not_null",
     "ZdmigrateError": "zdmigrate.errors",
 }
 
 __all__ = [
     "AddColumn",
+    "AddIdentity",
     "ChangeType",
     "DropColumn",
+    "DropDefault",
+    "DropNotNull",
     "Migration",
     "Phase",
     "RenameColumn",
+    "SetComment",
+    "SetDefault",
     "SetNotNull",
     "ZdmigrateError",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
@@ -184,9 +185,12 @@ def _first_beyond(old_until: Phase, phase: Phase, steps: list[Step]) -> bool:
     return bool(beyond) and phase is min(beyond, key=lambda p: p.position)
 
 
+_CHANGES_COLUMNS = re.compile(r"^ALTER TABLE .*\b(?:(?:ADD|DROP|RENAME) COLUMN|ALTER COLUMN .* TYPE) ", re.DOTALL)
+
+
 def _warm_connections(steps: list[Step]) -> tuple[Hazard, ...]:
     """What statements that were prepared before meet when columns come and go."""
-    changing = [s.phase for s in steps if any("COLUMN" in text for text in s.do) and s.phase is not Phase.BACKFILL]
+    changing = [s.phase for s in steps if any(_CHANGES_COLUMNS.search(text) for text in s.do)]
     return tuple(
         Hazard(
             id="C23", phase=phase,
