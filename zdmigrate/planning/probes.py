@@ -48,9 +48,10 @@ def default(table: schema.Table, at: int | str, wanted: str | None, *, instead_o
     )
 
 
-def column_comment(table: schema.Table, number: int, comment: str | None) -> str:
-    """Done when the column has this comment."""
-    return _commented(f"col_description({_oid(table)}, {number})", comment)
+def column_comment(table: schema.Table, at: int | str, comment: str | None) -> str:
+    """Done when the column, by its number or name, has this comment."""
+    found = f"(SELECT col_description(a.attrelid, a.attnum) FROM pg_attribute a WHERE {_at(table, at)})"
+    return _commented(found, comment)
 
 
 def comment(catalog: str, object_: str, comment: str | None) -> str:
