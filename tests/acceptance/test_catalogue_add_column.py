@@ -139,7 +139,8 @@ def test_an_identity_of_a_partitioned_table(stage: Callable[[Case], Stage], pg_m
 
 def test_a_large_table_is_rewritten_only_where_somebody_accepts_it(stage: Callable[[Case], Stage]) -> None:
     large = dataclasses.replace(
-        STORED["stored"], schema=(*T, "INSERT INTO t (a) SELECT repeat('x', 500) FROM generate_series(1, 3000)", "ANALYZE")
+        STORED["stored"],
+        schema=(*T, "INSERT INTO t (a) SELECT repeat('x', 500) FROM generate_series(1, 3000)", "ANALYZE"),
     )
     made = stage(large)
     name = made.make()
@@ -149,7 +150,9 @@ def test_a_large_table_is_rewritten_only_where_somebody_accepts_it(stage: Callab
         assert "rewrites public.t (3050 rows, 1." in (outcome.migrations[0].message or "")
         assert project.advance([], target=Phase.EXPAND, overrides={"rewrite": "at night"}).exit_code == 0
     assert made.rows(name, "SELECT count(*) FROM t WHERE c = upper(a) || '%'") == [(3050,)]
-    assert made.rows(name, "SELECT col_description('t'::regclass, attnum) FROM pg_attribute WHERE attname = 'c'") == [("of a",)]
+    assert made.rows(name, "SELECT col_description('t'::regclass, attnum) FROM pg_attribute WHERE attname = 'c'") == [
+        ("of a",)
+    ]
 
 
 def refused(stage: Stage) -> str:
