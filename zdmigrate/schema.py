@@ -114,6 +114,29 @@ class Function:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Sequence:
+    """The sequence that belongs to a column: a serial one's, or an identity's (`internal`).
+
+    `identity` is what ``regclass`` prints; `dependents` are others that draw numbers from it, partitions aside.
+    """
+
+    column: str
+    schema: str
+    name: str
+    identity: str
+    internal: bool
+    start: int
+    increment: int
+    minimum: int
+    maximum: int
+    cache: int
+    cycle: bool
+    grants: tuple[Grant, ...] = ()
+    comment: str | None = None
+    dependents: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Dependent:
     """Another object that depends on a column; `kind` is the server's name for it (view, policy, …)."""
 
@@ -175,6 +198,8 @@ class Table:
     """To others than its owner."""
     row_security: bool = False
     reliant: tuple[Reliant, ...] = ()
+    sequences: tuple[Sequence, ...] = ()
+    comment: str | None = None
 
     @property
     def partitioned(self) -> bool:

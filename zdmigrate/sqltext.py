@@ -22,6 +22,12 @@ def literal(value: str) -> str:
     return "E'" + quoted.replace("\\", "\\\\") + "'" if "\\" in quoted else f"'{quoted}'"
 
 
+def dollar(body: str) -> str:
+    """A dollar-quoted string constant."""
+    tag = next(tag for n in range(1000) if (tag := f"$zd{n or ''}$") not in body)
+    return f"{tag}{body}{tag}"
+
+
 class Token(NamedTuple):
     """A piece of SQL. `kind` is one of word, quoted, string, number, space, comment, dollar, other."""
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable
-from typing import Literal
+from typing import Any, Literal
 
 from zdmigrate import schema
 from zdmigrate.errors import Unsafe
@@ -61,6 +61,8 @@ class Fill:
     value: str
     not_null: bool
     null_is_unfilled: bool
+    volatile: bool = False
+    """Whether `value` is another one each time."""
     definition: str | None = None
     settings: tuple[str, ...] = ()
     default: str | None = None
@@ -112,6 +114,7 @@ class TableDraft:
         self.moves: list[Move] = []
         self._columns = {c.name: _unchanged(c) for c in live.columns}
         self._gone: dict[str, str] = {}
+        self._settled: set[str] = set()
 
     @property
     def shown(self) -> str:
@@ -194,6 +197,11 @@ class TableDraft:
         """Another name for a column."""
         live, found = self.live_column(old), self.column(old)
         self.refuse_taken(new)
+        if old in self._settled:
+            raise Unsafe(
+                f"a change before this one, whose turn comes after names have changed, calls {self.shown}.{old} so",
+                hint="put the RenameColumn first, and use the new name in the other change",
+            )
         move = self._move(live.name)
         if isinstance(move, Rename):
             raise Unsafe(f"{self.shown}.{old} is renamed twice", hint=f"rename it once: {live.name} to {new}")
@@ -267,7 +275,7 @@ class TableDraft:
     def drop(self, name: str, down: str | None) -> None:
         """A column that is no longer there."""
         live = self.live_column(name)
-        if self._move(live.name) is not None:
+        if self._move(live.name) is not None or live != self.live.column(live.name):
             raise Unsafe(
                 f"{self.shown}.{name} is changed and dropped by the same migration", hint="keep one of the two"
             )
@@ -275,13 +283,58 @@ class TableDraft:
         del self._columns[name]
         self._gone[name] = "dropped"
 
+    def amend(self, name: str, **facts: Any) -> None:
+        """Note facts of a column that the migration changes in place, for the changes of it that are declared later."""
+        column = self.column(name)
+        live = dataclasses.replace(self.live_column(name), **facts)
+        self._columns[name] = dataclasses.replace(column, live=live, default=live.default)
+        move = self._move(live.name)
+        if move is not None and not isinstance(move, Fill):
+            self.moves[self.moves.index(move)] = dataclasses.replace(move, column=live)
+
+    def depend(self, columns: Iterable[str], kind: str, identity: str) -> None:
+        """Note that something which the migration makes depends on columns, so that they cannot be dropped or replaced.
+
+        Raises:
+            Unsafe: one of them is replaced already.
+        """
+        for name in columns:
+            live = self.column(name).live
+            if live is None:
+                raise Unsafe(
+                    f"{identity} of {self.shown} is made of {name}, which is added by the same migration",
+                    hint="add it in a migration of its own",
+                )
+            if self.is_replaced(name):
+                raise Unsafe(
+                    f"{identity} of {self.shown} is made of {name}, whose type is changed by the same migration",
+                    hint="add it in a migration of its own",
+                )
+            dependent = schema.Dependent(column=live.name, kind=kind, identity=identity)
+            self.live = dataclasses.replace(self.live, dependents=(*self.live.dependents, dependent))
+
+    def is_replaced(self, name: str) -> bool:
+        """Whether another column takes this one's place."""
+        live = self.column(name).live
+        return live is not None and isinstance(self._move(live.name), Replace)
+
+    def settled(self, name: str) -> str:
+        """A column's name in steps of `contract`: no change that follows may give it another one."""
+        self.column(name)
+        self._settled.add(name)
+        return name
+
     def retype(self, name: str, type_: str) -> None:
         """Note that a column is of another type in the new shape, in the same place."""
         self._columns[name] = dataclasses.replace(self.column(name), type=type_)
 
     def require(self, name: str, *, not_null: bool) -> None:
         """Note that a column is NOT NULL in the new shape, or may be NULL."""
-        self._columns[name] = dataclasses.replace(self.column(name), not_null=not_null)
+        found = self.column(name)
+        self._columns[name] = dataclasses.replace(found, not_null=not_null)
+        move = None if found.live is None else self._move(found.live.name)
+        if isinstance(move, Replace) and not not_null:
+            self.moves[self.moves.index(move)] = dataclasses.replace(move, not_null=False)
 
     def initial(self, text: str) -> str:
         """An expression over the new shape, over the columns as they are before the migration."""

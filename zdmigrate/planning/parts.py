@@ -17,19 +17,25 @@ from zdmigrate.sqltext import ident
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Target:
-    """A column (or a whole table, where `column` is None) that a change claims while it is in flight."""
+    """A column, or something else `of` the table (an index, a constraint), that a change claims while it is in flight.
+
+    Without either it is the whole table.
+    """
 
     schema: str
     table: str
     column: str | None = None
+    of: str | None = None
 
     def __str__(self) -> str:
-        return ".".join(part for part in (self.schema, self.table, self.column) if part is not None)
+        name = ".".join(part for part in (self.schema, self.table, self.column) if part is not None)
+        return name if self.of is None else f"{name}: {self.of}"
 
     def overlaps(self, other: Target) -> bool:
         """Whether two changes that claim these would get in each other's way."""
         same_table = (self.schema, self.table) == (other.schema, other.table)
-        return same_table and (None in (self.column, other.column) or self.column == other.column)
+        mine, theirs = (self.column, self.of), (other.column, other.of)
+        return same_table and ((None, None) in (mine, theirs) or mine == theirs)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -276,6 +282,20 @@ def refuse_dependents(table: schema.Table, column: str, *, doing: str) -> None:
         raise Unsafe(
             f"{table.schema}.{table.name}.{column} cannot be {doing}: {', '.join(found)} depend on it",
             hint="drop or change those first, or move them to the new column in a release of their own",
+        )
+
+
+def refuse_given(table: schema.Table, column: schema.Column, *, doing: str) -> None:
+    """Refuse columns whose values the server makes.
+
+    Raises:
+        Unsafe: it is a generated or an identity column.
+    """
+    what = "a generated" if column.generated else "an identity" if column.identity else None
+    if what is not None:
+        raise Unsafe(
+            f"{table.schema}.{table.name}.{column.name} is {what} column, which cannot be {doing}",
+            hint="leave the column as it is, and let N+1 use another one",
         )
 
 

@@ -31,6 +31,64 @@ def column_type(table: schema.Table, name: str, *, done: str, todo: str) -> str:
     )
 
 
+def default(table: schema.Table, at: int | str, wanted: str | None, *, instead_of_none: bool = False) -> str:
+    """Done when the column, by its number or name, has this default (None: none).
+
+    With `instead_of_none` it had none before: a third one was set by hand.
+    """
+    other = f"a default that is not the plan's was set on a column of {table.schema}.{table.name}"
+    strange = f"WHEN d.found IS NOT NULL THEN {literal(other)} " if instead_of_none else ""
+    found = (
+        "(SELECT pg_get_expr(d.adbin, d.adrelid) FROM pg_attrdef d JOIN pg_attribute a ON a.attrelid = d.adrelid "
+        f"AND a.attnum = d.adnum WHERE {_at(table, at)})"
+    )
+    return (
+        f"SELECT CASE WHEN d.found IS NOT DISTINCT FROM {_text(wanted)} THEN 'done' {strange}ELSE 'todo' END "
+        f"FROM (SELECT {found}) AS d(found)"
+    )
+
+
+def column_comment(table: schema.Table, at: int | str, comment: str | None) -> str:
+    """Done when the column, by its number or name, has this comment."""
+    found = f"(SELECT col_description(a.attrelid, a.attnum) FROM pg_attribute a WHERE {_at(table, at)})"
+    return _commented(found, comment)
+
+
+def comment(catalog: str, object_: str, comment: str | None) -> str:
+    """Done when the object has this comment; `object_` is a query for its oid in a catalog."""
+    return _commented(f"obj_description(({object_}), {literal(catalog)})", comment)
+
+
+def identity(table: schema.Table, number: int, *, done: tuple[str, ...], todo: str) -> str:
+    """Done when the column's attidentity is in `done`."""
+    other = f"a column of {table.schema}.{table.name} was made an identity, or not, by hand"
+    listed = ", ".join(map(literal, done))
+    return (
+        f"SELECT coalesce((SELECT CASE WHEN a.attidentity IN ({listed}) THEN 'done' "
+        f"WHEN a.attidentity = {literal(todo)} THEN 'todo' ELSE {literal(other)} END "
+        f"FROM pg_attribute a WHERE {_at(table, number)}), {literal(other)})"
+    )
+
+
+def generated(table: schema.Table, name: str, *, type_: str, kind: str) -> str:
+    """Done when the column is there, of this type, and generated: ``s`` stored, ``v`` virtual."""
+    other = f"column {table.schema}.{table.name}.{name} exists, but is not the generated one of the plan"
+    return (
+        f"SELECT coalesce((SELECT CASE WHEN format_type(a.atttypid, a.atttypmod) = {literal(type_)} "
+        f"AND a.attgenerated = {literal(kind)} THEN 'done' ELSE {literal(other)} END FROM {_attribute(table, name)}), 'todo')"
+    )
+
+
+def sequence(schema_name: str, name: str) -> str:
+    """Done when there is a sequence of the name."""
+    return f"SELECT CASE WHEN to_regclass({literal(ident(schema_name, name))}) IS NULL THEN 'todo' ELSE 'done' END"
+
+
+def sequence_absent(schema_name: str, name: str) -> str:
+    """Done when there is none."""
+    return f"SELECT CASE WHEN to_regclass({literal(ident(schema_name, name))}) IS NULL THEN 'done' ELSE 'todo' END"
+
+
 def columns_absent(table: schema.Table, names: tuple[str, ...]) -> str:
     """Done when the columns are gone; they go in one transaction."""
     return f"SELECT CASE WHEN EXISTS (SELECT FROM {_attribute(table, *names)}) THEN 'todo' ELSE 'done' END"
@@ -198,6 +256,20 @@ def constraint_or_not_null(table: schema.Table, name: str, columns: tuple[str, .
 
 def _oid(table: schema.Table) -> str:
     return f"to_regclass({literal(ident(table.schema, table.name))})::oid"
+
+
+def _at(table: schema.Table, at: int | str) -> str:
+    """The condition of the column `a` with this number, which stays through renames, or this name."""
+    which = f"a.attnum = {at}" if isinstance(at, int) else f"a.attname = {literal(at)}"
+    return f"a.attrelid = {_oid(table)} AND {which} AND NOT a.attisdropped"
+
+
+def _commented(found: str, comment: str | None) -> str:
+    return f"SELECT CASE WHEN {found} IS NOT DISTINCT FROM {_text(comment)} THEN 'done' ELSE 'todo' END"
+
+
+def _text(value: str | None) -> str:
+    return "NULL" if value is None else literal(value)
 
 
 def _is_not_null(table: schema.Table, names: tuple[str, ...]) -> str:

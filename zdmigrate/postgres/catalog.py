@@ -100,7 +100,7 @@ SELECT n.nspname, c.relname, c.oid::bigint, c.relkind, pg_get_userbyid(c.relowne
        ARRAY(SELECT jsonb_build_array(CASE WHEN x.grantee = 0 THEN NULL ELSE pg_get_userbyid(x.grantee)::text END,
                                       x.privilege_type, x.is_grantable)
              FROM aclexplode(c.relacl) x WHERE x.grantee <> c.relowner),
-       c.relrowsecurity
+       c.relrowsecurity, obj_description(c.oid, 'pg_class')
 FROM pg_class c
 JOIN pg_namespace n ON n.oid = c.relnamespace
 JOIN unnest(%s::text[], %s::text[]) w(schema, name) ON n.nspname = w.schema AND c.relname = w.name
@@ -234,6 +234,29 @@ _RELIANT = (
     + dependents.query("w.oid::oid")
     + ") r ORDER BY 1, 2"
 )
+# Whatever else draws from one would fail when it goes; the defaults of partitions change with their parent's.
+_SEQUENCES = """
+SELECT d.refobjid::bigint, a.attname, n.nspname, c.relname, c.oid::regclass::text, d.deptype = 'i', q.seqstart,
+       q.seqincrement, q.seqmin, q.seqmax, q.seqcache, q.seqcycle,
+       ARRAY(SELECT jsonb_build_array(CASE WHEN x.grantee = 0 THEN NULL ELSE pg_get_userbyid(x.grantee)::text END,
+                                      x.privilege_type, x.is_grantable)
+             FROM aclexplode(c.relacl) x WHERE x.grantee <> c.relowner),
+       obj_description(c.oid, 'pg_class'),
+       ARRAY(SELECT pg_describe_object(o.classid, o.objid, o.objsubid) FROM pg_depend o
+             WHERE o.refclassid = 'pg_class'::regclass AND o.refobjid = c.oid AND o.deptype = 'n'
+               AND NOT (o.classid = 'pg_attrdef'::regclass AND EXISTS (
+                   SELECT FROM pg_attrdef e WHERE e.oid = o.objid AND (e.adrelid, e.adnum) = (d.refobjid, a.attnum)
+                   UNION ALL SELECT FROM pg_attrdef e JOIN pg_partition_tree(d.refobjid) t ON t.relid = e.adrelid
+                   JOIN pg_attribute p ON (p.attrelid, p.attnum) = (e.adrelid, e.adnum)
+                   WHERE e.oid = o.objid AND p.attname = a.attname)))
+FROM pg_depend d
+JOIN pg_class c ON c.oid = d.objid AND c.relkind = 'S' JOIN pg_namespace n ON n.oid = c.relnamespace
+JOIN pg_sequence q ON q.seqrelid = c.oid
+JOIN pg_attribute a ON (a.attrelid, a.attnum) = (d.refobjid, d.refobjsubid)
+WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid = ANY (%s)
+  AND d.deptype IN ('a', 'i')
+ORDER BY 1, 5
+"""
 
 _PARTITIONS = """
 SELECT w.oid, n.nspname, c.relname, pn.nspname, pc.relname, NOT t.isleaf
@@ -255,6 +278,7 @@ def _tables(cursor: session.Cursor, wanted: Sequence[Name], control_schema: str)
     triggers = _grouped(cursor, _TRIGGERS, oids, lambda row: (row[-1], _trigger(row)))
     dependents = _grouped(cursor, _DEPENDENTS, oids, lambda r: schema.Dependent(column=r[0], kind=r[1], identity=r[2]))
     partitions = _grouped(cursor, _PARTITIONS, oids, _leaf)
+    sequences = _grouped(cursor, _SEQUENCES, oids, _sequence)
     functions = _grouped(cursor, _FUNCTIONS, oids, lambda row: row)
     reliant = _grouped(cursor, _RELIANT, oids, _reliance)
     found = []
@@ -267,7 +291,7 @@ def _tables(cursor: session.Cursor, wanted: Sequence[Name], control_schema: str)
                 inherits=row[7], rows=row[8], bytes=row[9], partition_columns=tuple(row[10]), publications=tuple(row[11]),
                 rules=tuple(row[12]), may_create=row[13],
                 grants=tuple(schema.Grant(grantee=g, privilege=p, grantable=o) for g, p, o in row[14]), row_security=row[15],
-                reliant=tuple(reliant[oid]),
+                reliant=tuple(reliant[oid]), comment=row[16], sequences=tuple(sequences[oid]),
                 columns=tuple(_with_hash(cursor, column) if column.name in unique else column for column in columns[oid]),
                 indexes=tuple(indexes[oid]), constraints=tuple(constraints[oid]),
                 triggers=tuple(t for home, t in triggers[oid] if home != control_schema),
@@ -334,6 +358,14 @@ def _reliance(row: tuple[Any, ...]) -> schema.Reliant:
 
 def _leaf(row: tuple[Any, ...]) -> schema.Leaf:
     return schema.Leaf(schema=row[0], name=row[1], parent_schema=row[2], parent_name=row[3], partitioned=row[4])
+
+
+def _sequence(row: tuple[Any, ...]) -> schema.Sequence:
+    return schema.Sequence(
+        column=row[0], schema=row[1], name=row[2], identity=row[3], internal=row[4], start=row[5], increment=row[6],
+        minimum=row[7], maximum=row[8], cache=row[9], cycle=row[10], comment=row[12], dependents=tuple(row[13]),
+        grants=tuple(schema.Grant(grantee=g, privilege=p, grantable=o) for g, p, o in row[11]),
+    )  # fmt: skip
 
 
 def _about(
