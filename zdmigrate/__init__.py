@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from zdmigrate.changes.change_type import ChangeType as ChangeType
     from zdmigrate.changes.drop_column import DropColumn as DropColumn
     from zdmigrate.changes.rename_column import RenameColumn as RenameColumn
+    from zdmigrate.changes.run_python import RunPython as RunPython
+    from zdmigrate.changes.run_sql import RunSQL as RunSQL
     from zdmigrate.changes.set_not_null import SetNotNull as SetNotNull
     from zdmigrate.errors import ZdmigrateError as ZdmigrateError
     from zdmigrate.migration import Migration as Migration
@@ -28,6 +30,8 @@ _HOME = {
     "Migration": "zdmigrate.migration",
     "Phase": "zdmigrate.phases",
     "RenameColumn": "zdmigrate.changes.rename_column",
+    "RunPython": "zdmigrate.changes.run_python",
+    "RunSQL": "zdmigrate.changes.run_sql",
     "SetNotNull": "zdmigrate.changes.set_not_null",
     "ZdmigrateError": "zdmigrate.errors",
 }
@@ -39,6 +43,8 @@ __all__ = [
     "Migration",
     "Phase",
     "RenameColumn",
+    "RunPython",
+    "RunSQL",
     "SetNotNull",
     "ZdmigrateError",
 ]

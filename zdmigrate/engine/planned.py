@@ -62,12 +62,21 @@ def refuse_conflicts(
     touches, reads = set(touches), set(reads)
     for other in others:
         read = set() if other.plan is None else set(other.plan.reads)
-        common = sorted((touches & {*other.touches, *read}) | (reads & set(other.touches)))
+        common = sorted(_shared(touches, {*other.touches, *read}) | _shared(reads, set(other.touches)))
         if other.key != mine and common:
             raise Unsafe(
                 f"{id_} needs {', '.join(common)}, and so does {other.id}, which is in flight ({other.phase})",
                 hint=f"finish or revert {other.id} first",
             )
+
+
+def _shared(mine: set[str], theirs: set[str]) -> set[str]:
+    """What is in both; a table that is claimed as a whole shares all of its columns, indexes and constraints."""
+    return {one for one in mine for other in theirs if one == other or _within(one, other) or _within(other, one)}
+
+
+def _within(part: str, table: str) -> bool:
+    return part.startswith((f"{table}.", f"{table}: "))
 
 
 def refuse_edited(file: MigrationFile, record: Record) -> None:
