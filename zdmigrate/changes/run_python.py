@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from zdmigrate.changes.base import Change, OneShot, require_name
+from zdmigrate.changes.base import Change, OneShot
 from zdmigrate.errors import UsageError
 from zdmigrate.plan import Mode, TableLock
 from zdmigrate.planning import authored, callables
@@ -49,9 +49,7 @@ class RunPython(Change):
         takes_away: bool | None = None,
         rewrites: bool = False,
         tables: Iterable[Any] = (),
-        schema: str = "public",
     ) -> None:
-        require_name(schema, "RunPython: schema")
         if expand is None and contract is None:
             raise UsageError("RunPython: there is nothing to call", hint="give it expand=, contract= or both")
         nothing = isinstance(revert, list | tuple) and not revert
@@ -61,10 +59,10 @@ class RunPython(Change):
         values = {
             **given,
             "revert": () if nothing else revert,
-            "locks": authored.locks(locks, "RunPython", schema),
+            "locks": authored.locks(locks, "RunPython"),
             "takes_away": authored.taken_away(takes_away, "RunPython", contract=contract is not None),
             "rewrites": bool(rewrites),
-            "tables": authored.tables(tables, "RunPython", schema),
+            "tables": authored.tables(tables, "RunPython"),
             # Now, while the file is what was just executed.
             "_references": {
                 name: callables.reference(function, f"RunPython: {name}")

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from zdmigrate.changes.base import Change, OneShot, require_name
+from zdmigrate.changes.base import Change, OneShot
 from zdmigrate.errors import UsageError
 from zdmigrate.plan import Mode, TableLock
 from zdmigrate.planning import authored
@@ -64,15 +64,13 @@ class RunSQL(Change):
         takes_away: bool | None = None,
         rewrites: bool = False,
         tables: Iterable[Any] = (),
-        schema: str = "public",
     ) -> None:
-        require_name(schema, "RunSQL: schema")
         values = {
             "expand": _statements(expand, "expand", autocommit=autocommit),
             "contract": _statements(contract, "contract", autocommit=autocommit),
             "revert": None if revert is None else _statements(revert, "revert", autocommit=autocommit),
-            "locks": authored.locks(locks, "RunSQL", schema),
-            "tables": authored.tables(tables, "RunSQL", schema),
+            "locks": authored.locks(locks, "RunSQL"),
+            "tables": authored.tables(tables, "RunSQL"),
             "probe": _probe(probe),
             "autocommit": bool(autocommit),
             "rewrites": bool(rewrites),

@@ -11,7 +11,7 @@ from zdmigrate.engine import functions, planned
 from zdmigrate.errors import Drift, Irreversible, Unsafe
 from zdmigrate.migration import MigrationFile
 from zdmigrate.phases import Phase
-from zdmigrate.planning import planner, sync
+from zdmigrate.planning import authored, planner
 from zdmigrate.postgres import session
 from zdmigrate.postgres.session import Connection
 
@@ -46,7 +46,7 @@ def one(connection: Connection, store: Store, file: MigrationFile) -> str | None
     large = [f"{t.schema}.{t.name} ({t.rows} rows)" for t in snapshot.tables if t.rows > MOST_ROWS]
     if large:
         raise Unsafe(f"{file.id}: {', '.join(large)}: this is not a fresh database", hint="zdmigrate advance")
-    with session.transaction(connection, lock_timeout=timedelta(seconds=5), search_path=sync.SEARCH_PATH) as cursor:
+    with session.transaction(connection, lock_timeout=timedelta(seconds=5), search_path=authored.SEARCH_PATH) as cursor:
         statements = _bring(connection, cursor, file, snapshot, store.schema)
         store.register(cursor, file.id, file.title or "", file.checksum)
         made = store.record(cursor, file.id)

@@ -9,7 +9,6 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
-from types import MappingProxyType
 from typing import Any
 
 import psycopg
@@ -23,7 +22,7 @@ from zdmigrate.engine import functions
 from zdmigrate.engine.reporting import Event, EventKind, Reporter
 from zdmigrate.errors import Drift, Irreversible, LockBudgetExceeded, Progressed, Unsafe
 from zdmigrate.plan import LockMode, Mode, Step, TableLock, name_of
-from zdmigrate.planning import sync
+from zdmigrate.planning import authored, sync
 from zdmigrate.postgres import blockers, lockwatch, session
 from zdmigrate.sqltext import ident
 
@@ -65,7 +64,7 @@ class Executor:
     limits: Limits
     report: Reporter
     should_stop: Callable[[], bool]
-    functions: Mapping[str, Callable[[Any], Any]] = MappingProxyType({})
+    functions: Mapping[str, Callable[[Any], Any]]
     sleep: Callable[[float], None] = time.sleep
 
     def do(self, step: Step) -> None:
@@ -124,7 +123,7 @@ class Executor:
             return "done" if self.store.was_done(self.connection, self.migration, step.id) else "todo"
         answers: list[str] = []
         timeout = self.limits.lock_timeout
-        path = sync.SEARCH_PATH if step.authored else session.CATALOG_PATH
+        path = authored.SEARCH_PATH if step.authored else session.CATALOG_PATH
 
         def ask() -> None:
             with session.transaction(self.connection, lock_timeout=timeout, search_path=path, read_only=True) as cursor:
@@ -168,13 +167,13 @@ class Executor:
             case _:
                 started = time.monotonic()
                 for statement in statements:
-                    self._long_statement(statement, locks)
+                    self._long_statement(step, statement, locks)
                 with self.fenced() as cursor:
                     self._log(cursor, step, action, statements, started)
 
     def _transaction(self, step: Step, action: str, statements: Sequence[str], locks: Sequence[TableLock]) -> None:
         started = time.monotonic()
-        with self._locking(locks) as cursor:
+        with self._locking(step, locks) as cursor:
             over = self._watching(step, cursor, locks)
             for statement in statements:
                 with over(_shown(statement)):
@@ -192,14 +191,14 @@ class Executor:
         while not done:
             if action == "do" and self.should_stop():
                 raise Progressed(f"stopped in {what}", hint="run the command again")
-            with self._locking(locks) as cursor:
+            with self._locking(step, locks) as cursor:
                 with self._watching(step, cursor, locks)(what):
                     done = next(work, _DONE) is _DONE
                 if done:
                     self._log(cursor, step, action, references, started)
 
     @contextlib.contextmanager
-    def _locking(self, locks: Sequence[TableLock]) -> Iterator[session.Cursor]:
+    def _locking(self, step: Step, locks: Sequence[TableLock]) -> Iterator[session.Cursor]:
         """A fenced transaction that has taken its strongest lock."""
         # Two tables are locked one after the other: those behind the first also wait while we wait for the second.
         tables = len({(lock.schema, lock.name) for lock in locks}) or 1
@@ -208,7 +207,7 @@ class Executor:
             self.connection,
             lock_timeout=timeout,
             statement_timeout=self.limits.lock_timeout + _WORK,
-            search_path=sync.SEARCH_PATH,
+            search_path=_path(step),
         ) as cursor:
             self.lease.fence(cursor)
             self._lock_first(cursor, locks, timeout)
@@ -256,7 +255,7 @@ class Executor:
                 elif kind == ("r",) and lock is locks[0]:
                     cursor.execute(f"LOCK TABLE {name} IN {lock.mode} MODE".encode())
 
-    def _long_statement(self, statement: str, locks: Sequence[TableLock]) -> None:
+    def _long_statement(self, step: Step, statement: str, locks: Sequence[TableLock]) -> None:
         """A statement outside a transaction. It cannot carry the fence: its backend is recorded in the lease."""
         concurrent = re.search(r"\bCONCURRENTLY\b", statement, re.IGNORECASE) is not None
         timeout = self.limits.lock_budget if concurrent else self.limits.lock_timeout
@@ -268,7 +267,7 @@ class Executor:
                 self.connection,
                 lock_timeout=session.milliseconds(timeout),
                 statement_timeout="0",
-                search_path=sync.SEARCH_PATH,
+                search_path=_path(step),
             ):
                 self.connection.execute(statement.encode())
 
@@ -411,6 +410,10 @@ class Executor:
 
 
 _DONE = object()
+
+
+def _path(step: Step) -> str:
+    return authored.SEARCH_PATH if step.authored else sync.SEARCH_PATH
 
 
 def _shown(statement: str) -> str:

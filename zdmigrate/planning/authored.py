@@ -15,6 +15,9 @@ from zdmigrate.phases import Phase
 from zdmigrate.plan import RECORDED, LockMode, Mode, Step, TableLock, Window
 from zdmigrate.planning.parts import ChangePlan, Scope
 
+SEARCH_PATH = "public, pg_temp"
+"""What unqualified names mean there: pg_catalog comes first all the same, but what is created is created in public."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Authored:
@@ -84,18 +87,18 @@ def taken_away(given: object, what: str, *, contract: bool) -> bool:
     return contract and given is not False
 
 
-def tables(given: object, what: str, schema: str) -> tuple[tuple[str, str], ...]:
-    """Tables by name: ``"users"``, ``"sales.orders"``, or a pair where a name has a dot in it.
+def tables(given: object, what: str) -> tuple[tuple[str, str], ...]:
+    """Tables by name: ``"users"`` (of public), ``"sales.orders"``, or a pair where a name has a dot in it.
 
     Raises:
         UsageError: it is something else.
     """
     if isinstance(given, str) or not isinstance(given, Iterable):
         raise UsageError(f"{what}: tables must be a list of names, got {given!r}")
-    return tuple(_table(each, what, schema) for each in given)
+    return tuple(_table(each, what) for each in given)
 
 
-def locks(given: object, what: str, schema: str) -> tuple[TableLock, ...]:
+def locks(given: object, what: str) -> tuple[TableLock, ...]:
     """Locks by table: a mapping, or pairs.
 
     Raises:
@@ -108,7 +111,7 @@ def locks(given: object, what: str, schema: str) -> tuple[TableLock, ...]:
     for pair in pairs:
         if not isinstance(pair, list | tuple) or len(pair) != 2:
             raise UsageError(f"{what}: a lock is a pair of table and mode, got {pair!r}")
-        schema_name, name = _table(pair[0], what, schema)
+        schema_name, name = _table(pair[0], what)
         found.append(TableLock(schema=schema_name, name=name, mode=_mode(pair[1], what)))
     return tuple(found)
 
@@ -120,9 +123,9 @@ def _mode(given: object, what: str) -> LockMode:
     return found
 
 
-def _table(given: Any, what: str, schema: str) -> tuple[str, str]:
+def _table(given: Any, what: str) -> tuple[str, str]:
     parts = given.split(".", 1) if isinstance(given, str) else list(given) if isinstance(given, list | tuple) else []
-    named = [part for part in ([schema, *parts] if len(parts) == 1 else parts) if isinstance(part, str) and part]
+    named = [part for part in (["public", *parts] if len(parts) == 1 else parts) if isinstance(part, str) and part]
     if len(named) != 2 or len(parts) > 2:
         raise UsageError(f'{what}: a table is "name", "schema.name" or ("schema", "name"), got {given!r}')
     return named[0], named[1]

@@ -102,10 +102,9 @@ class Watch:
     def _refuse_locks(self, what: str) -> bool:
         """Whether anything is blocked meanwhile."""
         blocking = False
-        for oid, name in self._cursor.execute(_HELD).fetchall():
-            relation, mode = self._relations.get(oid), _MODES.get(name)
-            if relation is None or mode is None:
-                continue
+        held = [(oid, _MODES[name]) for oid, name in self._cursor.execute(_HELD).fetchall() if oid in self._relations]
+        for oid, mode in sorted(held, key=lambda lock: -_STRENGTH[lock[1]]):  # the worst is said
+            relation = self._relations[oid]
             blocking = blocking or mode.blocks != "nothing"
             table = self._relations.get(relation.table, relation)
             allowed = self._allowed(table)
