@@ -45,6 +45,7 @@ class Stage:
     def __init__(self, server: ScratchServer, directory: Path, case: Case) -> None:
         self._server, self._case, self._names = server, case, list[str]()
         self._directory = directory
+        self.changes = case.changes
         (directory / f"{ID}.py").write_text(
             f"import sqlalchemy as sa\nfrom zdmigrate import *\nmigration = Migration({', '.join(case.changes)})\n",
             encoding="utf-8",

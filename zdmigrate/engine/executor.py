@@ -20,7 +20,9 @@ from zdmigrate.control.store import Event as AuditEvent
 from zdmigrate.control.store import Store
 from zdmigrate.engine import functions
 from zdmigrate.engine.reporting import Event, EventKind, Reporter
+from zdmigrate.engine.wording import counted
 from zdmigrate.errors import Drift, Irreversible, LockBudgetExceeded, Progressed, Unsafe
+from zdmigrate.phases import Phase
 from zdmigrate.plan import LockMode, Mode, Step, TableLock, name_of
 from zdmigrate.planning import authored, sync
 from zdmigrate.postgres import blockers, lockwatch, session
@@ -96,10 +98,19 @@ class Executor:
             self.refuse_done(step)
         # Without undo it is not even probed: what it worked on may be gone since an earlier attempt. What is recorded is
         # recorded as undone, also where there is nothing else to do.
-        if not (step.undo or step.is_recorded) or (self.probe(step) == "todo" and step.is_probed):
+        if not (step.undo or step.is_recorded) or (step.is_probed and self._state_before_undo(step) == "todo"):
             return
         self._tell(step, f"undo: {step.title}")
         self._run(step, "undo", step.undo, step.undo_mode, step.undo_locks)
+
+    def _state_before_undo(self, step: Step) -> str:
+        """Triggers that somebody disabled or changed are dropped all the same: their names and functions are ours."""
+        try:
+            return self.probe(step)
+        except Drift:
+            if step.phase is not Phase.DUAL_WRITE:
+                raise
+            return "changed"
 
     def refuse_done(self, step: Step) -> None:
         """Raise for a step that is done.
@@ -289,10 +300,11 @@ class Executor:
             stop=tenacity.stop_after_delay(budget),
             sleep=self.sleep,
         )
+        told: set[str] = set()
         try:
             for one in retrying:
                 with one:
-                    self._stand_back(locks)
+                    self._stand_back(locks, told)
                     attempt()
         except tenacity.RetryError as error:
             raise self._budget_exceeded(locks) from error.last_attempt.exception()
@@ -300,10 +312,13 @@ class Executor:
     def _contended(self, error: BaseException) -> bool:
         return isinstance(error, (*_RETRIED, _InTheWay)) and not self.lease.is_lost
 
-    def _stand_back(self, locks: Sequence[TableLock]) -> None:
+    def _stand_back(self, locks: Sequence[TableLock], told: set[str]) -> None:
         found = blockers.find(self.connection, locks, older_than=PATIENT) if locks else []
         if found:
-            self._tell_blocked(found)
+            pids = " ".join(sorted(str(blocker.pid) for blocker in found))
+            if pids not in told:  # said once for the same ones
+                told.add(pids)
+                self._tell_blocked(found)
             raise _InTheWay
 
     def _budget_exceeded(
@@ -337,7 +352,7 @@ class Executor:
         if not outcome.complete:
             raise Progressed(f"stopped while filling rows ({outcome.rows} so far)", hint="run the command again")
         with self.fenced() as cursor:
-            self._log(cursor, step, "do", (repr(step.rows),), started, detail=f"{outcome.rows} rows")
+            self._log(cursor, step, "do", (repr(step.rows),), started, detail=counted(outcome.rows, "row"))
 
     def verify(self, step: Step) -> None:
         """Read every row and prove that none is unfilled."""
@@ -359,8 +374,9 @@ class Executor:
                 self.store.forget_backfill(cursor, self.lease.key)
                 self.store.set_verified(cursor, self.lease.key, verified=False)
             raise Unsafe(
-                f"{found.unfilled} rows of {step.rows.schema}.{step.rows.table} are not filled: {', '.join(found.sample)}",
-                hint="find out what writes past the sync trigger, or why the expression gives NULL; then run it again",
+                f"{counted(found.unfilled, 'row')} of {step.rows.schema}.{step.rows.table} not filled: {', '.join(found.sample)}",
+                hint="find out what writes past the sync trigger, or why the expression gives NULL; mend the rows and run "
+                f"zdmigrate verify {self.migration}, or: zdmigrate revert {self.migration} --to dual_write, then advance",
             )
         with self.fenced() as cursor:
             self._log(

@@ -9,6 +9,7 @@ from datetime import timedelta
 from zdmigrate.control.policy import Policy
 from zdmigrate.control.store import Record, Store
 from zdmigrate.engine.outcome import GateState
+from zdmigrate.engine.wording import spoken
 from zdmigrate.errors import Unsafe, UsageError, Waiting, ZdmigrateError
 from zdmigrate.phases import Phase
 from zdmigrate.plan import Direction, Gate, Plan
@@ -117,11 +118,7 @@ def _soaked(soak: timedelta, record: Record) -> tuple[bool, str]:
     left = soak - record.phase_age
     if left <= timedelta(0):
         return True, f"{record.phase} is complete since {record.phase_since:%Y-%m-%d %H:%M} UTC"
-    return False, f"{record.phase} has to soak for {soak}; {_rounded(left)} to go"
-
-
-def _rounded(value: timedelta) -> timedelta:
-    return timedelta(seconds=int(value.total_seconds()) + 1)
+    return False, f"{record.phase} has to soak for {spoken(soak)}; {spoken(left)} to go"
 
 
 def _drained(gate: Gate, record: Record, facts: Facts) -> tuple[bool, str]:

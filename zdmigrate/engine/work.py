@@ -104,7 +104,7 @@ class Work:
                 run = self._run(plan, (), held, overrides, float("inf"), functions)
                 run.check_revert(target, allow_lossy=allow_lossy)
                 with run.executor.fenced() as cursor:
-                    self.store.set_hold(cursor, [record.id], f"reverted to {target}")
+                    self.store.set_hold(cursor, [record.id], f"reverted to {target}", again=True)
                 run.revert(target)
 
     def verify(self, record: Record) -> None:
@@ -112,7 +112,9 @@ class Work:
         plan = record.plan
         if plan is not None:
             with self._lease(record) as held:
+                # Looking is allowed under a hold, so nothing but the lease stops it.
                 executor = self._run(plan, (), held, {}, float("inf"), {}).executor
+                executor = dataclasses.replace(executor, should_stop=lambda: False)
                 renamed = any(s.renames and s.phase.position <= record.phase.position for s in plan.steps())
                 for step in plan.steps():
                     if step.phase.position <= record.phase.position:
@@ -122,6 +124,9 @@ class Work:
                             )
                         if step.mode is Mode.VERIFY and not renamed:
                             executor.verify(step)
+                if record.phase.position >= Phase.BACKFILL.position and not renamed:
+                    with executor.fenced() as cursor:
+                        self.store.set_verified(cursor, record.key, verified=True)
 
     def _run(
         self,

@@ -412,7 +412,7 @@ def _disturbed(pair: SyncPair, row: Row) -> str:
 
 def _careful(pair: SyncPair) -> bool:
     """Whether the functions must expect `down` to fail, and go on."""
-    return bool(pair.old and pair.new) and pair.on_down_error == "null" and not _identity(pair)
+    return bool(pair.old and pair.new) and not _identity(pair)
 
 
 def _declared(pair: SyncPair) -> tuple[str, ...]:
