@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from zdmigrate.changes.drop_table import DropTable as DropTable
     from zdmigrate.changes.rename_column import RenameColumn as RenameColumn
     from zdmigrate.changes.rename_table import RenameTable as RenameTable
+    from zdmigrate.changes.run_python import RunPython as RunPython
+    from zdmigrate.changes.run_sql import RunSQL as RunSQL
     from zdmigrate.changes.set_comment import SetComment as SetComment
     from zdmigrate.changes.set_default import SetDefault as SetDefault
     from zdmigrate.changes.set_not_null import SetNotNull as SetNotNull
@@ -42,6 +44,8 @@ _HOME = {
     "Phase": "zdmigrate.phases",
     "RenameColumn": "zdmigrate.changes.rename_column",
     "RenameTable": "zdmigrate.changes.rename_table",
+    "RunPython": "zdmigrate.changes.run_python",
+    "RunSQL": "zdmigrate.changes.run_sql",
     "SetComment": "zdmigrate.changes.set_comment",
     "SetDefault": "zdmigrate.changes.set_default",
     "SetNotNull": "zdmigrate.changes.set_not_null",
@@ -61,6 +65,8 @@ __all__ = [
     "Phase",
     "RenameColumn",
     "RenameTable",
+    "RunPython",
+    "RunSQL",
     "SetComment",
     "SetDefault",
     "SetNotNull",
