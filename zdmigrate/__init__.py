@@ -12,9 +12,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from zdmigrate.changes.add_column import AddColumn as AddColumn
     from zdmigrate.changes.change_type import ChangeType as ChangeType
+    from zdmigrate.changes.create_index import CreateIndex as CreateIndex
     from zdmigrate.changes.drop_column import DropColumn as DropColumn
+    from zdmigrate.changes.drop_index import DropIndex as DropIndex
+    from zdmigrate.changes.key import Key as Key
+    from zdmigrate.changes.reindex import Reindex as Reindex
     from zdmigrate.changes.rename_column import RenameColumn as RenameColumn
+    from zdmigrate.changes.rename_index import RenameIndex as RenameIndex
+    from zdmigrate.changes.replace_index import ReplaceIndex as ReplaceIndex
     from zdmigrate.changes.set_not_null import SetNotNull as SetNotNull
+    from zdmigrate.changes.set_replica_identity import SetReplicaIdentity as SetReplicaIdentity
     from zdmigrate.errors import ZdmigrateError as ZdmigrateError
     from zdmigrate.migration import Migration as Migration
     from zdmigrate.phases import Phase as Phase
@@ -24,22 +31,36 @@ __version__ = "0.1.0"
 _HOME = {
     "AddColumn": "zdmigrate.changes.add_column",
     "ChangeType": "zdmigrate.changes.change_type",
+    "CreateIndex": "zdmigrate.changes.create_index",
     "DropColumn": "zdmigrate.changes.drop_column",
+    "DropIndex": "zdmigrate.changes.drop_index",
+    "Key": "zdmigrate.changes.key",
     "Migration": "zdmigrate.migration",
     "Phase": "zdmigrate.phases",
+    "Reindex": "zdmigrate.changes.reindex",
     "RenameColumn": "zdmigrate.changes.rename_column",
+    "RenameIndex": "zdmigrate.changes.rename_index",
+    "ReplaceIndex": "zdmigrate.changes.replace_index",
     "SetNotNull": "zdmigrate.changes.set_not_null",
+    "SetReplicaIdentity": "zdmigrate.changes.set_replica_identity",
     "ZdmigrateError": "zdmigrate.errors",
 }
 
 __all__ = [
     "AddColumn",
     "ChangeType",
+    "CreateIndex",
     "DropColumn",
+    "DropIndex",
+    "Key",
     "Migration",
     "Phase",
+    "Reindex",
     "RenameColumn",
+    "RenameIndex",
+    "ReplaceIndex",
     "SetNotNull",
+    "SetReplicaIdentity",
     "ZdmigrateError",
 ]
 
