@@ -258,7 +258,7 @@ def settings(given: object, what: str) -> tuple[tuple[str, str], ...]:
     for name, value in given.items():
         if not isinstance(value, str | int | float):
             raise UsageError(f"{what}: {name!r} must be a number, a text or a boolean, got {value!r}")
-        shown = str(value).lower() if isinstance(value, bool) else str(value)
+        shown = {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)
         found.append((require_name(name, f"{what}: a name"), shown))
     return tuple(found)
 
