@@ -68,6 +68,10 @@ class Index:
     comment: str | None = None
     partition_names: tuple[tuple[str, str], ...] = ()
     """(``schema.partition``, name of the partition's index), on a partitioned table."""
+    oids: tuple[int, ...] = ()
+    """Its own, and those of its partitions' indexes: what is built anew has another one."""
+    references: tuple[str, ...] = ()
+    """The foreign keys, of whatever table, that rest on it."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,6 +170,9 @@ class Leaf:
     parent_schema: str | None = None
     parent_name: str | None = None
     partitioned: bool = False
+    foreign: bool = False
+    replica_identity: str = "d"
+    replica_index: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,6 +207,8 @@ class Table:
     reliant: tuple[Reliant, ...] = ()
     sequences: tuple[Sequence, ...] = ()
     comment: str | None = None
+    replica_identity: str = "d"
+    """pg_class.relreplident: d, f, n, or i for the index that says `replica_identity`."""
 
     @property
     def partitioned(self) -> bool:
@@ -209,6 +218,10 @@ class Table:
     def column(self, name: str) -> Column | None:
         """The column of that name."""
         return next((column for column in self.columns if column.name == name), None)
+
+    def index(self, name: str) -> Index | None:
+        """The index of that name."""
+        return next((index for index in self.indexes if index.name == name), None)
 
     @property
     def column_names(self) -> frozenset[str]:
@@ -249,15 +262,17 @@ class TypeFacts:
 class Trial:
     """DDL tried on an empty temporary copy of a table, which is rolled back; ``{table}`` stands for the copy.
 
-    `definition` is the server's own text of the one index or constraint that was made, `defaults` are those of all
-    columns afterwards, `messages` what it said at debug1 (``rewriting table``, ``verifying table``), and `error` its
-    message where it refused.
+    `definition` is the server's own text of the one index or constraint that was made, `columns` are the names that it
+    gave to an index's columns (``lower`` for ``lower(email)``), `defaults` are those of all columns afterwards,
+    `messages` what it said at debug1 (``rewriting table``, ``verifying table``), and `error` its message where it
+    refused.
     """
 
     schema: str
     table: str
     statement: str
     definition: str | None = None
+    columns: tuple[str, ...] = ()
     defaults: tuple[tuple[str, str], ...] = ()
     messages: tuple[str, ...] = ()
     error: str | None = None

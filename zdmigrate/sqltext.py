@@ -109,6 +109,15 @@ def _solid(pieces: list[Token]) -> Iterator[str]:
         yield "".join(piece.text for piece in pieces).strip()
 
 
+def index_tail(definition: str) -> str:
+    """What follows USING in the server's text of an index: the access method, the keys, and so on."""
+    pieces = list(tokens(definition))
+    for index, piece in enumerate(pieces):
+        if piece.kind == "word" and piece.text == "USING":
+            return "".join(p.text for p in pieces[index + 1 :]).strip()
+    raise ValueError(f"not an index definition: {definition}")
+
+
 class AmbiguousName(ValueError):
     """A column's name is also a word of SQL, and stands where it could be either."""
 

@@ -115,6 +115,7 @@ class TableDraft:
         self._columns = {c.name: _unchanged(c) for c in live.columns}
         self._gone: dict[str, str] = {}
         self._settled: set[str] = set()
+        self._kept: dict[str, str] = {}
 
     @property
     def shown(self) -> str:
@@ -196,6 +197,7 @@ class TableDraft:
     def rename(self, old: str, new: str) -> None:
         """Another name for a column."""
         live, found = self.live_column(old), self.column(old)
+        self._refuse_kept(old)
         self.refuse_taken(new)
         if old in self._settled:
             raise Unsafe(
@@ -232,6 +234,7 @@ class TableDraft:
         `default` is what its default is in the end, if it has one.
         """
         live = self.live_column(name)
+        self._refuse_kept(name)
         move = self._move(live.name)
         if isinstance(move, Replace):
             raise Unsafe(f"the type of {self.shown}.{name} is changed twice", hint="change it once")
@@ -275,6 +278,7 @@ class TableDraft:
     def drop(self, name: str, down: str | None) -> None:
         """A column that is no longer there."""
         live = self.live_column(name)
+        self._refuse_kept(name)
         if self._move(live.name) is not None or live != self.live.column(live.name):
             raise Unsafe(
                 f"{self.shown}.{name} is changed and dropped by the same migration", hint="keep one of the two"
@@ -336,6 +340,21 @@ class TableDraft:
         if isinstance(move, Replace) and not not_null:
             self.moves[self.moves.index(move)] = dataclasses.replace(move, not_null=False)
 
+    def keep(self, names: Iterable[str], what: str) -> None:
+        """Note that something was made on columns: from here on they are neither renamed nor replaced nor dropped."""
+        self._kept |= {name: what for name in names if name not in self._kept}
+
+    def shaped(self) -> str:
+        """Statements that give an empty copy of the table, called ``{table}``, the columns of the new shape."""
+        drops, renames, adds = [], [], []
+        for column in self.columns:
+            if column.live is None or column.type != column.live.type:
+                drops += [] if column.live is None else [f"DROP COLUMN {ident(column.live.name)} CASCADE"]
+                adds.append(f"ADD COLUMN {ident(column.name)} {column.type}")
+            elif column.name != column.live.name:
+                renames.append(f"RENAME COLUMN {ident(column.live.name)} TO {ident(column.name)}")
+        return "".join(f"ALTER TABLE {{table}} {action}; " for action in (*drops, *renames, *adds))
+
     def initial(self, text: str) -> str:
         """An expression over the new shape, over the columns as they are before the migration."""
         return self._over(text, lambda column: column.value)
@@ -363,6 +382,14 @@ class TableDraft:
             return None if found == ident(name) else found
 
         return replace_columns(text, known)
+
+    def _refuse_kept(self, name: str) -> None:
+        what = self._kept.get(name)
+        if what is not None:
+            raise Unsafe(
+                f"{self.shown}.{name} is used by {what}, which the same migration makes before",
+                hint=f"put this change before, and let {what} use the column as it then is",
+            )
 
     def _move(self, name: str) -> Move | None:
         """What happens to a column of the catalog, but for a fill."""
@@ -426,6 +453,10 @@ class Draft:
         before = self._claims.setdefault(what, doing)
         if before is not doing:
             raise Unsafe(f"{what} is already {before} by the same migration", hint="keep one of the two")
+
+    def claimed(self, what: str) -> str | None:
+        """What an earlier change of the migration does with it."""
+        return self._claims.get(what)
 
     def ask(self, question: schema.Question) -> None:
         """Note what the server must be asked before the plan can be made."""

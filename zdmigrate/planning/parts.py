@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from zdmigrate import schema
 from zdmigrate.errors import Unsafe
@@ -17,25 +17,28 @@ from zdmigrate.sqltext import ident
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Target:
-    """A column, or something else `of` the table (an index, a constraint), that a change claims while it is in flight.
-
-    Without either it is the whole table.
-    """
+    """What a change claims while it is in flight: a column, an index or constraint (`item`), or a whole table."""
 
     schema: str
     table: str
     column: str | None = None
-    of: str | None = None
+    item: str | None = None
 
     def __str__(self) -> str:
-        name = ".".join(part for part in (self.schema, self.table, self.column) if part is not None)
-        return name if self.of is None else f"{name}: {self.of}"
+        if self.item is not None:
+            return item_name(self.schema, self.table, self.item)
+        return ".".join(part for part in (self.schema, self.table, self.column) if part is not None)
 
     def overlaps(self, other: Target) -> bool:
         """Whether two changes that claim these would get in each other's way."""
+        mine, others = (self.column, self.item), (other.column, other.item)
         same_table = (self.schema, self.table) == (other.schema, other.table)
-        mine, theirs = (self.column, self.of), (other.column, other.of)
-        return same_table and ((None, None) in (mine, theirs) or mine == theirs)
+        return same_table and ((None, None) in (mine, others) or mine == others)
+
+
+def item_name(schema_name: str, table_name: str, item: str) -> str:
+    """An index or a constraint of a table, by a name that two plans can compare."""
+    return f"{schema_name}.{table_name}: {item}"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +134,21 @@ class Scope:
             self.draft.ask(schema.Question(schema=schema_name, table=table_name))
             raise Unanswered(self.draft.questions)
         return table
+
+    def taken(self, wanted: Iterable[tuple[str, str]]) -> frozenset[tuple[str, str]]:
+        """Which of the names (schema, name) a relation of any kind has.
+
+        Raises:
+            Unanswered: the server has not been asked about all of them yet.
+        """
+        names_ = dict.fromkeys(wanted)
+        there = {(t.schema, t.name) for t in self.snapshot.tables}
+        unknown = names_.keys() - there - set(self.snapshot.asked)
+        for schema_name, name in (n for n in names_ if n in unknown):
+            self.draft.ask(schema.Question(schema=schema_name, table=name))
+        if unknown:
+            raise Unanswered(self.draft.questions)
+        return frozenset(names_.keys() & there)
 
     def expression(self, table: schema.Table, text: str) -> schema.ExpressionFacts:
         """What the server says of an expression over the table's columns as they are in the catalog.
@@ -250,7 +268,7 @@ def objects_of(table: schema.Table, column: str) -> tuple[str, ...]:
     """The indexes and constraints on a column, by names that two plans can compare."""
     found = [i.name for i in table.indexes if column in i.columns]
     found += [k.name for k in table.constraints if column in k.columns]
-    return tuple(f"{table.schema}.{table.name}: {name}" for name in dict.fromkeys(found))
+    return tuple(item_name(table.schema, table.name, name) for name in dict.fromkeys(found))
 
 
 def on(table: schema.Table, mode: LockMode) -> tuple[TableLock, ...]:

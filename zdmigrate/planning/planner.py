@@ -23,6 +23,7 @@ class PlannedChange(Protocol):
 
     def targets(self) -> tuple[Target, ...]: ...
     def plan(self, scope: Scope) -> ChangePlan: ...
+    def one_shot(self, scope: Scope) -> object: ...
 
 
 class Planned(Protocol):
@@ -90,6 +91,18 @@ def questions(migration: Planned, snapshot: schema.Snapshot) -> tuple[schema.Que
     except ZdmigrateError:
         pass  # it is said when the plan is made
     return ()
+
+
+def one_shot_questions(migration: Planned, snapshot: schema.Snapshot, position: int) -> tuple[schema.Question, ...]:
+    """What the server must be asked before the change at `position` can say its one-shot DDL."""
+    scope = scope_of(migration, snapshot, position)
+    try:
+        migration.changes[position].one_shot(scope)
+    except Unanswered as unanswered:
+        return unanswered.questions
+    except ZdmigrateError:
+        pass  # it is said when the DDL is asked for
+    return scope.draft.questions
 
 
 def _parts(migration: Planned, draft: Draft) -> Iterator[ChangePlan]:
