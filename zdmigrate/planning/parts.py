@@ -17,19 +17,25 @@ from zdmigrate.sqltext import ident
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Target:
-    """A column (or a whole table, where `column` is None) that a change claims while it is in flight."""
+    """A column, or something else `of` the table (an index, a constraint), that a change claims while it is in flight.
+
+    Without either it is the whole table.
+    """
 
     schema: str
     table: str
     column: str | None = None
+    of: str | None = None
 
     def __str__(self) -> str:
-        return ".".join(part for part in (self.schema, self.table, self.column) if part is not None)
+        name = ".".join(part for part in (self.schema, self.table, self.column) if part is not None)
+        return name if self.of is None else f"{name}: {self.of}"
 
     def overlaps(self, other: Target) -> bool:
         """Whether two changes that claim these would get in each other's way."""
         same_table = (self.schema, self.table) == (other.schema, other.table)
-        return same_table and (None in (self.column, other.column) or self.column == other.column)
+        mine, theirs = (self.column, self.of), (other.column, other.of)
+        return same_table and ((None, None) in (mine, theirs) or mine == theirs)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
