@@ -54,7 +54,7 @@ PAIR = sync.SyncPair(
     up=('"user_email"',),
     down=('"email_address"',),
 )
-WORK = RowWork(schema="public", table="users", assignments=sync.assignments(PAIR), unfilled=sync.unfilled(PAIR))
+WORK = RowWork(schema="public", table="users", assignments=sync.assignments([PAIR]), unfilled=sync.unfilled(PAIR))
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,7 +173,7 @@ def build(connection: psycopg.Connection[Any], rows: int) -> None:
     connection.execute("DROP SCHEMA IF EXISTS zdmigrate CASCADE; DROP TABLE IF EXISTS public.users CASCADE")
     connection.execute(STATE)
     connection.execute(TABLE.format(rows=rows))  # type: ignore[arg-type,unused-ignore]
-    connection.execute(sync.sync_function(PAIR, "zdmigrate.sync", "old"))  # type: ignore[arg-type,unused-ignore]
+    connection.execute(sync.sync_function([PAIR], "zdmigrate.sync", "old"))  # type: ignore[arg-type,unused-ignore]
     changed = sync.unfilled(PAIR, sync.Row("NEW."))
     for trigger, events, when in (("zd_i", "INSERT", None), ("zd_u", "UPDATE", changed)):
         for statement in sync.trigger("public.users", trigger, "zdmigrate.sync", events=events, when=when):

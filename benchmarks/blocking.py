@@ -32,7 +32,7 @@ from collections.abc import Iterator, Sequence
 from datetime import timedelta
 
 from benchmarks.foreground import Foreground, Latency, Measured, columns, foreground
-from tests.support.examples import Example, examples
+from tests.support.example_runs import Example, examples
 from tests.support.lockwatch import Hold, Watched, lockwatch, longest
 from zdmigrate.engine.outcome import Outcome
 from zdmigrate.engine.project import Project

@@ -32,6 +32,8 @@ class ZdmigrateError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.change: int | None = None
+        """The position in its migration of the change that it is about, where it is about one."""
 
 
 class UsageError(ZdmigrateError):

@@ -11,7 +11,6 @@ import dataclasses
 import graphlib
 import hashlib
 import heapq
-import itertools
 import json
 import re
 import sys
@@ -29,20 +28,12 @@ SYNC_MODES = ("trigger", "app")
 _ID = re.compile(r"\w[\w.-]*")
 
 
-class ContradictingChanges(UsageError):
-    """Two changes of one migration claim the same object; `position` is the second one's."""
-
-    def __init__(self, message: str, *, position: int) -> None:
-        super().__init__(message, hint="put them into two migrations, the second with requires=")
-        self.position = position
-
-
 @dataclasses.dataclass(frozen=True, slots=True, init=False)
 class Migration:
     """What a migration file declares: changes that go through the phases together.
 
     Args:
-        changes: one or more, in the order in which they are planned; no two may claim the same object.
+        changes: one or more; each sees what those before it made. All of them go through the phases together.
         id: needed nowhere; if given, it must equal the file's stem.
         requires: ids of migrations that come before this one.
         sync: ``"trigger"``: the database keeps old and new shape equal; ``"app"``: the application writes both.
@@ -99,6 +90,13 @@ class MigrationFile:
     """The first line of the module's docstring."""
     migration: Migration
     requires_line: int = 1
+    change_lines: tuple[int, ...] = ()
+
+    def place(self, position: int | None) -> str:
+        """``file:line`` of the change at `position`, for messages; the id where that is not known."""
+        if position is None or position >= len(self.change_lines):
+            return self.id
+        return f"{_shown(self.path)}:{self.change_lines[position]}"
 
     @property
     def changes(self) -> tuple[Change, ...]:
@@ -160,7 +158,7 @@ def load_file(path: Path) -> MigrationFile:
     if not _ID.fullmatch(path.stem):
         raise _error(path, 1, f"{path.stem!r} cannot be an id: use letters, digits, _, - and .")
     tree, code = _compiled(path)
-    namespace = _executed(path, tree, code)
+    namespace = _executed(path, code)
     if "migration" not in namespace:
         raise _error(path, 1, "it does not define `migration`", hint="migration = Migration(…), at the top level")
     migration = namespace["migration"]
@@ -175,6 +173,7 @@ def load_file(path: Path) -> MigrationFile:
         title=(ast.get_docstring(tree) or "").partition("\n")[0].strip() or None,
         migration=migration,
         requires_line=source.argument_line("requires"),
+        change_lines=tuple(source.change_line(i, source.line) for i in range(len(migration.changes))),
     )
 
 
@@ -295,19 +294,9 @@ def _check_changes(changes: Sequence[object]) -> None:
             "the migration declares no change",
             hint="declare one inside Migration(…), for example RenameColumn(table, old, new), or delete the file",
         )
-    checked: list[Change] = []
     for position, change in enumerate(changes, start=1):
         if not isinstance(change, Change):
             raise UsageError(f"argument {position} of Migration must be a change, not {change!r:.80}")
-        checked.append(change)
-    for (_, first), (position, second) in itertools.combinations(enumerate(checked), 2):
-        for one, other in itertools.product(first.targets(), second.targets()):
-            if one.overlaps(other):
-                shared = other if other.column is not None else one
-                raise ContradictingChanges(
-                    f"{type(second).__name__} contradicts {type(first).__name__} above: both change {shared}",
-                    position=position,
-                )
 
 
 class _Source:
@@ -349,7 +338,7 @@ def _compiled(path: Path) -> tuple[ast.Module, types.CodeType]:
         raise _error(path, 1, f"is not Python: {error}") from error
 
 
-def _executed(path: Path, tree: ast.Module, code: types.CodeType) -> dict[str, Any]:
+def _executed(path: Path, code: types.CodeType) -> dict[str, Any]:
     # The module has to be found in sys.modules while it runs: dataclasses look their annotations up there.
     name = f"zdmigrate migration {path.stem}"
     module = types.ModuleType(name)
@@ -358,18 +347,15 @@ def _executed(path: Path, tree: ast.Module, code: types.CodeType) -> dict[str, A
     try:
         exec(code, module.__dict__)  # noqa: S102  # migration files are programs
     except (Exception, SystemExit) as error:
-        raise _failed(path, tree, error) from error
+        raise _failed(path, error) from error
     finally:
         del sys.modules[name]
     return module.__dict__
 
 
-def _failed(path: Path, tree: ast.Module, error: BaseException) -> MigrationFileError:
+def _failed(path: Path, error: BaseException) -> MigrationFileError:
     line = _line_in(path, error)
     match error:
-        case ContradictingChanges(position=position):
-            line = _Source(tree).change_line(position, default=line)
-            return _error(path, line, error.message, hint=error.hint)
         case UsageError():
             return _error(path, line, error.message, hint=error.hint)
         case TypeError():

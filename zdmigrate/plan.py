@@ -89,6 +89,11 @@ class RowWork:
     unfilled: str
 
 
+RowQueries = tuple[tuple[Phase, str], ...]
+"""(phase, query) pairs in the order of the phases: the query that uses the names which columns have once that phase's
+`Step.renames` steps are done. The first is for the time before any (phase ``none``)."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
     """The smallest unit that is executed and recorded.
@@ -113,11 +118,19 @@ class Step:
     rewrites: bool = False
     takes_away: bool = False
     irreversible: bool = False
+    makes_table: bool = False
     rows: RowWork | None = None
-    undo_loses: str | None = None
-    """A query for up to a few texts, each naming a row or value that undoing would lose; None: nothing is lost."""
-    undo_blocked: str | None = None
+    undo_loses: RowQueries = ()
+    """Queries for up to a few texts, each naming a row or value that undoing would lose."""
+    undo_blocked: RowQueries = ()
     """The same for rows that the old shape cannot hold at all: somebody must change them before it can come back."""
+    refused_by: str | None = None
+    """The same for rows that make the step itself impossible; asked before its phase begins."""
+
+    @property
+    def renames(self) -> bool:
+        """Whether the step changes names under which queries of other steps find columns."""
+        return self.phase is not Phase.CONTRACT and any(" RENAME COLUMN " in statement for statement in self.do)
 
     @property
     def is_probed(self) -> bool:
@@ -146,6 +159,8 @@ class Gate:
     direction: Direction = Direction.FORWARD
     exit_code: int = 4
     overridable: bool = True
+    query: str | None = None
+    """Texts that say what is in the way now; the gate is open when there is none."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -38,7 +38,7 @@ class Column:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Grant:
-    """A privilege on a column; `grantee` is None for PUBLIC."""
+    """A privilege on a column or a table; `grantee` is None for PUBLIC."""
 
     grantee: str | None
     privilege: str
@@ -97,6 +97,43 @@ class Trigger:
     row: bool
     events: tuple[str, ...]
     update_of: tuple[str, ...] = ()
+    definition: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Function:
+    """A function whose text may be about the table: one of its triggers', or one that mentions its name.
+
+    `identity` is what ``regprocedure`` prints, `columns` are the table's columns whose names are words of its text;
+    `named` where the table's own name is one.
+    """
+
+    identity: str
+    columns: tuple[str, ...]
+    named: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Sequence:
+    """The sequence that belongs to a column: a serial one's, or an identity's (`internal`).
+
+    `identity` is what ``regclass`` prints; `dependents` are others that draw numbers from it, partitions aside.
+    """
+
+    column: str
+    schema: str
+    name: str
+    identity: str
+    internal: bool
+    start: int
+    increment: int
+    minimum: int
+    maximum: int
+    cache: int
+    cycle: bool
+    grants: tuple[Grant, ...] = ()
+    comment: str | None = None
+    dependents: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +143,18 @@ class Dependent:
     column: str
     kind: str
     identity: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Reliant:
+    """Something that keeps a table from being dropped without CASCADE.
+
+    `constraint` and `columns` say where a foreign key of another table is: (schema, table, name) and its columns there.
+    """
+
+    identity: str
+    constraint: tuple[str, str, str] | None = None
+    columns: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,6 +184,7 @@ class Table:
     indexes: tuple[Index, ...] = ()
     constraints: tuple[Constraint, ...] = ()
     triggers: tuple[Trigger, ...] = ()
+    functions: tuple[Function, ...] = ()
     dependents: tuple[Dependent, ...] = ()
     partitions: tuple[Leaf, ...] = ()
     partition_columns: tuple[str, ...] = ()
@@ -144,6 +194,12 @@ class Table:
     """Whether the connected role may create indexes: that needs CREATE on the table's schema."""
     rules: tuple[str, ...] = ()
     publications: tuple[str, ...] = ()
+    grants: tuple[Grant, ...] = ()
+    """To others than its owner."""
+    row_security: bool = False
+    reliant: tuple[Reliant, ...] = ()
+    sequences: tuple[Sequence, ...] = ()
+    comment: str | None = None
 
     @property
     def partitioned(self) -> bool:
@@ -185,16 +241,53 @@ class TypeFacts:
     canonical: str | None = None
     brings: tuple[str, ...] = ()
     error: str | None = None
+    labels: tuple[str, ...] = ()
+    """Those of an enum."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """DDL tried on an empty temporary copy of a table, which is rolled back; ``{table}`` stands for the copy.
+
+    `definition` is the server's own text of the one index or constraint that was made, `defaults` are those of all
+    columns afterwards, `messages` what it said at debug1 (``rewriting table``, ``verifying table``), and `error` its
+    message where it refused.
+    """
+
+    schema: str
+    table: str
+    statement: str
+    definition: str | None = None
+    defaults: tuple[tuple[str, str], ...] = ()
+    messages: tuple[str, ...] = ()
+    error: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """What a change must know of the server before it can plan: an expression over a table, or a type."""
+    """What a change must know of the server before it can plan: an expression over a table, a trial, a type, a table.
+
+    With neither expression nor trial nor type it asks for the table itself. `given` are the statements by which the
+    migration makes the table: they are executed first, and rolled back.
+    """
 
     schema: str = ""
     table: str = ""
     expression: str | None = None
+    trial: str | None = None
     type: str | None = None
+    given: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Creation:
+    """The table that statements would make, as the catalog would have it; `error` is the server's message instead."""
+
+    schema: str
+    table: str
+    statements: tuple[str, ...]
+    made: Table | None = None
+    error: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,6 +301,10 @@ class Snapshot:
     control_schema: str = "zdmigrate"
     expressions: tuple[ExpressionFacts, ...] = ()
     types: tuple[TypeFacts, ...] = ()
+    trials: tuple[Trial, ...] = ()
+    creations: tuple[Creation, ...] = ()
+    asked: tuple[tuple[str, str], ...] = ()
+    """The tables that were looked for, found or not."""
 
     @property
     def major(self) -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import large_schema, peak
-from tests.support.examples import Example, examples
+from tests.support.example_runs import Example, examples
 from tests.support.lockwatch import lockwatch, longest
 from tests.support.processes import ROOT
 from tests.support.servers import Database, connect

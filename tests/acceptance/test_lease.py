@@ -153,14 +153,14 @@ def test_a_backend_that_outlives_its_client_is_ended_and_waited_for(site: Site) 
     with_users(site)
     with transaction(site.database, *OLD_SNAPSHOT):
         zombie, backend = stop_while_building(site, signal.SIGSTOP)
-        (half_built, valid), *_ = site.rows(INDEX, "zd_ix_%")
+        (half_built, valid), *_ = site.rows(INDEX, "zd_sx_%")
         assert not valid
         second = site.start("advance", "--to", "backfill", **SHORT)
         until(lambda: building(site) != backend, "the second one builds")
         assert not alive(site, backend), "two would build at once"
     second.wait().expect(0)
     assert "clear away what is half-built" in second.narration
-    [(built, valid)] = site.rows(INDEX, "zd_ix_%")
+    [(built, valid)] = site.rows(INDEX, "zd_sx_%")
     assert valid
     assert built != half_built
     zombie.send(signal.SIGCONT)
@@ -179,7 +179,7 @@ def test_a_backend_whose_client_was_killed_delays_the_next_by_little(site: Site)
         delay = time.monotonic() - started
         assert not alive(site, backend)
     second.wait().expect(0)
-    assert site.rows(INDEX, "zd_ix_%")[0][1]
+    assert site.rows(INDEX, "zd_sx_%")[0][1]
     print(f"the next one waited {delay:.1f} s")
     assert delay <= 12
 
@@ -188,9 +188,9 @@ def test_an_index_that_was_finished_without_its_client_is_kept(site: Site) -> No
     with_users(site)
     killed = site.run("advance", kill={"match": "INDEX CONCURRENTLY", "when": "sent"})
     assert killed.code == -9
-    [(finished, _)] = until(lambda: [r for r in site.rows(INDEX, "zd_ix_%") if r[1]], "the server has built it")
+    [(finished, _)] = until(lambda: [r for r in site.rows(INDEX, "zd_sx_%") if r[1]], "the server has built it")
     site.run("advance", "--to", "backfill").expect(0)
-    assert site.rows(INDEX, "zd_ix_%") == [(finished, True)]
+    assert site.rows(INDEX, "zd_sx_%") == [(finished, True)]
 
 
 def test_an_invalid_index_is_repaired(site: Site) -> None:
@@ -199,11 +199,11 @@ def test_an_invalid_index_is_repaired(site: Site) -> None:
         killed, backend = stop_while_building(site, signal.SIGKILL)
         killed.wait()
         site.rows("SELECT pg_terminate_backend(%s, 10000)", backend)
-        [(left, valid)] = site.rows(INDEX, "zd_ix_%")
+        [(left, valid)] = site.rows(INDEX, "zd_sx_%")
         assert not valid
     done = site.run("advance", "--to", "backfill").expect(0)
     assert "clear away what is half-built" in done.err
-    [(built, valid)] = site.rows(INDEX, "zd_ix_%")
+    [(built, valid)] = site.rows(INDEX, "zd_sx_%")
     assert valid
     assert built != left
     assert site.value("SELECT count(*) FROM pg_index WHERE NOT indisvalid") == 0

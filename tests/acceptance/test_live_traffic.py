@@ -229,22 +229,6 @@ def test_one_direction_only(
     assert _found(database, tmp_path, PLAIN)
 
 
-@pytest.mark.parametrize(("spec", "kind"), [(NOT_NULL, "not_null"), (UNIQUE, "not_null")])
-def test_a_constraint_before_the_trigger(
-    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spec: Spec, kind: str
-) -> None:
-    def earlier(plan: Plan) -> Plan:
-        moved = [
-            dataclasses.replace(step, phase=Phase.EXPAND) if step.id.split(".")[2] == kind else step
-            for step in plan.steps()
-        ]
-        assert moved != list(plan.steps())
-        return _with_steps(plan, moved)
-
-    _mutated(monkeypatch, earlier)
-    assert any("violates" in text for text in _found(database, tmp_path, spec))
-
-
 def _burst(traffic: Traffic, statement: str) -> int:
     """What version N does at one particular moment; the number of rows."""
     with psycopg.connect(traffic.conninfo, autocommit=True) as connection:

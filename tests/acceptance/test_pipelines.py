@@ -74,7 +74,7 @@ def test_a_hold_in_the_middle_of_a_phase_stops_it_at_the_next_step(site: Site) -
     with_users(site)
     with transaction(site.database, "BEGIN ISOLATION LEVEL REPEATABLE READ", "SELECT count(*) FROM pg_class"):
         running = site.start("advance", "--to", "switch_reads")
-        until(lambda: "build zd_ix" in running.narration, "it builds an index, and waits")
+        until(lambda: "build zd_sx" in running.narration, "it builds an index, and waits")
         site.run("hold", RENAME, "the incident").expect(0)
     stopped = running.wait().expect(4)
     assert "the incident" in stopped.out

@@ -48,7 +48,7 @@ def test_the_plans_shown_are_those_of_a_real_server(database: Database, tmp_path
             with Project.open(config, report=lambda _: None) as project:
                 (plan,) = project.plan([])
             assert plan.to_sql() == shown.to_sql(), "run: python docs/generate.py catalogs"
-            connection.execute("DROP TABLE users")
+            connection.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
 
 
 def test_every_command_and_every_exit_code_is_documented() -> None:

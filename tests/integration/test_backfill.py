@@ -70,7 +70,7 @@ def pair(up: str = '"old"', down: str = '"new"', *, type_of_new: str = "text") -
 
 def work_of(columns: sync.SyncPair, *, schema: str = "public", table: str = "users") -> RowWork:
     return RowWork(
-        schema=schema, table=table, assignments=sync.assignments(columns), unfilled=sync.unfilled(columns)
+        schema=schema, table=table, assignments=sync.assignments([columns]), unfilled=sync.unfilled(columns)
     )  # fmt: skip
 
 
@@ -80,7 +80,7 @@ WORK = work_of(pair())
 def install_sync(connection: Connection) -> None:
     """The sync trigger, as `dual_write` makes it."""
     columns = pair()
-    execute(connection, sync.sync_function(columns, '"Control".sync', "old"))
+    execute(connection, sync.sync_function([columns], '"Control".sync', "old"))
     statements = [
         *sync.trigger('public."users"', "zd_i", '"Control".sync', events="INSERT", when=None),
         *sync.trigger(

@@ -205,10 +205,14 @@ def test_triggers_but_not_ours(database: Database) -> None:
     )
     assert {t.name: t for t in table_of(database).triggers} == {
         "theirs": schema.Trigger(
-            name="theirs", enabled="R", before=True, row=True, events=("INSERT", "UPDATE"), update_of=("b",)
+            name="theirs", enabled="R", before=True, row=True, events=("INSERT", "UPDATE"), update_of=("b",),
+            definition="CREATE TRIGGER theirs BEFORE INSERT OR UPDATE OF b ON public.t FOR EACH ROW EXECUTE FUNCTION public.f()",
         ),
-        "late": schema.Trigger(name="late", enabled="O", before=False, row=False, events=("DELETE",)),
-    }
+        "late": schema.Trigger(
+            name="late", enabled="O", before=False, row=False, events=("DELETE",),
+            definition="CREATE TRIGGER late AFTER DELETE ON public.t FOR EACH STATEMENT EXECUTE FUNCTION public.f()",
+        ),
+    }  # fmt: skip
 
 
 def test_partitions(database: Database) -> None:
@@ -430,6 +434,6 @@ def test_five_hundred_tables(database: Database, tmp_path: Path) -> None:
             plan = planned.make(file, snapshot)
             took = time.perf_counter() - started
             assert len(snapshot.tables) == tables
-            assert len(list(plan.steps())) > 10 * tables
+            assert len(list(plan.steps())) >= 9 * tables
             assert took < seconds, took
             print(tables, took)

@@ -57,10 +57,24 @@ _QUERIES = {
     "function": """
         SELECT p.oid::regprocedure::text, p.prosrc FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
         WHERE n.nspname NOT IN ('pg_catalog', 'information_schema')""",
+    "enum": f"""
+        SELECT e.enumtypid::regtype::text, array_agg(e.enumlabel::text ORDER BY e.enumsortorder)
+        FROM pg_enum e JOIN pg_type t ON t.oid = e.enumtypid JOIN pg_namespace n ON n.oid = t.typnamespace
+        WHERE {_SCHEMAS} GROUP BY e.enumtypid""",
     "statistics": f"""
-        SELECT s.oid::text, pg_get_statisticsobjdef(s.oid) FROM pg_statistic_ext s
+        SELECT n.nspname || '.' || s.stxname, pg_get_statisticsobjdef(s.oid) FROM pg_statistic_ext s
         JOIN pg_namespace n ON n.oid = s.stxnamespace WHERE {_SCHEMAS}""",
-    "default acl": "SELECT d.oid::text, d.defaclacl::text FROM pg_default_acl d",
+    "default acl": """
+        SELECT concat_ws(' ', pg_get_userbyid(d.defaclrole), d.defaclnamespace::regnamespace, d.defaclobjtype),
+               d.defaclacl::text FROM pg_default_acl d""",
+    "view": f"""
+        SELECT c.oid::regclass::text, pg_get_viewdef(c.oid), c.reloptions FROM pg_class c
+        JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind IN ('v', 'm') AND {_SCHEMAS}""",
+    "policy": f"""
+        SELECT c.oid::regclass || ': ' || p.polname, p.polcmd, p.polpermissive, pg_get_expr(p.polqual, p.polrelid),
+               pg_get_expr(p.polwithcheck, p.polrelid)
+        FROM pg_policy p JOIN pg_class c ON c.oid = p.polrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE {_SCHEMAS}""",
     "publication": """
         SELECT pubname || ': ' || schemaname || '.' || tablename,
                (SELECT array_agg(a ORDER BY a) FROM unnest(attnames) a), rowfilter

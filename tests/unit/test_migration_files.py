@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from zdmigrate import RenameColumn
-from zdmigrate.changes.base import Change
+from zdmigrate.changes.base import Change, OneShot
 from zdmigrate.errors import MigrationFileError, UsageError
 from zdmigrate.migration import (
     Migration,
@@ -49,7 +49,7 @@ class Fake(Change):
     def plan(self, scope: Scope) -> ChangePlan:
         raise NotImplementedError
 
-    def one_shot(self, scope: Scope) -> tuple[str, ...] | None:
+    def one_shot(self, scope: Scope) -> OneShot:
         raise NotImplementedError
 
 
@@ -158,16 +158,6 @@ def test_a_coding_cookie_and_a_byte_order_mark(directory: Path) -> None:
         (f"migration = Migration({RENAME}, requires='a')\n", 2, "requires must be a list of ids, not a string"),
         (f"migration = Migration({RENAME}, requires=[3])\n", 2, "requires must be a list of ids, but holds 3"),
         (f"migration = Migration(\n  {RENAME},\n  id='other',\n)\n", 4, "id is 'other', but the file's name says 'a'"),
-        (
-            "migration = Migration(\n  DropColumn('t', 'a'),\n  DropColumn('t', 'b'),\n  DropColumn('t', 'a'),\n)\n",
-            5,
-            "DropColumn contradicts DropColumn above: both change public.t.a",
-        ),
-        (
-            "migration = Migration(*[DropColumn('t', 'a'), DropColumn('t', 'a')])\n",
-            2,
-            "DropColumn contradicts DropColumn above",
-        ),
         ("migration = Migration(RenameColumn('t', 'a', 'b'), AddColumn('t', None))\n", 2, ""),
         ("x = '\0'\n", 1, ""),
         ("(" * 1000 + ")" * 1000, 2, "syntax error: too many nested parentheses"),
@@ -247,12 +237,6 @@ def test_the_checksum_ignores_how_it_is_written(directory: Path, write: Write) -
     }
     assert len(others) == 5
     assert plain not in others
-
-
-def test_whole_tables_contradict_their_columns() -> None:
-    Migration(Fake("t", "a"), Fake("t", "b"), Fake("u"), Fake("t", "a", schema="other"))
-    with pytest.raises(UsageError, match=r"both change public\.t\.a"):
-        Migration(Fake("t", "a"), Fake("t"))
 
 
 def test_a_migration_is_a_value() -> None:

@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 import abc
-from typing import TYPE_CHECKING, Any
+import dataclasses
+from typing import Any
 
 from zdmigrate.errors import UsageError
 from zdmigrate.planning.parts import ChangePlan, Scope, Target
+from zdmigrate.sqltext import tokens
 
-if TYPE_CHECKING:
-    from zdmigrate.schema import Question
+
+@dataclasses.dataclass(frozen=True, slots=True, init=False)
+class OneShot:
+    """The equivalent DDL of a change for a fresh database.
+
+    `there` says whether the new shape is there already (then nothing is to do), or the old one; None: it cannot be
+    told, and the migration's other changes decide.
+    """
+
+    statements: tuple[str, ...]
+    there: bool | None
+
+    def __init__(self, *statements: str, there: bool | None) -> None:
+        object.__setattr__(self, "statements", statements)
+        object.__setattr__(self, "there", there)
 
 
 class Change(abc.ABC):
@@ -17,9 +32,6 @@ class Change(abc.ABC):
 
     Subclasses are frozen values. `plan` decides, purely, from a catalog snapshot; it never connects to anything.
     """
-
-    table: str
-    schema: str
 
     @abc.abstractmethod
     def targets(self) -> tuple[Target, ...]:
@@ -29,21 +41,20 @@ class Change(abc.ABC):
     def describe(self) -> dict[str, Any]:
         """The normalised change as JSON values: the migration's checksum is made from it."""
 
-    def questions(self) -> tuple[Question, ...]:
-        """What the server must be asked before `plan`: expressions and types."""
-        return ()
-
     @abc.abstractmethod
     def plan(self, scope: Scope) -> ChangePlan:
-        """The steps by phase, gates, hazards and the predicted window.
+        """Declare the new shape to ``scope.table(…)``, and return what else the change needs.
+
+        What it asks of the server (``scope.expression``, ``scope.type_name``, ``scope.trial``) may be unknown at first:
+        it is then planned again with the answers, so it must not decide anything for good by them.
 
         Raises:
             zdmigrate.errors.Unsafe: the change does not fit the live catalog.
         """
 
     @abc.abstractmethod
-    def one_shot(self, scope: Scope) -> tuple[str, ...] | None:
-        """The equivalent DDL for a fresh database; () where the new shape is there already (adopted).
+    def one_shot(self, scope: Scope) -> OneShot:
+        """The equivalent DDL for a fresh database, in which the changes before this one are done.
 
         Raises:
             zdmigrate.errors.Drift: the database holds a mixture of both shapes.
@@ -57,3 +68,29 @@ def require_name(value: object, what: str) -> str:
     if len(value.encode()) > 63:
         raise UsageError(f"{what} {value!r} is longer than 63 bytes")
     return value
+
+
+def declared_sql(text: object, what: str) -> str | None:
+    """`text`, if it is one SQL expression over a row (no query, no second statement); None stays None."""
+    if text is None:
+        return None
+    if not isinstance(text, str) or not text.strip():
+        raise UsageError(f"{what} must be a SQL expression, got {text!r}")
+    words = {token.name for token in tokens(text) if token.kind == "word"}
+    if "select" in words or any(token.text == ";" for token in tokens(text) if token.kind == "other"):
+        raise UsageError(f"{what} must be an expression over the row's own columns, without SELECT or ';'")
+    return text
+
+
+def type_text(type_: object, what: str) -> str:
+    """A type as SQL: what SQLAlchemy compiles its types to, or text that is declared to be SQL."""
+    if isinstance(type_, str) and type_.strip():
+        return type_
+    import sqlalchemy as sa
+    from sqlalchemy.dialects import postgresql
+
+    made = type_() if isinstance(type_, type) and issubclass(type_, sa.types.TypeEngine) else type_
+    if not isinstance(made, sa.types.TypeEngine) or isinstance(made, sa.types.NullType):
+        raise UsageError(f"{what}: the type must be a SQLAlchemy type or the text of one, got {type_!r}")
+    # Not the paramstyle of a driver, for which every percent sign would be doubled.
+    return made.compile(dialect=postgresql.dialect(paramstyle="named"))  # type: ignore[no-untyped-call]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from datetime import timedelta
 
+from zdmigrate import schema
 from zdmigrate.control.store import Event, Store
 from zdmigrate.engine import planned
 from zdmigrate.errors import Drift, Irreversible, Unsafe
@@ -45,16 +46,8 @@ def one(connection: Connection, store: Store, file: MigrationFile) -> str | None
     large = [f"{t.schema}.{t.name} ({t.rows} rows)" for t in snapshot.tables if t.rows > MOST_ROWS]
     if large:
         raise Unsafe(f"{file.id}: {', '.join(large)}: this is not a fresh database", hint="zdmigrate advance")
-    parts = [
-        change.one_shot(planner.scope_of(file, snapshot, position)) or ()
-        for position, change in enumerate(file.changes)
-    ]
-    if any(parts) and not all(parts):
-        raise Drift(f"{file.id}: some of its changes are there and some are not", hint="bring the database to one side")
-    statements = [statement for part in parts for statement in part]
     with session.transaction(connection, lock_timeout=timedelta(seconds=5), search_path=sync.SEARCH_PATH) as cursor:
-        for statement in statements:
-            cursor.execute(statement.encode())
+        statements = _bring(connection, cursor, file, snapshot, store.schema)
         store.register(cursor, file.id, file.title or "", file.checksum)
         made = store.record(cursor, file.id)
         assert made is not None
@@ -63,6 +56,31 @@ def one(connection: Connection, store: Store, file: MigrationFile) -> str | None
         detail = f"{len(statements)} statements" if statements else "adopted: the new shape was there"
         store.log(cursor, Event(migration=file.id, action="bootstrap", outcome="done", sql_hash=digest, detail=detail))
     return detail
+
+
+def _bring(
+    connection: Connection, cursor: session.Cursor, file: MigrationFile, snapshot: schema.Snapshot, control: str
+) -> list[str]:
+    """Execute what is not there; each change sees what those before it made.
+
+    Raises:
+        Drift: some of the changes are there and some are not.
+    """
+    statements: list[str] = []
+    there: set[bool] = set()
+    for position, change in enumerate(file.changes):
+        if position:
+            snapshot = planned.read(connection, [file], control)
+        one = change.one_shot(planner.scope_of(file, snapshot, position))
+        there |= set() if one.there is None else {one.there}
+        if len(there) > 1:
+            raise Drift(
+                f"{file.id}: some of its changes are there and some are not", hint="bring the database to one side"
+            )
+        for statement in () if one.there or there == {True} else one.statements:
+            cursor.execute(statement.encode())
+            statements.append(statement)
+    return statements
 
 
 def adopted_cannot_go_back(id_: str) -> Irreversible:

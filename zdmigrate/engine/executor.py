@@ -17,7 +17,9 @@ from zdmigrate.control.lease import Lease
 from zdmigrate.control.store import Event as AuditEvent
 from zdmigrate.control.store import Store
 from zdmigrate.engine.reporting import Event, EventKind, Reporter
+from zdmigrate.engine.wording import counted
 from zdmigrate.errors import Drift, Irreversible, LockBudgetExceeded, Progressed, Unsafe
+from zdmigrate.phases import Phase
 from zdmigrate.plan import LockMode, Mode, Step, TableLock
 from zdmigrate.planning import sync
 from zdmigrate.postgres import blockers, session
@@ -29,9 +31,7 @@ PATIENT = timedelta(seconds=1)
 _WORK = timedelta(seconds=2)
 """Longest that a catalog change may take once it has its locks."""
 
-_OWN_PARTITIONED = (
-    "SELECT FROM pg_class WHERE oid = to_regclass(%s) AND relkind = 'p' AND pg_has_role(relowner, 'USAGE')"
-)
+_KIND = "SELECT relkind::text, pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = to_regclass(%s)"
 
 _RETRIED = (
     psycopg.errors.LockNotAvailable,
@@ -91,10 +91,19 @@ class Executor:
         if step.irreversible:
             self.refuse_done(step)
         # Without undo it is not even probed: what it worked on may be gone since an earlier attempt.
-        if not step.undo or (self.probe(step) == "todo" and step.is_probed):
+        if not step.undo or (step.is_probed and self._state_before_undo(step) == "todo"):
             return
         self._tell(step, f"undo: {step.title}")
         self._run(step, "undo", step.undo, step.undo_mode, step.undo_locks)
+
+    def _state_before_undo(self, step: Step) -> str:
+        """Triggers that somebody disabled or changed are dropped all the same: their names and functions are ours."""
+        try:
+            return self.probe(step)
+        except Drift:
+            if step.phase is not Phase.DUAL_WRITE:
+                raise
+            return "changed"
 
     def refuse_done(self, step: Step) -> None:
         """Raise for a step that is done.
@@ -171,12 +180,13 @@ class Executor:
         for lock in locks:
             if lock.mode in (LockMode.ACCESS_EXCLUSIVE, LockMode.SHARE_ROW_EXCLUSIVE):
                 name = ident(lock.schema, lock.name)
-                if cursor.execute(_OWN_PARTITIONED, (name,)).fetchone() is not None:
+                kind, owned = cursor.execute(_KIND, (name,)).fetchone() or ("", False)
+                if kind == "p" and owned:
                     usual = session.milliseconds(self.limits.lock_timeout + _WORK)
                     cursor.execute(set_timeout, (session.milliseconds(timeout),))
                     cursor.execute(f"LOCK TABLE {name} IN {lock.mode} MODE".encode())
                     cursor.execute(set_timeout, (usual,))
-                elif lock is locks[0]:
+                elif lock is locks[0] and kind != "v":  # LOCK TABLE on a view would lock the tables below it too
                     cursor.execute(f"LOCK TABLE {name} IN {lock.mode} MODE".encode())
 
     def _long_statement(self, statement: str, locks: Sequence[TableLock]) -> None:
@@ -213,10 +223,11 @@ class Executor:
             stop=tenacity.stop_after_delay(budget),
             sleep=self.sleep,
         )
+        told: set[str] = set()
         try:
             for one in retrying:
                 with one:
-                    self._stand_back(locks)
+                    self._stand_back(locks, told)
                     attempt()
         except tenacity.RetryError as error:
             raise self._budget_exceeded(locks) from error.last_attempt.exception()
@@ -224,10 +235,13 @@ class Executor:
     def _contended(self, error: BaseException) -> bool:
         return isinstance(error, (*_RETRIED, _InTheWay)) and not self.lease.is_lost
 
-    def _stand_back(self, locks: Sequence[TableLock]) -> None:
+    def _stand_back(self, locks: Sequence[TableLock], told: set[str]) -> None:
         found = blockers.find(self.connection, locks, older_than=PATIENT) if locks else []
         if found:
-            self._tell_blocked(found)
+            pids = " ".join(sorted(str(blocker.pid) for blocker in found))
+            if pids not in told:  # said once for the same ones
+                told.add(pids)
+                self._tell_blocked(found)
             raise _InTheWay
 
     def _budget_exceeded(
@@ -261,7 +275,7 @@ class Executor:
         if not outcome.complete:
             raise Progressed(f"stopped while filling rows ({outcome.rows} so far)", hint="run the command again")
         with self.fenced() as cursor:
-            self._log(cursor, step, "do", (repr(step.rows),), started, detail=f"{outcome.rows} rows")
+            self._log(cursor, step, "do", (repr(step.rows),), started, detail=counted(outcome.rows, "row"))
 
     def verify(self, step: Step) -> None:
         """Read every row and prove that none is unfilled."""
@@ -283,8 +297,9 @@ class Executor:
                 self.store.forget_backfill(cursor, self.lease.key)
                 self.store.set_verified(cursor, self.lease.key, verified=False)
             raise Unsafe(
-                f"{found.unfilled} rows of {step.rows.schema}.{step.rows.table} are not filled: {', '.join(found.sample)}",
-                hint="find out what writes past the sync trigger, or why the expression gives NULL; then run it again",
+                f"{counted(found.unfilled, 'row')} of {step.rows.schema}.{step.rows.table} not filled: {', '.join(found.sample)}",
+                hint="find out what writes past the sync trigger, or why the expression gives NULL; mend the rows and run "
+                f"zdmigrate verify {self.migration}, or: zdmigrate revert {self.migration} --to dual_write, then advance",
             )
         with self.fenced() as cursor:
             self._log(

@@ -9,6 +9,7 @@ from datetime import timedelta
 from zdmigrate.control.policy import Policy
 from zdmigrate.control.store import Record, Store
 from zdmigrate.engine.outcome import GateState
+from zdmigrate.engine.wording import spoken
 from zdmigrate.errors import Unsafe, UsageError, Waiting, ZdmigrateError
 from zdmigrate.phases import Phase
 from zdmigrate.plan import Direction, Gate, Plan
@@ -65,8 +66,8 @@ def refusal(checked: list[tuple[Gate, GateState]], phase: Phase) -> ZdmigrateErr
 
 OVERRIDABLE = frozenset(
     (
-        "drained", "dual_writers", "explicit_null", "old_reads_null", "publication", "retire_soak", "soak",
-        "table_triggers",
+        "drained", "dual_writers", "explicit_null", "functions", "identity_numbers", "old_reads_null", "publication",
+        "retire_soak", "rewrite", "soak", "table_triggers", "view_limits", "warm_connections",
     )
 )  # fmt: skip
 FIRM = frozenset(("requires", "verified"))
@@ -93,6 +94,9 @@ def _state(gate: Gate, record: Record, requires: tuple[str, ...], facts: Facts) 
 
 
 def _answer(gate: Gate, record: Record, requires: tuple[str, ...], facts: Facts) -> tuple[bool, str]:
+    if gate.query is not None:
+        found = [str(row[0]) for row in facts.connection.execute(gate.query.encode()).fetchall()]
+        return not found, gate.detail if found else "nothing is in the way any more"
     match gate.name:
         case "verified":
             return record.verified, gate.detail if record.verified else "not every row was verified yet"
@@ -114,11 +118,7 @@ def _soaked(soak: timedelta, record: Record) -> tuple[bool, str]:
     left = soak - record.phase_age
     if left <= timedelta(0):
         return True, f"{record.phase} is complete since {record.phase_since:%Y-%m-%d %H:%M} UTC"
-    return False, f"{record.phase} has to soak for {soak}; {_rounded(left)} to go"
-
-
-def _rounded(value: timedelta) -> timedelta:
-    return timedelta(seconds=int(value.total_seconds()) + 1)
+    return False, f"{record.phase} has to soak for {spoken(soak)}; {spoken(left)} to go"
 
 
 def _drained(gate: Gate, record: Record, facts: Facts) -> tuple[bool, str]:

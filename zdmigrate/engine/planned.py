@@ -2,38 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
 from zdmigrate import schema
 from zdmigrate.control.store import Record
-from zdmigrate.errors import Drift, Unsafe, UsageError
+from zdmigrate.errors import Drift, Unsafe, UsageError, ZdmigrateError
 from zdmigrate.migration import MigrationFile
 from zdmigrate.plan import Plan
 from zdmigrate.planning import planner
+from zdmigrate.planning.draft import Unanswered
 from zdmigrate.postgres import catalog
 from zdmigrate.postgres.session import Connection
 
 
 def read(connection: Connection, files: Iterable[MigrationFile], control_schema: str) -> schema.Snapshot:
-    """The snapshot that the files' changes need."""
-    changes = [change for file in files for change in file.changes]
-    names = {(target.schema, target.table) for change in changes for target in change.targets()}
-    questions = list(dict.fromkeys(question for change in changes for question in change.questions()))
-    return catalog.snapshot(connection, names, questions, control_schema=control_schema)
+    """The snapshot that the files' changes need: the planner says what it must still know, until it asks nothing."""
+    files = list(files)
+    names = {(target.schema, target.table) for f in files for change in f.changes for target in change.targets()}
+    questions: dict[schema.Question, None] = {}
+    while True:
+        snapshot = catalog.snapshot(connection, names, tuple(questions), control_schema=control_schema)
+        asked = [q for file in files for q in planner.questions(file, snapshot) if q not in questions]
+        if not asked:
+            return snapshot
+        questions |= dict.fromkeys(asked)
+        names |= {(q.schema, q.table) for q in asked if q.table}
 
 
 def make(file: MigrationFile, snapshot: schema.Snapshot) -> Plan:
     """The plan of one file.
 
     Raises:
-        Unsafe: it does not fit the catalog; the message says which file.
+        ZdmigrateError: it does not fit the catalog; the message says which file and line.
     """
     try:
         return planner.plan(file, snapshot)
-    except Unsafe as error:
-        raise Unsafe(f"{file.id}: {error.message}", hint=error.hint) from error
+    except ZdmigrateError as error:
+        raise type(error)(f"{file.place(error.change)}: {error.message}", hint=error.hint) from error
+    except Unanswered as unanswered:
+        asked = ", ".join(
+            str(q.expression or q.trial or q.type or f"{q.schema}.{q.table}") for q in unanswered.questions
+        )
+        raise Unsafe(
+            f"{file.id}: the snapshot says nothing about {asked}",
+            hint="write it again: zdmigrate plan --write-stats FILE",
+        ) from unanswered
 
 
 def refuse_conflicts(
@@ -47,12 +62,21 @@ def refuse_conflicts(
     touches, reads = set(touches), set(reads)
     for other in others:
         read = set() if other.plan is None else set(other.plan.reads)
-        common = sorted((touches & {*other.touches, *read}) | (reads & set(other.touches)))
+        theirs = set(other.touches)
+        common = sorted({*_within(touches, theirs | read), *_within(theirs, touches | reads)})
         if other.key != mine and common:
             raise Unsafe(
                 f"{id_} needs {', '.join(common)}, and so does {other.id}, which is in flight ({other.phase})",
                 hint=f"finish or revert {other.id} first",
             )
+
+
+def _within(claimed: set[str], needed: set[str]) -> Iterator[str]:
+    """What is needed of what somebody claims: the same, or a column, index or constraint of a whole table."""
+    for name in needed:
+        parents = {name[:place] for place, character in enumerate(name) if character in ".:"}
+        if not claimed.isdisjoint({name, *parents}):
+            yield name
 
 
 def refuse_edited(file: MigrationFile, record: Record) -> None:

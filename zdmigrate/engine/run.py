@@ -9,6 +9,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 
+import psycopg
+
 from zdmigrate.control.store import Event as AuditEvent
 from zdmigrate.control.store import Record, Store
 from zdmigrate.engine import gates
@@ -16,7 +18,7 @@ from zdmigrate.engine.executor import Executor
 from zdmigrate.engine.reporting import Event, EventKind
 from zdmigrate.errors import Drift, Irreversible, Progressed, Unsafe, Waiting
 from zdmigrate.phases import Phase
-from zdmigrate.plan import Direction, Plan
+from zdmigrate.plan import Direction, Plan, RowQueries
 from zdmigrate.planning import sync
 from zdmigrate.postgres import session
 from zdmigrate.postgres.session import Cursor
@@ -52,6 +54,7 @@ class Run:
             self._refuse_hold(record)
             self._pass_gates(phase, Direction.FORWARD, record)
             self._refuse_unsynced(record)
+            self._refuse_impossible(phase)
             self._forward(record, phase)
 
     def check_revert(self, target: Phase, *, allow_lossy: bool) -> None:
@@ -145,24 +148,52 @@ class Run:
     def _refuse_losses(self, phases: Sequence[Phase], *, allow_lossy: bool) -> None:
         done = [s for p in phases for s in self.plan.phase(p).steps if s.undo_loses or s.undo_blocked]
         done = [step for step in done if self.executor.probe(step) == "done"]
-        blocked = self._rows_named([step.undo_blocked for step in done])
+        named = self._names_of(phases)
+        blocked = self._rows_named([_spoken(step.undo_blocked, named) for step in done])
         if blocked:
             raise Unsafe(
                 f"the old shape cannot hold what version N+1 wrote: {'; '.join(blocked)}",
                 hint="give these rows a value that it can hold, then run the command again",
             )
-        lost = [] if allow_lossy else self._rows_named([step.undo_loses for step in done])
+        lost = [] if allow_lossy else self._rows_named([_spoken(step.undo_loses, named) for step in done])
         if lost:
             raise Unsafe(
                 f"reverting would lose what version N+1 wrote: {'; '.join(lost)}",
                 hint="move those values first, or give them up: --allow-lossy",
             )
 
+    def _names_of(self, phases: Sequence[Phase]) -> Phase:
+        """The last of the phases whose change of names has happened."""
+        renaming = [
+            s for p in phases for s in self.plan.phase(p).steps if s.renames and self.executor.probe(s) == "done"
+        ]
+        return max((step.phase for step in renaming), key=lambda phase: phase.position, default=Phase.NONE)
+
     def _rows_named(self, queries: Sequence[str | None]) -> list[str]:
         """The answers of the queries, each once. They may read a whole table."""
+        found: list[str] = []
         with session.settings(self.facts.connection, statement_timeout="0", search_path=sync.SEARCH_PATH):
-            rows = [r for query in queries if query for r in self.facts.connection.execute(query.encode()).fetchall()]
-        return list(dict.fromkeys(str(row[0]) for row in rows))
+            for query in dict.fromkeys(queries):
+                if query:
+                    try:
+                        found += [str(row[0]) for row in self.facts.connection.execute(query.encode()).fetchall()]
+                    except psycopg.DataError as error:  # a cast that raises where another one would round
+                        found.append(f"a value does not fit: {error.diag.message_primary}")
+        return list(dict.fromkeys(found))
+
+    def _refuse_impossible(self, phase: Phase) -> None:
+        """Rows that a step of the phase could not live with; better said before it begins.
+
+        Raises:
+            Unsafe: names some of them.
+        """
+        steps = [step for step in self.plan.phase(phase).steps if step.refused_by]
+        found = self._rows_named([step.refused_by for step in steps if self.executor.probe(step) != "done"])
+        if found:
+            raise Unsafe(
+                f"{phase} cannot begin: {'; '.join(found)}",
+                hint="change that, then run the command again",
+            )
 
     def _refuse_unsynced(self, record: Record) -> None:
         """What keeps the shapes equal must be in place before anything is built on it."""
@@ -188,6 +219,11 @@ class Run:
 
     def _announce(self, phase: Phase, message: str) -> None:
         self.executor.report(Event(kind=EventKind.PHASE, migration=self.plan.migration, message=message, phase=phase))
+
+
+def _spoken(queries: RowQueries, named: Phase) -> str | None:
+    """The query that uses the names that columns have now."""
+    return next((query for phase, query in reversed(queries) if phase.position <= named.position), None)
 
 
 def _phases_back(record: Record, target: Phase) -> tuple[Phase, ...]:

@@ -94,7 +94,7 @@ class Work:
                 run = self._run(plan, (), held, overrides, float("inf"))
                 run.check_revert(target, allow_lossy=allow_lossy)
                 with run.executor.fenced() as cursor:
-                    self.store.set_hold(cursor, [record.id], f"reverted to {target}")
+                    self.store.set_hold(cursor, [record.id], f"reverted to {target}", again=True)
                 run.revert(target)
 
     def verify(self, record: Record) -> None:
@@ -102,15 +102,21 @@ class Work:
         plan = record.plan
         if plan is not None:
             with self._lease(record) as held:
+                # Looking is allowed under a hold, so nothing but the lease stops it.
                 executor = self._run(plan, (), held, {}, float("inf")).executor
+                executor = dataclasses.replace(executor, should_stop=lambda: False)
+                renamed = any(s.renames and s.phase.position <= record.phase.position for s in plan.steps())
                 for step in plan.steps():
                     if step.phase.position <= record.phase.position:
                         if step.mode is not Mode.VERIFY and executor.probe(step) != "done" and step.is_probed:
                             raise Drift(
                                 f"{record.id}: {step.title}: no longer so", hint="zdmigrate revert, then advance"
                             )
-                        if step.mode is Mode.VERIFY and record.phase.position < Phase.RETIRE.position:
+                        if step.mode is Mode.VERIFY and not renamed:
                             executor.verify(step)
+                if record.phase.position >= Phase.BACKFILL.position and not renamed:
+                    with executor.fenced() as cursor:
+                        self.store.set_verified(cursor, record.key, verified=True)
 
     def _run(
         self, plan: Plan, requires: tuple[str, ...], held: lease.Lease, overrides: Mapping[str, str], deadline: float

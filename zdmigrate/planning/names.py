@@ -29,6 +29,27 @@ def generated(kind: str, readable: str, *identity: str) -> str:
     return head + cut(readable, MAX_BYTES - len(head))
 
 
+def conventional(table: str, columns: str, label: str, taken: frozenset[str] = frozenset()) -> str:
+    """The name that the server gives an unnamed constraint or index: ``users_email_key`` (makeObjectName).
+
+    `columns` is the column's name, or several joined by ``_``, or "" where there is none. Numbered where it is taken.
+    """
+    for number in range(1000):
+        numbered = f"{label}{number or ''}"
+        room = MAX_BYTES - len(numbered) - 1 - bool(columns)
+        first, second = len(table.encode()), len(columns.encode())
+        while first + second > room:
+            if first > second:
+                first -= 1
+            else:
+                second -= 1
+        parts = (cut(table, first), cut(columns, second), numbered)
+        made = "_".join(part for part in parts if part)
+        if made not in taken:
+            return made
+    raise ValueError(f"no name is free like {table}_{columns}_{label}")
+
+
 def first_trigger(base: str, others: frozenset[str]) -> str:
     """A trigger name that sorts before every one of `others` (triggers fire in byte order of their names)."""
     return _sorting(("!" + base, " " + base, "  " + base, "\x01" + base), others, before=True)

@@ -11,24 +11,31 @@ from zdmigrate.hazards import Hazard
 from zdmigrate.phases import Phase
 from zdmigrate.plan import Gate, LockMode, Mode, Step, TableLock, Window
 from zdmigrate.planning import names, probes
+from zdmigrate.planning.draft import Draft, TableDraft, Unanswered
 from zdmigrate.sqltext import ident
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Target:
-    """A column (or a whole table, where `column` is None) that a change claims while it is in flight."""
+    """A column, or something else `of` the table (an index, a constraint), that a change claims while it is in flight.
+
+    Without either it is the whole table.
+    """
 
     schema: str
     table: str
     column: str | None = None
+    of: str | None = None
 
     def __str__(self) -> str:
-        return ".".join(part for part in (self.schema, self.table, self.column) if part is not None)
+        name = ".".join(part for part in (self.schema, self.table, self.column) if part is not None)
+        return name if self.of is None else f"{name}: {self.of}"
 
     def overlaps(self, other: Target) -> bool:
         """Whether two changes that claim these would get in each other's way."""
         same_table = (self.schema, self.table) == (other.schema, other.table)
-        return same_table and (None in (self.column, other.column) or self.column == other.column)
+        mine, theirs = (self.column, self.of), (other.column, other.of)
+        return same_table and ((None, None) in (mine, theirs) or mine == theirs)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +45,7 @@ class Scope:
     snapshot: schema.Snapshot
     migration: str
     position: int
+    draft: Draft
     sync: str = "trigger"
 
     @property
@@ -53,13 +61,41 @@ class Scope:
         """A generated name that no other migration, change or table shares."""
         return names.generated(kind, readable, self.migration, str(self.position), *identity)
 
+    def table(self, schema_name: str, table_name: str) -> TableDraft:
+        """The table as the changes before this one leave it.
+
+        Raises:
+            Unsafe: there is none, or zdmigrate cannot work on it.
+        """
+        found = self.draft.find(schema_name, table_name)
+        if found is not None:
+            found.refuse_closed()
+            return found
+        why = self.draft.gone(schema_name, table_name)
+        if why is not None:
+            raise Unsafe(f"{schema_name}.{table_name} was {why} by the same migration", hint="use its new name")
+        return self.draft.put(TableDraft(self.live_table(schema_name, table_name), self.position))
+
+    def whole_table(self, schema_name: str, table_name: str, doing: str) -> TableDraft:
+        """A table that no other change of the migration is about: this one changes all of it.
+
+        Raises:
+            Unsafe: as `table`, or a change before this one is about it.
+        """
+        if self.draft.find(schema_name, table_name) is not None:
+            raise Unsafe(
+                f"{schema_name}.{table_name} is {doing}, and changed otherwise by the same migration",
+                hint="put the other change into a migration of its own, and name it in requires= of the second",
+            )
+        return self.table(schema_name, table_name)
+
     def live_table(self, schema_name: str, table_name: str) -> schema.Table:
-        """The table, if zdmigrate can work on it.
+        """The table as it is in the catalog, if zdmigrate can work on it.
 
         Raises:
             Unsafe: it is missing, not a table, a partition, part of an inheritance tree, or somebody else's.
         """
-        table = self.snapshot.table(schema_name, table_name)
+        table = self.any_table(schema_name, table_name)
         shown = f"{schema_name}.{table_name}"
         if table is None:
             raise Unsafe(f"there is no table {shown}", hint="check the name, and schema= in the migration")
@@ -77,21 +113,27 @@ class Scope:
         return table
 
     def live_column(self, table: schema.Table, name: str) -> schema.Column:
-        """The column.
+        """A column of a table as it is in the catalog.
 
         Raises:
             Unsafe: there is none.
         """
-        column = table.column(name)
-        if column is None:
-            known = ", ".join(sorted(table.column_names))
-            raise Unsafe(
-                f"there is no column {name!r} in {table.schema}.{table.name}", hint=f"its columns are: {known}"
-            )
-        return column
+        return TableDraft(table, self.position).live_column(name)
+
+    def any_table(self, schema_name: str, table_name: str) -> schema.Table | None:
+        """Whatever relation has this name; None where nothing has.
+
+        Raises:
+            Unanswered: the server has not been asked yet.
+        """
+        table = self.snapshot.table(schema_name, table_name)
+        if table is None and (schema_name, table_name) not in self.snapshot.asked:
+            self.draft.ask(schema.Question(schema=schema_name, table=table_name))
+            raise Unanswered(self.draft.questions)
+        return table
 
     def expression(self, table: schema.Table, text: str) -> schema.ExpressionFacts:
-        """What the server said of an expression over the table.
+        """What the server says of an expression over the table's columns as they are in the catalog.
 
         Raises:
             Unsafe: the server refused it.
@@ -101,9 +143,24 @@ class Scope:
                 if facts.error is not None:
                     raise Unsafe(f"the expression {text!r} does not work on {table.schema}.{table.name}: {facts.error}")
                 return facts
-        raise Unsafe(
-            f"the snapshot says nothing about {text!r}", hint="write it again: zdmigrate plan --write-stats FILE"
-        )
+        given = self._given(table)
+        self.draft.ask(schema.Question(schema=table.schema, table=table.name, expression=text, given=given))
+        return schema.ExpressionFacts(schema=table.schema, table=table.name, expression=text)
+
+    def trial(self, table: schema.Table, statement: str) -> schema.Trial:
+        """What the server makes of DDL on a copy of the table; ``{table}`` stands for the copy.
+
+        Raises:
+            Unsafe: the server refused it.
+        """
+        for facts in self.snapshot.trials:
+            if (facts.schema, facts.table, facts.statement) == (table.schema, table.name, statement):
+                if facts.error is not None:
+                    raise Unsafe(f"{table.schema}.{table.name}: {facts.error}", hint=f"the server refused: {statement}")
+                return facts
+        given = self._given(table)
+        self.draft.ask(schema.Question(schema=table.schema, table=table.name, trial=statement, given=given))
+        return schema.Trial(schema=table.schema, table=table.name, statement=statement)
 
     def type_name(self, text: str) -> str:
         """The server's name of a type.
@@ -111,31 +168,82 @@ class Scope:
         Raises:
             Unsafe: it does not know the type.
         """
+        facts = self.type_facts(text)
+        if facts is None:
+            return text
+        if facts.canonical is None:
+            raise Unsafe(f"the type {text} does not work on this server: {facts.error}")
+        refuse_type(facts.canonical, facts.brings)
+        return facts.canonical
+
+    def type_facts(self, text: str) -> schema.TypeFacts | None:
+        """What the server knows of a type; None while it has not been asked."""
         for facts in self.snapshot.types:
             if facts.text == text:
-                if facts.canonical is None:
-                    raise Unsafe(f"the type {text} does not work on this server: {facts.error}")
-                refuse_type(facts.canonical, facts.brings)
-                return facts.canonical
-        raise Unsafe(
-            f"the snapshot says nothing about type {text}", hint="write it again: zdmigrate plan --write-stats FILE"
-        )
+                return facts
+        self.draft.ask(schema.Question(type=text))
+        return None
+
+    def created(self, schema_name: str, table_name: str, statements: tuple[str, ...]) -> schema.Table:
+        """The table that statements would make.
+
+        Raises:
+            Unsafe: the server refused them.
+            Unanswered: it has not been asked yet.
+        """
+        for facts in self.snapshot.creations:
+            if (facts.schema, facts.table, facts.statements) == (schema_name, table_name, statements):
+                if facts.made is None:
+                    raise Unsafe(
+                        f"{schema_name}.{table_name} cannot be created: {facts.error}",
+                        hint="correct it; nothing is left of the attempt",
+                    )
+                return facts.made
+        self.draft.ask(schema.Question(schema=schema_name, table=table_name, given=statements))
+        raise Unanswered(self.draft.questions)
+
+    def _given(self, table: schema.Table) -> tuple[str, ...]:
+        """The statements that make a table of this migration, without which the server cannot answer."""
+        found = self.draft.find(table.schema, table.name)
+        return () if found is None else found.made_by
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class ChangePlan:
-    """One change's part of a plan.
+class Needs:
+    """What a part of a plan needs besides steps.
 
-    `reads` are columns that its expressions mention: another change must not rename or drop them meanwhile, because
+    `reads` are columns that its expressions mention: another migration must not rename or drop them meanwhile, because
     functions name them. `objects` are the indexes and constraints that it copies or drops.
     """
 
-    steps: tuple[Step, ...]
-    window: Window
     reads: tuple[str, ...] = ()
     objects: tuple[str, ...] = ()
     hazards: tuple[Hazard, ...] = ()
     gates: tuple[Gate, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ChangePlan(Needs):
+    """One change's own part of a plan, besides what it declared of its table's new shape."""
+
+    window: Window
+    steps: tuple[Step, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class TableSteps(Needs):
+    """What one table's new shape needs. In each phase `first` comes before the changes' own steps, and `last` after."""
+
+    first: tuple[Step, ...] = ()
+    last: tuple[Step, ...] = ()
+
+
+TINY_ROWS, TINY_BYTES = 1000, 1 << 20
+
+
+def is_tiny(table: schema.Table) -> bool:
+    """Whether reading or rewriting all of it takes no longer than a catalog change."""
+    return table.rows <= TINY_ROWS and table.bytes <= TINY_BYTES
 
 
 def objects_of(table: schema.Table, column: str) -> tuple[str, ...]:
@@ -177,6 +285,20 @@ def refuse_dependents(table: schema.Table, column: str, *, doing: str) -> None:
         )
 
 
+def refuse_given(table: schema.Table, column: schema.Column, *, doing: str) -> None:
+    """Refuse columns whose values the server makes.
+
+    Raises:
+        Unsafe: it is a generated or an identity column.
+    """
+    what = "a generated" if column.generated else "an identity" if column.identity else None
+    if what is not None:
+        raise Unsafe(
+            f"{table.schema}.{table.name}.{column.name} is {what} column, which cannot be {doing}",
+            hint="leave the column as it is, and let N+1 use another one",
+        )
+
+
 def refuse_type(name: str, brings: tuple[str, ...]) -> None:
     """Refuse types that do more to an added column than give it a type.
 
@@ -212,6 +334,20 @@ def drop_foreign_keys(scope: Scope, table: schema.Table, column: str, dropped: s
         for key in table.constraints
         if key.kind == "f" and column in key.columns
     )  # fmt: skip
+
+
+def validate(scope: Scope, table: schema.Table, phase: Phase, step: str, name: str, probe: str) -> Step:
+    """Read all rows to prove a constraint that was added NOT VALID, while everybody goes on writing."""
+    return Step(
+        id=scope.step_id(phase, step),
+        title=f"read all rows to prove {name}",
+        phase=phase,
+        mode=Mode.AUTOCOMMIT,
+        probe=probe,
+        do=(alter(table, f"VALIDATE CONSTRAINT {ident(name)}"),),
+        locks=on(table, LockMode.SHARE_UPDATE_EXCLUSIVE),
+        scans=True,
+    )
 
 
 def transaction_step(

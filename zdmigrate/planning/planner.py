@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 import zdmigrate
 from zdmigrate import schema
-from zdmigrate.errors import Unsafe, UsageError
+from zdmigrate.errors import UsageError, ZdmigrateError
 from zdmigrate.hazards import Hazard
 from zdmigrate.phases import PHASES, Phase
 from zdmigrate.plan import Direction, Gate, Mode, PhasePlan, Plan, Step, TableEstimate, Window
-from zdmigrate.planning.parts import ChangePlan, Scope, Target
+from zdmigrate.planning import reshape
+from zdmigrate.planning.draft import Draft, Unanswered
+from zdmigrate.planning.parts import ChangePlan, Needs, Scope, TableSteps, Target
 from zdmigrate.sqltext import AmbiguousName
 
 
@@ -42,63 +44,89 @@ def plan(migration: Planned, snapshot: schema.Snapshot) -> Plan:
     """The steps, gates, hazards and windows of a migration against one catalog.
 
     Raises:
-        zdmigrate.errors.Unsafe: it does not fit the catalog.
+        zdmigrate.errors.Unsafe: it does not fit the catalog, or two changes contradict each other; `change` says which.
+        Unanswered: the server must be asked something first.
     """
-    parts: list[ChangePlan] = []
-    for position, change in enumerate(migration.changes):
-        scope = scope_of(migration, snapshot, position)
-        try:
-            parts.append(change.plan(scope))
-        except AmbiguousName as error:
-            raise UsageError(f"{migration.id}: {error}") from error
-    _refuse_entangled(migration, parts)
+    draft = Draft(snapshot)
+    parts = list(_parts(migration, draft))
+    tables = [reshape.steps(_scope(migration, draft, table.place), table) for table in draft.tables]
+    if draft.questions:
+        raise Unanswered(draft.questions)
     window = combine(part.window for part in parts)
-    steps = [step for part in parts for step in part.steps]
-    own_gates = [*(gate for part in parts for gate in part.gates), *_publication_gates(steps, snapshot)]
+    steps = list(_in_order(parts, tables))
+    everything: list[Needs] = [*tables, *parts]
+    own_gates = [*(gate for part in everything for gate in part.gates), *_publication_gates(steps, snapshot)]
     phases = tuple(
         PhasePlan(phase=phase, steps=tuple(s for s in steps if s.phase is phase), gates=tuple(gates))
         for phase in PHASES[1:]
         if (gates := _gates(migration, phase, steps, own_gates, window)) or any(s.phase is phase for s in steps)
     )
-    targets = [target for change in migration.changes for target in change.targets()]
-    tables = {(t.schema, t.table): snapshot.table(t.schema, t.table) for t in targets}
+    targets = [str(target) for change in migration.changes for target in change.targets()]
     return Plan(
         migration=migration.id,
         checksum=migration.checksum,
         server_version=snapshot.server_version,
         window=window,
         phases=phases,
-        touches=(*(str(target) for target in targets), *(name for part in parts for name in part.objects)),
-        reads=tuple(name for part in parts for name in part.reads),
-        hazards=tuple(h for part in parts for h in part.hazards) + _warm_connections(steps),
+        touches=tuple(dict.fromkeys((*targets, *(name for part in everything for name in part.objects)))),
+        reads=tuple(dict.fromkeys(name for part in everything for name in part.reads)),
+        hazards=tuple(h for part in everything for h in part.hazards) + _warm_connections(steps),
         estimates=tuple(
-            TableEstimate(table=f"{t.schema}.{t.name}", rows=t.rows, bytes=t.bytes) for t in tables.values() if t
+            TableEstimate(table=table.shown, rows=table.live.rows, bytes=table.live.bytes)
+            for table in draft.tables
+            if not table.fresh
         ),
         undoable_until=next((s.phase.previous for s in steps if s.irreversible), Phase.CONTRACT),
         tool_version=zdmigrate.__version__,
     )
 
 
-def _refuse_entangled(migration: Planned, parts: Sequence[ChangePlan]) -> None:
-    """Changes of one migration that would pull the ground from under each other.
+def questions(migration: Planned, snapshot: schema.Snapshot) -> tuple[schema.Question, ...]:
+    """What the server must be asked before the migration can be planned against the snapshot."""
+    try:
+        plan(migration, snapshot)
+    except Unanswered as unanswered:
+        return unanswered.questions
+    except ZdmigrateError:
+        pass  # it is said when the plan is made
+    return ()
 
-    Raises:
-        Unsafe: names what they share.
+
+def _parts(migration: Planned, draft: Draft) -> Iterator[ChangePlan]:
+    for position, change in enumerate(migration.changes):
+        try:
+            yield change.plan(_scope(migration, draft, position))
+        except AmbiguousName as error:
+            refused = UsageError(str(error))
+            refused.change = position
+            raise refused from error
+        except ZdmigrateError as error:
+            error.change = position
+            raise
+
+
+def _in_order(parts: Sequence[ChangePlan], tables: Sequence[TableSteps]) -> Iterator[Step]:
+    """In each phase what the tables' new shapes need, then the changes' own steps, then what closes the phase.
+
+    Tables that the migration makes come before everything in `expand`.
     """
-    targets = {str(target) for change in migration.changes for target in change.targets()}
-    read = sorted({name for part in parts for name in part.reads} & targets)
-    claimed = Counter(name for part in parts for name in part.objects)
-    shared = sorted(name for name, count in claimed.items() if count > 1)
-    if read or shared:
-        raise Unsafe(
-            f"several of its changes need {', '.join(read + shared)}",
-            hint="put them into migrations of their own, one after the other",
+    for phase in PHASES[1:]:
+        groups = (
+            [step for part in parts for step in part.steps if step.makes_table],
+            [step for table in tables for step in table.first],
+            [step for part in parts for step in part.steps if not step.makes_table],
+            [step for table in tables for step in table.last],
         )
+        yield from (step for group in groups for step in group if step.phase is phase)
+
+
+def _scope(migration: Planned, draft: Draft, position: int) -> Scope:
+    return Scope(snapshot=draft.snapshot, migration=migration.id, position=position, sync=migration.sync, draft=draft)
 
 
 def scope_of(migration: Planned, snapshot: schema.Snapshot, position: int) -> Scope:
-    """What the change at `position` may look at."""
-    return Scope(snapshot=snapshot, migration=migration.id, position=position, sync=migration.sync)
+    """What the change at `position` may look at by itself."""
+    return _scope(migration, Draft(snapshot), position)
 
 
 def combine(windows: Iterable[Window]) -> Window:
@@ -137,14 +165,19 @@ def _gates(migration: Planned, phase: Phase, steps: list[Step], own: list[Gate],
 
 def _publication_gates(steps: list[Step], snapshot: schema.Snapshot) -> Iterator[Gate]:
     """A subscriber that lacks a column which the publisher has stops (manual, section 29.9.2)."""
-    grown = {lock.table for s in steps if s.phase is Phase.EXPAND and "ADD COLUMN" in "".join(s.do) for lock in s.locks}
-    for table in snapshot.tables:
-        if table.publications and f"{table.schema}.{table.name}" in grown:
-            detail = (
-                f"{table.schema}.{table.name} is published by {', '.join(table.publications)} without a column list: add the "
-                'column on the subscribers first, then --override publication="done"'
-            )
-            yield Gate(name="publication", phase=Phase.EXPAND, detail=detail, exit_code=6)
+    for phase, does, remedy in (
+        (Phase.EXPAND, "ADD COLUMN", "add the column on the subscribers first"),
+        (Phase.SWITCH_READS, "RENAME COLUMN", "rename the columns on the subscribers at the same moment"),
+        (Phase.RETIRE, "RENAME COLUMN", "rename the columns on the subscribers at the same moment"),
+    ):
+        found = {lock.table for s in steps if s.phase is phase and does in "".join(s.do) for lock in s.locks}
+        for table in snapshot.tables:
+            if table.publications and f"{table.schema}.{table.name}" in found:
+                detail = (
+                    f"{table.schema}.{table.name} is published by {', '.join(table.publications)} without a column list: "
+                    f'{remedy}, then --override publication="done"'
+                )
+                yield Gate(name="publication", phase=phase, detail=detail, exit_code=6)
 
 
 def _first_beyond(old_until: Phase, phase: Phase, steps: list[Step]) -> bool:
@@ -152,9 +185,13 @@ def _first_beyond(old_until: Phase, phase: Phase, steps: list[Step]) -> bool:
     return bool(beyond) and phase is min(beyond, key=lambda p: p.position)
 
 
+_CHANGES_COLUMNS = re.compile(r"^ALTER TABLE .*\b(?:(?:ADD|DROP|RENAME) COLUMN|ALTER COLUMN .* TYPE) ", re.DOTALL)
+
+
 def _warm_connections(steps: list[Step]) -> tuple[Hazard, ...]:
-    """DESIGN of the warm-connection hazard: what `SELECT *` meets when columns come and go."""
-    changing = [s.phase for s in steps if any("COLUMN" in text for text in s.do) and s.phase is not Phase.BACKFILL]
+    """What statements that were prepared before meet when columns come and go."""
+    columns = [s for s in steps if any(_CHANGES_COLUMNS.search(text) for text in s.do)]
+    changing = [s.phase for s in columns if not s.makes_table]
     return tuple(
         Hazard(
             id="C23", phase=phase,

@@ -10,18 +10,88 @@ from zdmigrate.planning import sync
 from zdmigrate.sqltext import ident, literal
 
 
-def column(table: schema.Table, name: str, *, type_: str) -> str:
-    """Done when the column is there with this type."""
+def column(table: schema.Table, name: str, *, type_: str, moved: str | None = None) -> str:
+    """Done when the column is there with this type, or a column called `moved` is: then the names have changed since."""
     there = f"column {table.schema}.{table.name}.{name} exists with another type than the plan's"
-    return (
+    asked = (
         "SELECT coalesce((SELECT CASE WHEN format_type(a.atttypid, a.atttypmod) = "
         f"{literal(type_)} THEN 'done' ELSE {literal(there)} END FROM {_attribute(table, name)}), 'todo')"
     )
+    if moved is None:
+        return asked
+    return f"SELECT CASE WHEN EXISTS (SELECT FROM {_attribute(table, moved)}) THEN 'done' ELSE ({asked}) END"
 
 
-def column_absent(table: schema.Table, name: str) -> str:
-    """Done when the column is gone."""
-    return f"SELECT CASE WHEN EXISTS (SELECT FROM {_attribute(table, name)}) THEN 'todo' ELSE 'done' END"
+def column_type(table: schema.Table, name: str, *, done: str, todo: str) -> str:
+    """Done when the column is of the one type, to do while it is of the other."""
+    other = f"column {table.schema}.{table.name}.{name} is neither {todo} nor {done}"
+    return (
+        f"SELECT coalesce((SELECT CASE format_type(a.atttypid, a.atttypmod) WHEN {literal(done)} THEN 'done' "
+        f"WHEN {literal(todo)} THEN 'todo' ELSE {literal(other)} END FROM {_attribute(table, name)}), {literal(other)})"
+    )
+
+
+def default(table: schema.Table, at: int | str, wanted: str | None, *, instead_of_none: bool = False) -> str:
+    """Done when the column, by its number or name, has this default (None: none).
+
+    With `instead_of_none` it had none before: a third one was set by hand.
+    """
+    other = f"a default that is not the plan's was set on a column of {table.schema}.{table.name}"
+    strange = f"WHEN d.found IS NOT NULL THEN {literal(other)} " if instead_of_none else ""
+    found = (
+        "(SELECT pg_get_expr(d.adbin, d.adrelid) FROM pg_attrdef d JOIN pg_attribute a ON a.attrelid = d.adrelid "
+        f"AND a.attnum = d.adnum WHERE {_at(table, at)})"
+    )
+    return (
+        f"SELECT CASE WHEN d.found IS NOT DISTINCT FROM {_text(wanted)} THEN 'done' {strange}ELSE 'todo' END "
+        f"FROM (SELECT {found}) AS d(found)"
+    )
+
+
+def column_comment(table: schema.Table, at: int | str, comment: str | None) -> str:
+    """Done when the column, by its number or name, has this comment."""
+    found = f"(SELECT col_description(a.attrelid, a.attnum) FROM pg_attribute a WHERE {_at(table, at)})"
+    return _commented(found, comment)
+
+
+def comment(catalog: str, object_: str, comment: str | None) -> str:
+    """Done when the object has this comment; `object_` is a query for its oid in a catalog."""
+    return _commented(f"obj_description(({object_}), {literal(catalog)})", comment)
+
+
+def identity(table: schema.Table, number: int, *, done: tuple[str, ...], todo: str) -> str:
+    """Done when the column's attidentity is in `done`."""
+    other = f"a column of {table.schema}.{table.name} was made an identity, or not, by hand"
+    listed = ", ".join(map(literal, done))
+    return (
+        f"SELECT coalesce((SELECT CASE WHEN a.attidentity IN ({listed}) THEN 'done' "
+        f"WHEN a.attidentity = {literal(todo)} THEN 'todo' ELSE {literal(other)} END "
+        f"FROM pg_attribute a WHERE {_at(table, number)}), {literal(other)})"
+    )
+
+
+def generated(table: schema.Table, name: str, *, type_: str, kind: str) -> str:
+    """Done when the column is there, of this type, and generated: ``s`` stored, ``v`` virtual."""
+    other = f"column {table.schema}.{table.name}.{name} exists, but is not the generated one of the plan"
+    return (
+        f"SELECT coalesce((SELECT CASE WHEN format_type(a.atttypid, a.atttypmod) = {literal(type_)} "
+        f"AND a.attgenerated = {literal(kind)} THEN 'done' ELSE {literal(other)} END FROM {_attribute(table, name)}), 'todo')"
+    )
+
+
+def sequence(schema_name: str, name: str) -> str:
+    """Done when there is a sequence of the name."""
+    return f"SELECT CASE WHEN to_regclass({literal(ident(schema_name, name))}) IS NULL THEN 'todo' ELSE 'done' END"
+
+
+def sequence_absent(schema_name: str, name: str) -> str:
+    """Done when there is none."""
+    return f"SELECT CASE WHEN to_regclass({literal(ident(schema_name, name))}) IS NULL THEN 'done' ELSE 'todo' END"
+
+
+def columns_absent(table: schema.Table, names: tuple[str, ...]) -> str:
+    """Done when the columns are gone; they go in one transaction."""
+    return f"SELECT CASE WHEN EXISTS (SELECT FROM {_attribute(table, *names)}) THEN 'todo' ELSE 'done' END"
 
 
 def renamed(table: schema.Table, before: str, after: str) -> str:
@@ -82,13 +152,15 @@ def function(control: str, name: str, *, done: tuple[str, ...], todo: str) -> st
     )
 
 
-def index(schema_name: str, name: str, tail: str) -> str:
-    """Done when the index is there, valid and defined as `tail` says; to be repaired when it is there and invalid."""
-    expected = literal(tail.replace('"', ""))
+def index(schema_name: str, name: str, tails: tuple[str, ...]) -> str:
+    """Done when the index is there, valid and defined as one of `tails` says; to be repaired when it is invalid."""
+    definition = "replace(pg_get_indexdef(i.indexrelid), '\"', '')"
+    expected = [literal(tail.replace('"', "")) for tail in dict.fromkeys(tails)]
+    as_expected = " OR ".join(f"right({definition}, length({text})) = {text}" for text in expected)
     other = f"index {schema_name}.{name} exists with another definition than the plan's"
     return (
         "SELECT coalesce((SELECT CASE WHEN NOT i.indisvalid THEN 'repair' "
-        f"WHEN right(replace(pg_get_indexdef(i.indexrelid), '\"', ''), length({expected})) = {expected} THEN 'done' "
+        f"WHEN {as_expected} THEN 'done' "
         f"ELSE {literal(other)} END FROM pg_index i "
         "JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_namespace n ON n.oid = c.relnamespace "
         f"WHERE n.nspname = {literal(schema_name)} AND c.relname = {literal(name)}), 'todo')"
@@ -118,6 +190,11 @@ def constraint(table: schema.Table, name: str) -> str:
     return f"SELECT CASE WHEN EXISTS (SELECT FROM {_constraint(table, name)}) THEN 'done' ELSE 'todo' END"
 
 
+def constraint_gone(table: schema.Table, name: str) -> str:
+    """Done when the constraint is gone, with its table or without."""
+    return f"SELECT CASE WHEN EXISTS (SELECT FROM {_constraint(table, name)}) THEN 'todo' ELSE 'done' END"
+
+
 def constraint_absent(table: schema.Table, name: str, *, unless_column: str) -> str:
     """Done when the constraint is gone, or the column is: then a constraint of that name is another one."""
     return (
@@ -135,10 +212,10 @@ def validated(table: schema.Table, name: str) -> str:
     )
 
 
-def not_null(table: schema.Table, name: str, helper: str | None = None) -> str:
+def not_null(table: schema.Table, names: tuple[str, ...], helper: str | None = None) -> str:
     """Done when the column is NOT NULL and the helping CHECK is gone."""
     helping = "" if helper is None else f" AND NOT EXISTS (SELECT FROM {_constraint(table, helper)})"
-    return f"SELECT CASE WHEN (SELECT a.attnotnull FROM {_attribute(table, name)}){helping} THEN 'done' ELSE 'todo' END"
+    return f"SELECT CASE WHEN {_is_not_null(table, names)}{helping} THEN 'done' ELSE 'todo' END"
 
 
 def nullable(table: schema.Table, name: str, helper: str) -> str:
@@ -161,18 +238,18 @@ def triggers_absent(table: schema.Table, names: tuple[str, ...]) -> str:
     return f"SELECT CASE WHEN EXISTS (SELECT {there}) THEN 'todo' ELSE 'done' END"
 
 
-def constraint_validated_or_not_null(table: schema.Table, name: str, column_name: str) -> str:
+def constraint_validated_or_not_null(table: schema.Table, name: str, columns: tuple[str, ...]) -> str:
     """Like `validated` for the CHECK that helps SET NOT NULL: it is gone once the column is NOT NULL."""
     return (
-        f"SELECT CASE WHEN (SELECT a.attnotnull FROM {_attribute(table, column_name)}) THEN 'done' "
+        f"SELECT CASE WHEN {_is_not_null(table, columns)} THEN 'done' "
         f"WHEN EXISTS (SELECT FROM {_constraint(table, name)} AND k.convalidated) THEN 'done' ELSE 'todo' END"
     )
 
 
-def constraint_or_not_null(table: schema.Table, name: str, column_name: str) -> str:
+def constraint_or_not_null(table: schema.Table, name: str, columns: tuple[str, ...]) -> str:
     """Like `constraint` for the CHECK that helps SET NOT NULL."""
     return (
-        f"SELECT CASE WHEN (SELECT a.attnotnull FROM {_attribute(table, column_name)}) "
+        f"SELECT CASE WHEN {_is_not_null(table, columns)} "
         f"OR EXISTS (SELECT FROM {_constraint(table, name)}) THEN 'done' ELSE 'todo' END"
     )
 
@@ -181,11 +258,32 @@ def _oid(table: schema.Table) -> str:
     return f"to_regclass({literal(ident(table.schema, table.name))})::oid"
 
 
-def _attribute(table: schema.Table, name: str) -> str:
+def _at(table: schema.Table, at: int | str) -> str:
+    """The condition of the column `a` with this number, which stays through renames, or this name."""
+    which = f"a.attnum = {at}" if isinstance(at, int) else f"a.attname = {literal(at)}"
+    return f"a.attrelid = {_oid(table)} AND {which} AND NOT a.attisdropped"
+
+
+def _commented(found: str, comment: str | None) -> str:
+    return f"SELECT CASE WHEN {found} IS NOT DISTINCT FROM {_text(comment)} THEN 'done' ELSE 'todo' END"
+
+
+def _text(value: str | None) -> str:
+    return "NULL" if value is None else literal(value)
+
+
+def _is_not_null(table: schema.Table, names: tuple[str, ...]) -> str:
+    """Of the first column there is: a later name may be another column's now."""
+    order = f"array_position(ARRAY[{', '.join(map(literal, names))}], a.attname::text)"
+    return f"(SELECT a.attnotnull FROM {_attribute(table, *names)} ORDER BY {order} LIMIT 1)"
+
+
+def _attribute(table: schema.Table, *names: str) -> str:
+    """The columns of the table that have one of the names."""
     return (
         "pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace "
         f"WHERE n.nspname = {literal(table.schema)} AND c.relname = {literal(table.name)} "
-        f"AND a.attname = {literal(name)} AND NOT a.attisdropped"
+        f"AND a.attname IN ({', '.join(map(literal, names))}) AND NOT a.attisdropped"
     )
 
 
@@ -193,4 +291,62 @@ def _constraint(table: schema.Table, name: str) -> str:
     return (
         "pg_constraint k JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace "
         f"WHERE n.nspname = {literal(table.schema)} AND c.relname = {literal(table.name)} AND k.conname = {literal(name)}"
+    )
+
+
+def is_table(schema_name: str, name: str) -> str:
+    """A SQL condition: the name is a table's."""
+    return f"EXISTS (SELECT FROM {_relation(schema_name, name)} AND c.relkind IN ('r', 'p'))"
+
+
+def is_free(schema_name: str, name: str) -> str:
+    """A SQL condition: no relation has the name."""
+    return f"NOT EXISTS (SELECT FROM {_relation(schema_name, name)})"
+
+
+def either(done: str, todo: str, lost: str) -> str:
+    """Done where the one condition holds, to do where the other one does, else what is wrong."""
+    return f"SELECT CASE WHEN {done} THEN 'done' WHEN {todo} THEN 'todo' ELSE {literal(lost)} END"
+
+
+def table_with(schema_name: str, name: str, columns: tuple[tuple[str, str], ...]) -> str:
+    """Done when there is a table of the name that has these columns (name, type), and maybe more by now."""
+    listed = ", ".join(f"({literal(column)}, {literal(type_)})" for column, type_ in columns) or "(NULL, NULL)"
+    has = (
+        f"NOT EXISTS (SELECT FROM (VALUES {listed}) w(name, type) WHERE w.name IS NOT NULL AND NOT EXISTS ("
+        f"SELECT FROM pg_attribute a CROSS JOIN {_relation(schema_name, name)} AND c.oid = a.attrelid "
+        "AND a.attname = w.name AND NOT a.attisdropped AND format_type(a.atttypid, a.atttypmod) = w.type))"
+    )
+    other = f"{schema_name}.{name} exists with other columns than the plan's"
+    return either(f"{is_table(schema_name, name)} AND {has}", is_free(schema_name, name), other)
+
+
+def foreign_key(
+    table: schema.Table, name: str, columns: tuple[str, ...], target: tuple[str, str], referenced: tuple[str, ...]
+) -> str:
+    """Done when the foreign key is there, from and to these columns."""
+
+    def named(numbers: str, relation: str) -> str:
+        return (
+            f"ARRAY(SELECT a.attname::text FROM unnest({numbers}) WITH ORDINALITY u(attnum, place) JOIN pg_attribute a "
+            f"ON a.attrelid = {relation} AND a.attnum = u.attnum ORDER BY u.place)"
+        )
+
+    same = " AND ".join(
+        f"{named(*found)} = ARRAY[{', '.join(map(literal, wanted))}]"
+        for found, wanted in ((("k.conkey", "k.conrelid"), columns), (("k.confkey", "k.confrelid"), referenced))
+    )
+    to = f"k.confrelid = to_regclass({literal(ident(*target))})::oid"
+    other = f"constraint {name} of {table.schema}.{table.name} is another one than the plan's"
+    return (
+        f"SELECT coalesce((SELECT CASE WHEN k.contype = 'f' AND {to} AND {same} THEN 'done' ELSE {literal(other)} END "
+        f"FROM {_constraint(table, name)}), 'todo')"
+    )
+
+
+def _relation(schema_name: str, name: str) -> str:
+    """The relation of the name."""
+    return (
+        "pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
+        f"WHERE n.nspname = {literal(schema_name)} AND c.relname = {literal(name)}"
     )

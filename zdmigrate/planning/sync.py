@@ -15,11 +15,11 @@ The writer is never recognised by session state: poolers share sessions.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 from zdmigrate.planning import names
-from zdmigrate.sqltext import ident, literal, replace_columns
+from zdmigrate.sqltext import dollar, ident, literal, replace_columns
 
 SEARCH_PATH = "pg_catalog, public, pg_temp"
 """Where the names in users' expressions are looked up, in triggers, backfill and checks alike."""
@@ -73,6 +73,8 @@ class SyncPair:
     down: tuple[str, ...]
     on_down_error: Literal["refuse", "null"] = "refuse"
     null_is_unfilled: bool = False
+    volatile: bool = False
+    """Whether `up` never gives the same again, so that asking it tells nothing."""
     keys: tuple[UniqueKey, ...] = ()
 
     @property
@@ -129,17 +131,32 @@ def unfilled(pair: SyncPair, row: Row = BARE, *, exact: bool = False) -> str:
     return consistent[0]  # where both directions are the identity, an unfilled row is never consistent
 
 
-def disturbed(pair: SyncPair) -> str:
+def lost(pair: SyncPair, row: Row = BARE) -> str:
+    """Whether undoing would lose a new value: `up` would not give it again."""
+    there = f"NOT ({_empty(pair.new, row)})"
+    if pair.volatile:
+        return there
+    return f"{there} AND {_differs([row.column(c.name) for c in pair.new], _ups(pair, row))}"
+
+
+def any_unfilled(pairs: Sequence[SyncPair], row: Row = BARE) -> str:
+    """The same for the pairs of one table: whether any of them still needs its `up`."""
+    return _any(unfilled(pair, row) for pair in pairs)
+
+
+def disturbed(pairs: Sequence[SyncPair]) -> str:
     """The triggers' WHEN: `unfilled`, or where asking `down` may fail, what can be said without it."""
-    row = Row("NEW.")
-    if _careful(pair):
-        return _differs([row.column(c.name) for c in pair.new], _ups(pair, row))
-    return unfilled(pair, row)
+    return _any(_disturbed(pair, Row("NEW.")) for pair in pairs)
 
 
-def assignments(pair: SyncPair) -> tuple[tuple[str, str], ...]:
-    """What the backfill sets: column and expression over the bare row."""
-    return tuple((column.name, text) for column, text in zip(pair.new, pair.up, strict=True))
+def assignments(pairs: Sequence[SyncPair]) -> tuple[tuple[str, str], ...]:
+    """What the backfill sets: column and expression over the bare row. A pair that is not unfilled stays as it is."""
+    found = []
+    for pair in pairs:
+        for column, text in zip(pair.new, pair.up, strict=True):
+            kept = f"CASE WHEN {unfilled(pair)} THEN {text} ELSE {ident(column.name)} END"
+            found.append((column.name, text if len(pairs) == 1 else kept))
+    return tuple(found)
 
 
 def new_defaults(pair: SyncPair) -> dict[str, str]:
@@ -164,52 +181,34 @@ def new_defaults(pair: SyncPair) -> dict[str, str]:
     return found
 
 
-def sync_function(pair: SyncPair, name: str, authority: Authority, renamed: Mapping[str, str] | None = None) -> str:
+def sync_function(
+    pairs: Sequence[SyncPair], name: str, authority: Authority, renamed: Mapping[str, str] | None = None
+) -> str:
     """``CREATE OR REPLACE FUNCTION`` of the first trigger, which syncs what the statement wrote.
 
-    `name` is qualified and quoted. `authority` decides where a statement wrote both sides and they disagree.
+    `name` is qualified and quoted. `authority` decides where a statement wrote both sides and they disagree. Several
+    pairs are synced in their order, and then settled once more: one may compute from another's columns.
     """
-    new, old = Row("NEW.", renamed or {}), Row("OLD.", renamed or {})
-    if not pair.old or not pair.new:
-        fill = _fill(pair, new) if pair.new else _mirror(pair, new)
-        return _function(name, [*fill, "RETURN NEW;"], plain=pair.plain)
-    olds, news = [new.column(c.name) for c in pair.old], [new.column(c.name) for c in pair.new]
-    was_old, was_new = [old.column(c.name) for c in pair.old], [old.column(c.name) for c in pair.new]
-    defaults = new_defaults(pair)
-    old_written = (
-        "NOT new_written"
-        if any(c.default_volatile for c in pair.old)
-        else _written(new, pair.old, {c.name: c.default for c in pair.old})
-    )
-    mirrored = "new_written AND NOT old_written" if authority == "old" else "new_written"
-    body = [
-        "IF TG_OP OPERATOR(pg_catalog.=) 'INSERT' THEN",
-        f"  new_written := {_written(new, pair.new, defaults)};",
-        f"  old_written := {old_written};",
-        "ELSE",
-        f"  new_written := {_differs(was_new, news)};",
-        f"  old_written := {_differs(was_old, olds)};",
-        "END IF;",
-        f"IF {mirrored} THEN",
-        *_indent(_mirror(pair, new)),
-        "ELSE",
-        *_indent(_fill_unfilled(pair, new) if _careful(pair) else _fill(pair, new)),
-        "END IF;",
-    ]
-    if not _identity(pair):
-        body += [f"IF {unfilled(pair, new)} THEN", *_indent(_fill(pair, new)), "END IF;"]
-    declare = ("new_written boolean;", "old_written boolean;", *_declared(pair))
-    return _function(name, [*body, "RETURN NEW;"], declare, plain=pair.plain)
+    row, (first, *others) = Row("NEW.", renamed or {}), pairs
+    declare = dict.fromkeys(line for pair in pairs for line in _sync_declared(pair))
+    if not others:
+        return _function(name, [*_sync(first, authority, renamed), "RETURN NEW;"], tuple(declare), plain=first.plain)
+    body = [line for pair in pairs for line in _when(_disturbed(pair, row), _sync(pair, authority, renamed))]
+    body += [line for pair in pairs for line in _when(_disturbed(pair, row), _settle(pair, row))]
+    return _function(name, [*body, "RETURN NEW;"], tuple(declare), plain=all(pair.plain for pair in pairs))
 
 
-def settle_function(pair: SyncPair, name: str, renamed: Mapping[str, str] | None = None) -> str:
-    """The last trigger's function: fills again where the table's own triggers made the pair inconsistent."""
-    row = Row("NEW.", renamed or {})
-    body = _fill_unfilled(pair, row) if _careful(pair) else _fill(pair, row)
-    return _function(name, [*body, "RETURN NEW;"], _declared(pair), plain=pair.plain)
+def settle_function(pairs: Sequence[SyncPair], name: str, renamed: Mapping[str, str] | None = None) -> str:
+    """The last trigger's function: fills again where the table's own triggers made a pair inconsistent."""
+    row, (first, *others) = Row("NEW.", renamed or {}), pairs
+    declare = dict.fromkeys(line for pair in pairs for line in _declared(pair))
+    body = _settle(first, row)
+    if others:
+        body = [line for pair in pairs for line in _when(_disturbed(pair, row), _settle(pair, row))]
+    return _function(name, [*body, "RETURN NEW;"], tuple(declare), plain=all(pair.plain for pair in pairs))
 
 
-def key_function(pair: SyncPair, name: str, table: str, renamed: Mapping[str, str] | None = None) -> str:
+def key_function(pairs: Sequence[SyncPair], name: str, table: str, renamed: Mapping[str, str] | None = None) -> str:
     """The function that makes concurrent writes of one new unique key queue (INSERT, and UPDATE to another key).
 
     ``ON CONFLICT (old)`` arbitrates the unique index on old only; the one on new would raise 23505 where two
@@ -223,8 +222,9 @@ def key_function(pair: SyncPair, name: str, table: str, renamed: Mapping[str, st
     # No operator is looked up outside of `_is_there`: the caller's search_path is the caller's.
     setting = "pg_catalog.current_setting('zdmigrate.key_locks', true)"
     body = [f"held := CASE WHEN {setting} OPERATOR(pg_catalog.<>) '' THEN {setting} ELSE '0' END;"]
-    for key in pair.keys:
-        parts = [new.expression(text, pair.columns) for text in key.keys]
+    keys = _keys(pairs)
+    for columns, key in keys:
+        parts = [new.expression(text, columns) for text in key.keys]
         present = _all(f"({part}) IS NOT NULL" for part in parts) if key.nulls_distinct else "true"
         seed = int(names.digest(name, key.name), 16)
         body += [
@@ -233,7 +233,7 @@ def key_function(pair: SyncPair, name: str, table: str, renamed: Mapping[str, st
             "  there := false;",
             "  mine := pg_catalog.pg_try_advisory_xact_lock(key);",
             "  IF NOT mine THEN",
-            *_indent(_indent(_is_there(pair, key, table, renamed or {}))),
+            *_indent(_indent(_is_there(columns, key, table, renamed or {}))),
             "  END IF;",
             "  IF NOT mine AND NOT there THEN",
             "    PERFORM pg_catalog.pg_advisory_xact_lock(key);",
@@ -245,13 +245,13 @@ def key_function(pair: SyncPair, name: str, table: str, renamed: Mapping[str, st
             "END IF;",
         ]
     body += ["PERFORM pg_catalog.set_config('zdmigrate.key_locks', held::pg_catalog.text, true);", "RETURN NEW;"]
-    bare = {ident(column) for column in pair.columns} | pair.columns
-    plain = all(text in bare for key in pair.keys for text in key.keys)
+    bare = {name for columns, _ in keys for column in columns for name in (column, ident(column))}
+    plain = all(text in bare for _, key in keys for text in key.keys)
     declare = ("held integer;", "key bigint;", "mine boolean;", "there boolean;")
     return _function(name, body, declare, plain=plain)
 
 
-def _is_there(pair: SyncPair, key: UniqueKey, table: str, renamed: Mapping[str, str]) -> list[str]:
+def _is_there(columns: frozenset[str], key: UniqueKey, table: str, renamed: Mapping[str, str]) -> list[str]:
     """Whether a committed row has the key, and nobody is taking it away: then there is nothing to queue for.
 
     ``ON CONFLICT DO NOTHING`` on a row that is there waits for nobody, and must not begin to. Locking the row tells
@@ -259,10 +259,8 @@ def _is_there(pair: SyncPair, key: UniqueKey, table: str, renamed: Mapping[str, 
     Who may not lock rows, or finds no ``=``, queues.
     """
     theirs, new = Row("t.", renamed), Row("NEW.", renamed)
-    equal = _all(
-        f"({theirs.expression(text, pair.columns)}) = ({new.expression(text, pair.columns)})" for text in key.keys
-    )
-    predicate = "" if key.predicate is None else f" AND ({theirs.expression(key.predicate, pair.columns)})"
+    equal = _all(f"({theirs.expression(text, columns)}) = ({new.expression(text, columns)})" for text in key.keys)
+    predicate = "" if key.predicate is None else f" AND ({theirs.expression(key.predicate, columns)})"
     return [
         "BEGIN",
         f"  PERFORM pg_catalog.set_config('search_path', {literal(SEARCH_PATH)}, true);",
@@ -275,16 +273,18 @@ def _is_there(pair: SyncPair, key: UniqueKey, table: str, renamed: Mapping[str, 
     ]
 
 
-def key_changes(pair: SyncPair) -> str:
+def key_changes(pairs: Sequence[SyncPair]) -> str:
     """The condition under which an UPDATE gives a row another unique key."""
     old, new = Row("OLD."), Row("NEW.")
     return " OR ".join(
-        _differs(
-            [old.expression(text, pair.columns) for text in key.keys],
-            [new.expression(text, pair.columns) for text in key.keys],
-        )
-        for key in pair.keys
+        _differs([old.expression(t, columns) for t in key.keys], [new.expression(t, columns) for t in key.keys])
+        for columns, key in _keys(pairs)
     )
+
+
+def _keys(pairs: Sequence[SyncPair]) -> list[tuple[frozenset[str], UniqueKey]]:
+    """Each unique key once, with the columns that its expressions may mention."""
+    return list({key.name: (pair.columns, key) for pair in pairs for key in pair.keys}.values())
 
 
 def guard_function(name: str, migration: str, table: str, record: str) -> str:
@@ -360,9 +360,63 @@ def _written(row: Row, columns: tuple[SyncColumn, ...], defaults: Mapping[str, s
     return " OR ".join(found)
 
 
+def _sync(pair: SyncPair, authority: Authority, renamed: Mapping[str, str] | None) -> list[str]:
+    """The statements that sync one pair of a row that a statement wrote."""
+    new, old = Row("NEW.", renamed or {}), Row("OLD.", renamed or {})
+    if not pair.old or not pair.new:
+        return _fill(pair, new) if pair.new else _mirror(pair, new)
+    olds, news = [new.column(c.name) for c in pair.old], [new.column(c.name) for c in pair.new]
+    was_old, was_new = [old.column(c.name) for c in pair.old], [old.column(c.name) for c in pair.new]
+    defaults = new_defaults(pair)
+    old_written = (
+        "NOT new_written"
+        if any(c.default_volatile for c in pair.old)
+        else _written(new, pair.old, {c.name: c.default for c in pair.old})
+    )
+    mirrored = "new_written AND NOT old_written" if authority == "old" else "new_written"
+    body = [
+        "IF TG_OP OPERATOR(pg_catalog.=) 'INSERT' THEN",
+        f"  new_written := {_written(new, pair.new, defaults)};",
+        f"  old_written := {old_written};",
+        "ELSE",
+        f"  new_written := {_differs(was_new, news)};",
+        f"  old_written := {_differs(was_old, olds)};",
+        "END IF;",
+        f"IF {mirrored} THEN",
+        *_indent(_mirror(pair, new)),
+        "ELSE",
+        *_indent(_settle(pair, new)),
+        "END IF;",
+    ]
+    return body if _identity(pair) else [*body, *_when(unfilled(pair, new), _fill(pair, new))]
+
+
+def _sync_declared(pair: SyncPair) -> tuple[str, ...]:
+    if not pair.old or not pair.new:
+        return ()
+    return ("new_written boolean;", "old_written boolean;", *_declared(pair))
+
+
+def _settle(pair: SyncPair, row: Row) -> list[str]:
+    """Fill what is unfilled, where it was asked before whether anything is."""
+    if not pair.new:
+        return _mirror(pair, row)
+    return _fill_unfilled(pair, row) if _careful(pair) else _fill(pair, row)
+
+
+def _when(condition: str, lines: list[str]) -> list[str]:
+    return [f"IF {condition} THEN", *_indent(lines), "END IF;"]
+
+
+def _disturbed(pair: SyncPair, row: Row) -> str:
+    if _careful(pair):
+        return _differs([row.column(c.name) for c in pair.new], _ups(pair, row))
+    return unfilled(pair, row)
+
+
 def _careful(pair: SyncPair) -> bool:
     """Whether the functions must expect `down` to fail, and go on."""
-    return bool(pair.old and pair.new) and pair.on_down_error == "null" and not _identity(pair)
+    return bool(pair.old and pair.new) and not _identity(pair)
 
 
 def _declared(pair: SyncPair) -> tuple[str, ...]:
@@ -391,6 +445,11 @@ def _all(conditions: Iterable[str]) -> str:
     return " AND ".join(conditions)
 
 
+def _any(conditions: Iterable[str]) -> str:
+    found = list(conditions)
+    return found[0] if len(found) == 1 else " OR ".join(f"({condition})" for condition in found)
+
+
 def _fill(pair: SyncPair, row: Row) -> list[str]:
     return [
         f"{row.column(c.name)} := {row.expression(text, pair.columns)};"
@@ -403,10 +462,17 @@ def _mirror(pair: SyncPair, row: Row) -> list[str]:
         f"{row.column(c.name)} := {row.expression(text, pair.columns)};"
         for c, text in zip(pair.old, pair.down, strict=True)
     ]
-    if pair.on_down_error == "refuse":
+    if not pair.new or _identity(pair):
         return lines
-    nulls = [f"{row.column(c.name)} := NULL;" for c in pair.old]
-    return ["BEGIN", *_indent(lines), "EXCEPTION WHEN data_exception THEN", *_indent(nulls), "END;"]
+    handler = [f"{row.column(c.name)} := NULL;" for c in pair.old]
+    if pair.on_down_error == "refuse":
+        olds, news = (", ".join(c.name for c in columns) for columns in (pair.old, pair.new))
+        said = literal(f"the value of {news} has no equivalent in {olds}, which version N still reads: ")
+        hint = literal("see on_down_error in the migration; after contract it can be written")
+        handler = [
+            f"RAISE EXCEPTION USING ERRCODE = SQLSTATE, MESSAGE = pg_catalog.concat({said}, SQLERRM), HINT = {hint};"
+        ]
+    return ["BEGIN", *_indent(lines), "EXCEPTION WHEN data_exception THEN", *_indent(handler), "END;"]
 
 
 def _indent(lines: list[str]) -> list[str]:
@@ -425,5 +491,5 @@ def _function(name: str, body: list[str], declare: tuple[str, ...] = (), *, plai
 def _dollar(name: str, body: list[str], declare: tuple[str, ...], options: str) -> str:
     head = ["DECLARE", *_indent(list(declare))] if declare else []
     text = "\n".join([*head, "BEGIN", *_indent(body), "END"])
-    tag = next(t for t in (f"$zd{n or ''}$" for n in range(1000)) if t not in text)
-    return f"CREATE OR REPLACE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql {options}AS {tag}\n{text}\n{tag}"
+    quoted = dollar(f"\n{text}\n")
+    return f"CREATE OR REPLACE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql {options}AS {quoted}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 from zdmigrate import schema
 from zdmigrate.errors import Unsafe
@@ -15,6 +16,33 @@ from zdmigrate.sqltext import AmbiguousName, columns_in, ident, literal
 
 ACCESS_EXCLUSIVE = LockMode.ACCESS_EXCLUSIVE
 
+Names = Mapping[str, str]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Swap:
+    """Columns that get other names at one moment.
+
+    `renames` are (from, to) in an order in which no name is taken twice; `before` and `after` say what the columns of
+    the pairs are called on either side of the moment.
+    """
+
+    renames: tuple[tuple[str, str], ...]
+    before: Names
+    after: Names
+
+    def statements(self, table: schema.Table) -> tuple[str, ...]:
+        """Forwards."""
+        return tuple(alter(table, f"RENAME COLUMN {ident(a)} TO {ident(b)}") for a, b in self.renames)
+
+    def undo(self, table: schema.Table) -> tuple[str, ...]:
+        """Back again."""
+        return tuple(alter(table, f"RENAME COLUMN {ident(b)} TO {ident(a)}") for a, b in reversed(self.renames))
+
+    def probe(self, table: schema.Table) -> str:
+        """Whether the first one was renamed: they are in one transaction, and its new name is a generated one."""
+        return probes.renamed(table, *self.renames[0])
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class _Trigger:
@@ -25,26 +53,29 @@ class _Trigger:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Synced:
-    """The sync of one change on one table: which triggers, which functions, and the steps around them."""
+    """The sync of one table: which triggers, which functions, and the steps around them.
+
+    `pairs` speak of columns by their names before the migration (and those that it adds, by the names under which it
+    adds them). `renamed` arguments map them to what they are called at some later point.
+    """
 
     scope: Scope
     table: schema.Table
-    pair: sync.SyncPair
+    pairs: tuple[sync.SyncPair, ...]
     label: str
 
     def function(self, kind: str) -> str:
         """The qualified, quoted name of a function in the control schema."""
         return ident(self.scope.control, self._function_name(kind))
 
-    def functions(self, authority: sync.Authority, renamed: dict[str, str] | None = None) -> tuple[str, ...]:
+    def functions(self, authority: sync.Authority, renamed: Names | None = None) -> tuple[str, ...]:
         """``CREATE OR REPLACE`` of every function."""
-        made = [sync.sync_function(self.pair, self.function("sync"), authority, renamed)]
+        made = [sync.sync_function(self.pairs, self.function("sync"), authority, renamed)]
         if self._settles:
-            made.append(sync.settle_function(self.pair, self.function("settle"), renamed))
-        if self.pair.keys:
-            made.append(
-                sync.key_function(self.pair, self.function("key"), ident(self.table.schema, self.table.name), renamed)
-            )
+            made.append(sync.settle_function(self.pairs, self.function("settle"), renamed))
+        if self._keyed:
+            target = ident(self.table.schema, self.table.name)
+            made.append(sync.key_function(self.pairs, self.function("key"), target, renamed))
         return tuple(made)
 
     def install(self, *extra: str, undo: tuple[str, ...]) -> Step:
@@ -76,7 +107,7 @@ class Synced:
         return (*triggers, *(f"DROP FUNCTION IF EXISTS {function}()" for function in functions))
 
     def fill(self) -> Step:
-        """The backfill."""
+        """The backfill, for all pairs in one pass."""
         return Step(
             id=self.scope.step_id(Phase.BACKFILL, f"fill.{self.label}"),
             title=f"fill the rows that were there before, {self.label}",
@@ -104,64 +135,63 @@ class Synced:
     @property
     def rows(self) -> RowWork:
         """What backfill and verification look at."""
+        filled = [pair for pair in self.pairs if pair.new]
         return RowWork(
             schema=self.table.schema,
             table=self.table.name,
-            assignments=sync.assignments(self.pair),
-            unfilled=sync.unfilled(self.pair),
+            assignments=sync.assignments(filled),
+            unfilled=sync.any_unfilled(filled),
         )
 
-    def hand_over(self, switch: str, renamed: dict[str, str]) -> Step:
-        """`switch_reads`: the new shape gets the authority, and the read switch goes to 100 %."""
-        body = sync.sync_function
-        name = self.function("sync")
-        old, new, retired = (
-            body(self.pair, name, "old"),
-            body(self.pair, name, "new"),
-            body(self.pair, name, "new", renamed),
-        )
-        ask = probes.function(self.scope.control, self._function_name("sync"), done=(new, retired), todo=old)
+    def hand_over(self, switch: str, swap: Swap, retired: Names) -> Step:
+        """`switch_reads`: the new shape gets the authority and, where it takes an old one's name, the name.
+
+        The read switch goes to 100 %.
+        """
         app = self.scope.sync == "app"
+        forward = (
+            *swap.statements(self.table),
+            *(() if app else self.functions("new", swap.after)),
+            switch.format(100),
+        )
+        back = (*swap.undo(self.table), *(() if app else self.functions("old", swap.before)), switch.format(0))
+        moved = f", under the name{'s' * (len(swap.renames) > 2)} of the old one" if swap.renames else ""
         return transaction_step(
-            self.scope, Phase.SWITCH_READS, f"authority.{self.label}", f"the new shape of {self.label} has the authority",
-            probe=ALWAYS_TODO if app else ask,
-            do=[switch.format(100)] if app else [new, switch.format(100)],
-            undo=[switch.format(0)] if app else [old, switch.format(0)],
-            locks=(),
+            self.scope, Phase.SWITCH_READS, f"authority.{self.label}",
+            f"the new shape of {self.label} has the authority{moved}",
+            probe=self._handed_over(swap, retired),
+            do=forward, undo=back,
+            locks=on(self.table, ACCESS_EXCLUSIVE) if swap.renames else (),
         )  # fmt: skip
 
-    def retire(self, renamed: dict[str, str]) -> Step:
+    def _handed_over(self, swap: Swap, retired: Names) -> str:
+        if self.scope.sync == "app":
+            return swap.probe(self.table) if swap.renames else ALWAYS_TODO
+        name = self.function("sync")
+        done = tuple(sync.sync_function(self.pairs, name, "new", renamed) for renamed in (swap.after, retired))
+        todo = sync.sync_function(self.pairs, name, "old", swap.before)
+        return probes.function(self.scope.control, self._function_name("sync"), done=done, todo=todo)
+
+    def retire(self, swap: Swap, title: str) -> Step:
         """Rename the old columns out of the way and, in the same transaction, the names in the functions.
 
         Two transactions would make every write in between fail.
         """
-        target = ident(self.table.schema, self.table.name)
-        forward = [f"ALTER TABLE {target} RENAME COLUMN {ident(a)} TO {ident(b)}" for a, b in renamed.items()]
-        back = [f"ALTER TABLE {target} RENAME COLUMN {ident(b)} TO {ident(a)}" for a, b in renamed.items()]
-        app = self.scope.sync == "app"
-        (before, after), *_ = renamed.items()
+        plain = self.scope.sync == "app" or not self.pairs
+        functions = () if plain else self.functions("new", swap.after)
+        back = () if plain else self.functions("new", swap.before)
         return transaction_step(
-            self.scope, Phase.RETIRE, f"retire.{self.label}", f"rename {', '.join(renamed)} out of the way, still synced",
-            probe=probes.renamed(self.table, before, after),
-            do=forward if app else [*forward, *self.functions("new", renamed)],
-            undo=back if app else [*back, *self.functions("new")],
+            self.scope, Phase.RETIRE, f"retire.{self.label}", title,
+            probe=swap.probe(self.table),
+            do=(*swap.statements(self.table), *functions), undo=(*swap.undo(self.table), *back),
             locks=on(self.table, ACCESS_EXCLUSIVE),
             takes_away=True,
         )  # fmt: skip
 
-    def uninstall(self, *, takes_away: bool, final: tuple[str, ...]) -> Step:
-        """`contract` of a column that was only filled: the triggers go, together with `final` (names)."""
-        triggers = (self._guard_name,) if self.scope.sync == "app" else tuple(t.name for t in self._triggers())
-        return transaction_step(
-            self.scope, Phase.CONTRACT, f"unsync.{self.label}", f"stop filling {self.label}",
-            probe=probes.triggers_absent(self.table, triggers),
-            do=[
-                *(s for s in self.remove() if s.startswith("DROP TRIGGER")),
-                *final,
-                *(s for s in self.remove() if s.startswith("DROP FUNCTION")),
-            ],
-            locks=on(self.table, ACCESS_EXCLUSIVE), takes_away=takes_away, irreversible=takes_away,
-        )  # fmt: skip
+    @property
+    def trigger_names(self) -> tuple[str, ...]:
+        """What `install` creates on the table."""
+        return (self._guard_name,) if self.scope.sync == "app" else tuple(t.name for t in self._triggers())
 
     def trigger_hazards(self) -> tuple[tuple[Hazard, ...], tuple[Gate, ...]]:
         """What the table's own triggers mean for sync and backfill."""
@@ -208,17 +238,25 @@ class Synced:
     @property
     def reads(self) -> tuple[str, ...]:
         """The columns besides its own that the functions name."""
-        own = {c.name for c in (*self.pair.old, *self.pair.new)}
+        own = {c.name for pair in self.pairs for c in (*pair.old, *pair.new)}
         return tuple(f"{self.table.schema}.{self.table.name}.{name}" for name in sorted(self.mentioned() - own))
 
     def mentioned(self) -> frozenset[str]:
         """The columns that `up` and `down` are made of."""
-        texts = (*self.pair.up, *self.pair.down)
-        return frozenset().union(*(columns_in(t, self.pair.columns) for t in texts), (c.name for c in self.pair.old))
+        found = [columns_in(text, pair.columns) for pair in self.pairs for text in (*pair.up, *pair.down)]
+        return frozenset().union(*found, *({c.name for c in pair.old} for pair in self.pairs))
 
     @property
     def _settles(self) -> bool:
-        return bool(self.pair.new) and any(t.before and t.row for t in self.table.triggers)
+        return self._fills and any(t.before and t.row for t in self.table.triggers)
+
+    @property
+    def _fills(self) -> bool:
+        return any(pair.new for pair in self.pairs)
+
+    @property
+    def _keyed(self) -> bool:
+        return any(pair.keys for pair in self.pairs)
 
     def _function_name(self, kind: str) -> str:
         return self.scope.name(f"{kind}_v1", self.label, self.table.schema, self.table.name)
@@ -226,15 +264,15 @@ class Synced:
     def _triggers(self) -> tuple[_Trigger, ...]:
         target = ident(self.table.schema, self.table.name)
         others = frozenset(t.name for t in self.table.triggers if t.before and t.row)
-        when = sync.disturbed(self.pair)
+        when = sync.disturbed(self.pairs)
         base = self.scope.name("sync", self.label, self.table.schema, self.table.name)
-        both = "INSERT OR UPDATE" if self.pair.new else "INSERT"
+        both = "INSERT OR UPDATE" if self._fills else "INSERT"
         made = [self._trigger(target, names.first_trigger(base, others), "sync", both, when)]
         if self._settles:
             made.append(self._trigger(target, names.last_trigger(base, others), "settle", both, when))
-        if self.pair.keys:
+        if self._keyed:
             # After everybody who may still change the key; an UPDATE to a new key meets an INSERT of it just as well.
-            for kind, events, condition in (("xkey", "INSERT", None), ("ykey", "UPDATE", sync.key_changes(self.pair))):
+            for kind, events, condition in (("xkey", "INSERT", None), ("ykey", "UPDATE", sync.key_changes(self.pairs))):
                 name = names.last_trigger(self.scope.name(kind, self.label, self.table.schema, self.table.name), others)
                 made.append(self._trigger(target, name, "key", events, condition))
         return tuple(made)
@@ -242,7 +280,7 @@ class Synced:
     def _probe(self) -> str:
         made = self._triggers()
         last = next((t.name for t in made if t.function == self.function("settle")), None)
-        if not self.pair.new:
+        if not self._fills:
             last = "\U0010fffd"  # nothing to settle: a later trigger may do as it likes
         return probes.triggers(self.table, tuple(t.name for t in made), control=self.scope.control, last=last)
 
@@ -259,12 +297,12 @@ class Synced:
     def _guard(self, *extra: str, undo: tuple[str, ...]) -> Step:
         target = ident(self.table.schema, self.table.name)
         record = ident(self.scope.control, "sync_violation")
-        when = sync.unfilled(self.pair, sync.Row("NEW."))
+        when = sync.any_unfilled(self.pairs, sync.Row("NEW."))
         function = self.function("guard")
         shown = literal(f"{self.table.schema}.{self.table.name}")
         diverged = (
             f"SELECT format('row %s of %s differs in its two shapes', ctid, {shown}) "
-            f"FROM {ident(self.table.schema, self.table.name)} WHERE {sync.unfilled(self.pair)} LIMIT 5"
+            f"FROM {ident(self.table.schema, self.table.name)} WHERE {sync.any_unfilled(self.pairs)} LIMIT 5"
         )
         step = transaction_step(
             self.scope, Phase.DUAL_WRITE, f"guard.{self.label}", f"count writes that leave {self.label} diverged",
@@ -278,7 +316,7 @@ class Synced:
             locks=on(self.table, ACCESS_EXCLUSIVE if extra else LockMode.SHARE_ROW_EXCLUSIVE),
             undo_locks=on(self.table, ACCESS_EXCLUSIVE),
         )  # fmt: skip
-        return dataclasses.replace(step, undo_loses=diverged)
+        return dataclasses.replace(step, undo_loses=((Phase.NONE, diverged),))
 
 
 def switch_statement(control: str, migration: str) -> str:

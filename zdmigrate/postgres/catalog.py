@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
+import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any, LiteralString
 
@@ -13,7 +15,7 @@ import psycopg
 
 from zdmigrate import schema
 from zdmigrate.errors import Contended
-from zdmigrate.planning import sync
+from zdmigrate.planning import dependents, sync
 from zdmigrate.postgres import session
 from zdmigrate.sqltext import ident, tokens
 
@@ -53,8 +55,11 @@ def _read(
     with session.transaction(connection, lock_timeout=timedelta(seconds=2), read_only=True) as cursor:
         tables = _tables(cursor, wanted, control_schema)
         role, suppress = _one(cursor, _ROLE)
-        expressions = [_expression(cursor, q) for q in questions if q.expression is not None]
+        expressions = [_expression(cursor, q) for q in questions if q.expression is not None and not q.given]
         types = [_type(cursor, q.type) for q in questions if q.type is not None]
+    expressions += [_expression_of_made(connection, q) for q in questions if q.expression is not None and q.given]
+    trials = [_trial(connection, q) for q in questions if q.trial is not None]
+    made = [q for q in questions if q.given and q.expression is None and q.trial is None]
     return schema.Snapshot(
         server_version=connection.info.server_version,
         role=role,
@@ -63,6 +68,9 @@ def _read(
         control_schema=control_schema,
         expressions=tuple(expressions),
         types=tuple(types),
+        trials=tuple(trials),
+        creations=tuple(_creation(connection, q, control_schema) for q in made),
+        asked=tuple(wanted),
     )
 
 
@@ -88,7 +96,11 @@ SELECT n.nspname, c.relname, c.oid::bigint, c.relkind, pg_get_userbyid(c.relowne
              OR EXISTS (SELECT FROM pg_publication_rel r WHERE r.prpubid = p.oid AND r.prrelid = c.oid AND r.prattrs IS NULL)
              OR EXISTS (SELECT FROM pg_publication_namespace s WHERE s.pnpubid = p.oid AND s.pnnspid = n.oid)),
        ARRAY(SELECT r.rulename::text FROM pg_rewrite r WHERE r.ev_class = c.oid),
-       has_schema_privilege(n.oid, 'CREATE')
+       has_schema_privilege(n.oid, 'CREATE'),
+       ARRAY(SELECT jsonb_build_array(CASE WHEN x.grantee = 0 THEN NULL ELSE pg_get_userbyid(x.grantee)::text END,
+                                      x.privilege_type, x.is_grantable)
+             FROM aclexplode(c.relacl) x WHERE x.grantee <> c.relowner),
+       c.relrowsecurity, obj_description(c.oid, 'pg_class')
 FROM pg_class c
 JOIN pg_namespace n ON n.oid = c.relnamespace
 JOIN unnest(%s::text[], %s::text[]) w(schema, name) ON n.nspname = w.schema AND c.relname = w.name
@@ -181,11 +193,24 @@ _TRIGGERS = """
 SELECT t.tgrelid::bigint, t.tgname, t.tgenabled::text, (t.tgtype & 2) > 0, (t.tgtype & 1) > 0,
        array_remove(ARRAY[CASE WHEN (t.tgtype & 4) > 0 THEN 'INSERT' END, CASE WHEN (t.tgtype & 16) > 0 THEN 'UPDATE' END,
                           CASE WHEN (t.tgtype & 8) > 0 THEN 'DELETE' END], NULL),
-       ARRAY(SELECT a.attname::text FROM pg_attribute a WHERE a.attrelid = t.tgrelid AND a.attnum = ANY (t.tgattr)),
-       n.nspname
+       ARRAY(SELECT a.attname::text FROM unnest(t.tgattr::smallint[]) WITH ORDINALITY u(attnum, place)
+             JOIN pg_attribute a ON a.attrelid = t.tgrelid AND a.attnum = u.attnum ORDER BY u.place),
+       pg_get_triggerdef(t.oid), n.nspname
 FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_namespace n ON n.oid = p.pronamespace
 WHERE t.tgrelid = ANY (%s) AND NOT t.tgisinternal
 ORDER BY t.tgrelid, t.tgname
+"""
+
+# Those of its triggers, and those whose text mentions its name: the catalog knows no more of what a body is about.
+_FUNCTIONS = """
+SELECT w.oid, p.oid::regprocedure::text, p.prosrc, n.nspname
+FROM unnest(%s::bigint[]) w(oid) JOIN pg_class c ON c.oid = w.oid::oid
+JOIN pg_proc p ON EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = c.oid AND t.tgfoid = p.oid AND NOT t.tgisinternal)
+                  OR p.prosqlbody IS NULL AND strpos(lower(p.prosrc), lower(c.relname)) > 0
+JOIN pg_language l ON l.oid = p.prolang AND l.lanname NOT IN ('internal', 'c')
+JOIN pg_namespace n ON n.oid = p.pronamespace AND n.nspname NOT IN ('pg_catalog', 'information_schema')
+WHERE NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e')
+ORDER BY 1, 2
 """
 
 # What hangs on a column and is not the table's own: defaults, indexes, constraints, owned sequences are read above.
@@ -202,6 +227,35 @@ WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = ANY (%s) AND d.refobj
   AND NOT (d.classid = 'pg_attrdef'::regclass AND EXISTS (
       SELECT FROM pg_attrdef e WHERE e.oid = d.objid AND e.adrelid = d.refobjid AND e.adnum = d.refobjsubid))
 ORDER BY 1, 2, 4
+"""
+
+_RELIANT = (
+    "SELECT w.oid, r.* FROM unnest(%s::bigint[]) w(oid) CROSS JOIN LATERAL ("
+    + dependents.query("w.oid::oid")
+    + ") r ORDER BY 1, 2"
+)
+# Whatever else draws from one would fail when it goes; the defaults of partitions change with their parent's.
+_SEQUENCES = """
+SELECT d.refobjid::bigint, a.attname, n.nspname, c.relname, c.oid::regclass::text, d.deptype = 'i', q.seqstart,
+       q.seqincrement, q.seqmin, q.seqmax, q.seqcache, q.seqcycle,
+       ARRAY(SELECT jsonb_build_array(CASE WHEN x.grantee = 0 THEN NULL ELSE pg_get_userbyid(x.grantee)::text END,
+                                      x.privilege_type, x.is_grantable)
+             FROM aclexplode(c.relacl) x WHERE x.grantee <> c.relowner),
+       obj_description(c.oid, 'pg_class'),
+       ARRAY(SELECT pg_describe_object(o.classid, o.objid, o.objsubid) FROM pg_depend o
+             WHERE o.refclassid = 'pg_class'::regclass AND o.refobjid = c.oid AND o.deptype = 'n'
+               AND NOT (o.classid = 'pg_attrdef'::regclass AND EXISTS (
+                   SELECT FROM pg_attrdef e WHERE e.oid = o.objid AND (e.adrelid, e.adnum) = (d.refobjid, a.attnum)
+                   UNION ALL SELECT FROM pg_attrdef e JOIN pg_partition_tree(d.refobjid) t ON t.relid = e.adrelid
+                   JOIN pg_attribute p ON (p.attrelid, p.attnum) = (e.adrelid, e.adnum)
+                   WHERE e.oid = o.objid AND p.attname = a.attname)))
+FROM pg_depend d
+JOIN pg_class c ON c.oid = d.objid AND c.relkind = 'S' JOIN pg_namespace n ON n.oid = c.relnamespace
+JOIN pg_sequence q ON q.seqrelid = c.oid
+JOIN pg_attribute a ON (a.attrelid, a.attnum) = (d.refobjid, d.refobjsubid)
+WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid = ANY (%s)
+  AND d.deptype IN ('a', 'i')
+ORDER BY 1, 5
 """
 
 _PARTITIONS = """
@@ -224,6 +278,9 @@ def _tables(cursor: session.Cursor, wanted: Sequence[Name], control_schema: str)
     triggers = _grouped(cursor, _TRIGGERS, oids, lambda row: (row[-1], _trigger(row)))
     dependents = _grouped(cursor, _DEPENDENTS, oids, lambda r: schema.Dependent(column=r[0], kind=r[1], identity=r[2]))
     partitions = _grouped(cursor, _PARTITIONS, oids, _leaf)
+    sequences = _grouped(cursor, _SEQUENCES, oids, _sequence)
+    functions = _grouped(cursor, _FUNCTIONS, oids, lambda row: row)
+    reliant = _grouped(cursor, _RELIANT, oids, _reliance)
     found = []
     for row in rows:
         oid = row[2]
@@ -233,9 +290,12 @@ def _tables(cursor: session.Cursor, wanted: Sequence[Name], control_schema: str)
                 schema=row[0], name=row[1], oid=oid, kind=row[3], owner=row[4], owned=row[5], is_partition=row[6],
                 inherits=row[7], rows=row[8], bytes=row[9], partition_columns=tuple(row[10]), publications=tuple(row[11]),
                 rules=tuple(row[12]), may_create=row[13],
+                grants=tuple(schema.Grant(grantee=g, privilege=p, grantable=o) for g, p, o in row[14]), row_security=row[15],
+                reliant=tuple(reliant[oid]), comment=row[16], sequences=tuple(sequences[oid]),
                 columns=tuple(_with_hash(cursor, column) if column.name in unique else column for column in columns[oid]),
                 indexes=tuple(indexes[oid]), constraints=tuple(constraints[oid]),
                 triggers=tuple(t for home, t in triggers[oid] if home != control_schema),
+                functions=tuple(_about(row[1], columns[oid], functions[oid], control_schema)),
                 dependents=tuple(dependents[oid]), partitions=tuple(partitions[oid]),
             )
         )  # fmt: skip
@@ -286,12 +346,39 @@ def _constraint(row: tuple[Any, ...]) -> schema.Constraint:
 
 def _trigger(row: tuple[Any, ...]) -> schema.Trigger:
     return schema.Trigger(
-        name=row[0], enabled=row[1], before=row[2], row=row[3], events=tuple(row[4]), update_of=tuple(row[5])
-    )
+        name=row[0], enabled=row[1], before=row[2], row=row[3], events=tuple(row[4]), update_of=tuple(row[5]),
+        definition=row[6],
+    )  # fmt: skip
+
+
+def _reliance(row: tuple[Any, ...]) -> schema.Reliant:
+    constraint = None if row[1] is None else (row[1], row[2], row[3])
+    return schema.Reliant(identity=row[0], constraint=constraint, columns=tuple(row[4]))
 
 
 def _leaf(row: tuple[Any, ...]) -> schema.Leaf:
     return schema.Leaf(schema=row[0], name=row[1], parent_schema=row[2], parent_name=row[3], partitioned=row[4])
+
+
+def _sequence(row: tuple[Any, ...]) -> schema.Sequence:
+    return schema.Sequence(
+        column=row[0], schema=row[1], name=row[2], identity=row[3], internal=row[4], start=row[5], increment=row[6],
+        minimum=row[7], maximum=row[8], cache=row[9], cycle=row[10], comment=row[12], dependents=tuple(row[13]),
+        grants=tuple(schema.Grant(grantee=g, privilege=p, grantable=o) for g, p, o in row[11]),
+    )  # fmt: skip
+
+
+def _about(
+    table: str, columns: Iterable[schema.Column], functions: Iterable[tuple[str, str, str]], control_schema: str
+) -> Iterator[schema.Function]:
+    names = {column.name for column in columns}
+    # Also inside of strings: that is where EXECUTE has its statements.
+    mention = re.compile(rf"(?<!\w){re.escape(table)}(?!\w)", re.IGNORECASE)
+    for identity, source, home in functions:
+        words = {token.name for token in tokens(source)}
+        found, named = tuple(sorted(names & words)), mention.search(source) is not None
+        if (found or named) and home != control_schema:
+            yield schema.Function(identity=identity, columns=found, named=named)
 
 
 def _with_hash(cursor: session.Cursor, column: schema.Column) -> schema.Column:
@@ -316,7 +403,8 @@ def _type(cursor: session.Cursor, text: str) -> schema.TypeFacts:
             cursor.execute(f"SET LOCAL search_path = {session.CATALOG_PATH}".encode())
             name = _one(cursor, "SELECT format_type(%s, %s)", described)[0]
             brings = _one(cursor, _BRINGS.format(type="%s"), (row[1], row[1]))[0]
-            return schema.TypeFacts(text=text, canonical=name, brings=tuple(brings))
+            labels = _one(cursor, _LABELS, (row[1],))[0]
+            return schema.TypeFacts(text=text, canonical=name, brings=tuple(brings), labels=tuple(labels))
     except psycopg.Error as error:
         return schema.TypeFacts(text=text, error=_said(error))
 
@@ -348,6 +436,89 @@ def _expression(cursor: session.Cursor, question: schema.Question) -> schema.Exp
         return dataclasses.replace(facts, error=_said(error))
     return dataclasses.replace(facts, type=name, volatile=volatile)
 
+
+def _expression_of_made(connection: session.Connection, question: schema.Question) -> schema.ExpressionFacts:
+    """The same over a table that the migration makes."""
+    try:
+        with _made(connection, question) as cursor:
+            return _expression(cursor, question)
+    except psycopg.Error as error:
+        text = question.expression or ""
+        return schema.ExpressionFacts(schema=question.schema, table=question.table, expression=text, error=_said(error))
+
+
+@contextlib.contextmanager
+def _made(connection: session.Connection, question: schema.Question) -> Iterator[session.Cursor]:
+    """A transaction that is rolled back, in which the statements that make the table are executed."""
+    with session.rolled_back(connection, lock_timeout=timedelta(seconds=2), search_path=sync.SEARCH_PATH) as cursor:
+        for statement in question.given:
+            cursor.execute(statement.encode())
+        yield cursor
+
+
+def _creation(connection: session.Connection, question: schema.Question, control_schema: str) -> schema.Creation:
+    """What the catalog says of a table that statements make; nothing of it is left."""
+    facts = schema.Creation(schema=question.schema, table=question.table, statements=question.given)
+    try:
+        with _made(connection, question) as cursor:
+            cursor.execute(f"SET LOCAL search_path = {session.CATALOG_PATH}".encode())
+            (made,) = _tables(cursor, [(question.schema, question.table)], control_schema)
+    except psycopg.Error as error:
+        return dataclasses.replace(facts, error=_said(error))
+    return dataclasses.replace(facts, made=made)
+
+
+_COPY = "zd_trial"
+
+
+def _trial(connection: session.Connection, question: schema.Question) -> schema.Trial:
+    """DDL on an empty temporary copy of a table, in a transaction of its own that is rolled back.
+
+    Locks: ACCESS SHARE on the table while it is copied.
+    """
+    statement = question.trial or ""
+    facts = schema.Trial(schema=question.schema, table=question.table, statement=statement)
+    messages: list[str] = []
+
+    def note(diagnostic: psycopg.errors.Diagnostic) -> None:
+        messages.append(diagnostic.message_primary or "")
+
+    connection.add_notice_handler(note)
+    try:
+        with _made(connection, question) as cursor:
+            cursor.execute(
+                f"CREATE TEMPORARY TABLE {_COPY} (LIKE {ident(question.schema, question.table)} INCLUDING ALL)".encode()
+            )
+            before = {row[0] for row in cursor.execute(_OBJECTS, (_COPY, _COPY)).fetchall()}
+            cursor.execute("SET LOCAL client_min_messages = debug1")
+            messages.clear()
+            cursor.execute(statement.replace("{table}", f"pg_temp.{_COPY}").encode())
+            cursor.execute("SET LOCAL client_min_messages = notice")
+            said = tuple(m for m in messages if _COPY in m)
+            cursor.execute(f"SET LOCAL search_path = {session.CATALOG_PATH}".encode())
+            made = [row[1] for row in cursor.execute(_OBJECTS, (_COPY, _COPY)).fetchall() if row[0] not in before]
+            defaults = tuple(cursor.execute(_DEFAULTS, (_COPY,)).fetchall())
+    except psycopg.Error as error:
+        return dataclasses.replace(facts, error=_said(error))
+    finally:
+        connection.remove_notice_handler(note)
+    return dataclasses.replace(facts, definition=made[0] if len(made) == 1 else None, defaults=defaults, messages=said)
+
+
+# The indexes and constraints of the copy, with the server's text of them.
+_OBJECTS = """
+SELECT i.indexrelid, pg_get_indexdef(i.indexrelid) FROM pg_index i
+WHERE i.indrelid = to_regclass('pg_temp.' || %s) AND NOT EXISTS (SELECT FROM pg_constraint k WHERE k.conindid = i.indexrelid)
+UNION ALL SELECT k.oid, pg_get_constraintdef(k.oid) FROM pg_constraint k WHERE k.conrelid = to_regclass('pg_temp.' || %s)
+"""
+
+_DEFAULTS = """
+SELECT a.attname, pg_get_expr(d.adbin, d.adrelid) FROM pg_attrdef d
+JOIN pg_attribute a ON a.attrelid = d.adrelid AND a.attnum = d.adnum AND a.attgenerated = ''
+WHERE d.adrelid = to_regclass('pg_temp.' || %s) ORDER BY a.attnum
+"""
+
+_LABELS = "SELECT ARRAY(SELECT e.enumlabel::text FROM pg_enum e WHERE e.enumtypid = %s ORDER BY e.enumsortorder)"
 
 _VOLATILE = "SELECT EXISTS (SELECT FROM pg_proc WHERE proname = ANY (%s) AND provolatile = 'v')"
 

@@ -94,6 +94,16 @@ def transaction(
 
 
 @contextlib.contextmanager
+def rolled_back(
+    connection: Connection, *, lock_timeout: timedelta, search_path: str = CATALOG_PATH
+) -> Iterator[Cursor]:
+    """A transaction that leaves nothing behind."""
+    inner = transaction(connection, lock_timeout=lock_timeout, search_path=search_path)
+    with connection.transaction(force_rollback=True), inner as cursor:
+        yield cursor
+
+
+@contextlib.contextmanager
 def settings(connection: Connection, **values: str) -> Iterator[None]:
     """Session settings for statements that cannot run in a transaction; restored afterwards."""
     connection.execute(_set(values))

@@ -1,0 +1,7 @@
+"""Every user has a country."""
+
+from zdmigrate import Migration, SetNotNull
+
+migration = Migration(
+    SetNotNull("users", "country", backfill="'??'"),
+)

@@ -1,0 +1,476 @@
+"""The steps that give one table its new shape, whatever number of changes declared it.
+
+All of them share one set of triggers, one backfill pass, one verification, one moment at which names change and one
+transaction that drops what is left. Two ways lead from an old column to its successor:
+
+* a plain `Rename` keeps the column, with everything that depends on it. A *shadow* under the new name serves version
+  N+1 until N is gone; then the column takes the name, and the shadow is dropped;
+* a `Replace` makes a new column that survives. Indexes and constraints are built on it, and take the originals' names
+  when the old column is dropped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+
+from zdmigrate import schema
+from zdmigrate.errors import Unsafe
+from zdmigrate.hazards import Hazard
+from zdmigrate.phases import Phase
+from zdmigrate.plan import Gate, LockMode, Step
+from zdmigrate.planning import carry, draft, notnull, probes, sync, synced, usertriggers
+from zdmigrate.planning.draft import ColumnMove, Drop, Fill, Rename, Replace, TableDraft
+from zdmigrate.planning.parts import (
+    Scope,
+    TableSteps,
+    alter,
+    drop_foreign_keys,
+    objects_of,
+    on,
+    transaction_step,
+)
+from zdmigrate.planning.synced import Swap, Synced
+from zdmigrate.sqltext import ident, literal
+
+ACCESS_EXCLUSIVE = LockMode.ACCESS_EXCLUSIVE
+
+
+def steps(scope: Scope, table: TableDraft) -> TableSteps:
+    """Everything that the moves of a table need."""
+    return _Reshaping(scope, table).made()
+
+
+class _Reshaping:
+    def __init__(self, scope: Scope, shape: TableDraft) -> None:
+        self.scope, self.shape, self.table = scope, shape, shape.live
+        self.renames = [m for m in shape.moves if isinstance(m, Rename)]
+        self.replaces = [m for m in shape.moves if isinstance(m, Replace)]
+        self.fills = [m for m in shape.moves if isinstance(m, Fill)]
+        self.drops = [m for m in shape.moves if isinstance(m, Drop)]
+        self.gone: list[ColumnMove] = [*self.replaces, *self.drops]
+        self.label = self._label()
+        self.synced = Synced(scope=scope, table=self.table, pairs=tuple(self._pairs()), label=self.label)
+        self.swap, self.retire = self._swaps()
+        self.copies = tuple(self._copies())
+
+    def made(self) -> TableSteps:
+        """In the order of the phases; the planner puts the changes' own steps in between."""
+        if not self.shape.moves:
+            return TableSteps()
+        if self.synced.pairs:
+            self.synced.refuse_unsyncable()
+        hazards, gates = self.synced.trigger_hazards() if self.synced.pairs else ((), ())
+        triggers = usertriggers.carried(self.table, [(m.column.name, m.new) for m in self.renames])
+        gone = usertriggers.dropped(self.table, self._leaving(kept=False))
+        return TableSteps(
+            first=tuple(self._first(triggers)),
+            last=tuple(self._last()),
+            reads=self.synced.reads if self.synced.pairs else (),
+            objects=tuple(dict.fromkeys(o for column in self._leaving() for o in objects_of(self.table, column))),
+            hazards=(*hazards, *self._announced()),
+            gates=(*gates, *triggers.gates, *gone),
+        )
+
+    def stages(self) -> tuple[tuple[Phase, Mapping[str, str]], ...]:
+        """What the columns are called after each phase that changes names."""
+        found: list[tuple[Phase, Mapping[str, str]]] = [(Phase.NONE, {})]
+        if self.swap.renames:
+            found.append((Phase.SWITCH_READS, self.swap.after))
+        if self.retire.renames:
+            found.append((Phase.RETIRE, self.retire.after))
+        return tuple(found)
+
+    def _label(self) -> str:
+        named = [
+            *(m.new for m in self.renames), *(m.name for m in self.replaces), *(m.name for m in self.fills),
+            *(m.column.name for m in self.drops),
+        ]  # fmt: skip
+        return ", ".join(dict.fromkeys(named))
+
+    def _leaving(self, *, kept: bool = True) -> list[str]:
+        """Old columns that nobody finds under their names in the end; with `kept` those that only changed the name."""
+        away = [m.column.name for m in self.gone]
+        return [*away, *(m.column.name for m in self.renames)] if kept else away
+
+    # What is kept equal.
+
+    def _pairs(self) -> Iterator[sync.SyncPair]:
+        """In the order in which they are synced: what fills a column in place comes first."""
+        known = self.table.column_names | {m.new for m in self.renames} | {m.beside for m in self.replaces}
+        known |= {m.name for m in self.fills}
+        for move in self.shape.moves:
+            match move:
+                case Rename(column=column, new=new):
+                    made = sync.SyncColumn(name=new, type=column.type)
+                    yield sync.SyncPair(
+                        columns=known, old=(_old(column),), new=(made,), up=(ident(column.name),), down=(ident(new),),
+                        keys=self._keys(column),
+                    )  # fmt: skip
+                case Replace(column=column):
+                    made = sync.SyncColumn(name=move.beside, type=move.type)
+                    yield sync.SyncPair(
+                        columns=known, old=(_old(column),), new=(made,), up=(move.up,), down=(move.down,),
+                        on_down_error=move.on_down_error, keys=self._keys(column),
+                    )  # fmt: skip
+                case Fill():
+                    made = sync.SyncColumn(name=move.name, type=move.type)
+                    yield sync.SyncPair(
+                        columns=known, old=(), new=(made,), up=(move.value,), down=(),
+                        null_is_unfilled=move.null_is_unfilled, volatile=move.volatile,
+                    )  # fmt: skip
+                case Drop(column=column, down=down) if down is not None:
+                    old = sync.SyncColumn(name=column.name, type=column.type)
+                    yield sync.SyncPair(columns=known, old=(old,), new=(), up=(), down=(down,))
+
+    def _keys(self, column: schema.Column) -> tuple[sync.UniqueKey, ...]:
+        return tuple(
+            sync.UniqueKey(name=i.name, keys=i.keys, nulls_distinct=not i.nulls_not_distinct, predicate=i.predicate)
+            for i in self._indexes(column)
+            if i.unique and not carry.checked_late(self.table, i)
+        )
+
+    def _indexes(self, column: schema.Column) -> tuple[schema.Index, ...]:
+        """Those on a column that outlive the migration."""
+        dropped = {m.column.name for m in self.drops}
+        return tuple(
+            i for i in self.table.indexes if column.name in i.columns and i.valid and not dropped & set(i.columns)
+        )
+
+    def _copies(self) -> Iterator[carry.IndexCopy]:
+        replaced = {m.column.name: m.beside for m in self.replaces}
+        later = {m.column.name: m.name for m in self.replaces}
+        shadowed = {m.column.name: m.new for m in self.renames}
+        retired = {m.column.name: self._shadow(m) for m in self.renames}
+        for index in self.table.indexes:
+            leaving: list[ColumnMove] = [*self.replaces, *self.renames]
+            moved = [m.column for m in leaving if m.column.name in index.columns]
+            if not moved or index not in self._indexes(moved[0]):
+                continue
+            if any(name in replaced for name in index.columns):
+                final = later | {m.column.name: m.new for m in self.renames}
+                yield carry.IndexCopy(original=index, names=replaced, later=(later, final))
+            if any(name in shadowed for name in index.columns):
+                names = (shadowed | later, retired | later)
+                yield carry.IndexCopy(original=index, names=shadowed | replaced, later=names, kind="sx")
+
+    # Names.
+
+    def _swaps(self) -> tuple[Swap, Swap]:
+        taking = [m for m in self.replaces if m.beside != m.name]
+        at_switch = [(m.column.name, self._retired(m.column)) for m in taking]
+        at_switch += [(m.beside, m.name) for m in taking]
+        renamed = [m for m in self.replaces if m.beside == m.name]
+        leaving: list[ColumnMove] = [*renamed, *self.drops]
+        away = [(m.column.name, self._retired(m.column)) for m in leaving]
+        shadows = [(m.new, self._shadow(m)) for m in self.renames]
+        switched = dict(at_switch)
+        retired = switched | dict(away) | dict(shadows) | {m.column.name: m.new for m in self.renames}
+        at_retire = (*away, *shadows, *((m.column.name, m.new) for m in self.renames))
+        return (
+            Swap(renames=tuple(at_switch), before={}, after=switched),
+            Swap(renames=at_retire, before=switched, after=retired),
+        )
+
+    def _retired(self, column: schema.Column) -> str:
+        return draft.retired(self.scope.migration, self.table, column.name)
+
+    def _shadow(self, move: Rename) -> str:
+        return self.scope.name("shadow", move.new, self.table.schema, self.table.name)
+
+    # Steps.
+
+    def _first(self, triggers: usertriggers.Carried) -> Iterator[Step]:
+        yield from self._expand()
+        if self.synced.pairs:
+            yield self._install(triggers)
+        if any(pair.new for pair in self.synced.pairs):
+            yield self.synced.fill()
+        yield from self._equip()
+        if self.renames or self.replaces:
+            switch = synced.switch_statement(self.scope.control, self.scope.migration)
+            yield self.synced.hand_over(switch, self.swap, self.retire.after)
+        if self.retire.renames:
+            yield self.synced.retire(self.retire, self._retire_title())
+        for move in self.gone:
+            yield from drop_foreign_keys(self.scope, self.table, move.column.name, self._retired(move.column))
+        yield from self._contract(triggers)
+
+    def _last(self) -> Iterator[Step]:
+        """What closes `backfill`, after the changes' own steps."""
+        filled = [c.name for pair in self.synced.pairs for c in pair.new]
+        if filled:
+            yield carry.analyze(self.scope, self.table, tuple(filled))
+            yield self.synced.verify()
+
+    def _expand(self) -> Iterator[Step]:
+        for move in self.shape.moves:
+            match move:
+                case Rename(column=column, new=name):
+                    title = f"add {name} beside {column.name}, nullable"
+                    yield self._add(name, column.type, move, title)
+                case Replace(column=column, beside=name):
+                    title = f"add {name} beside {column.name}, nullable"
+                    yield self._add(name, move.type, move, title)
+                case Fill(definition=definition) if definition is not None:
+                    yield self._add(move.name, move.type, move, f"add {move.name}")
+
+    def _add(self, name: str, type_: str, move: Rename | Replace | Fill, title: str) -> Step:
+        moved = None
+        if isinstance(move, Rename):
+            moved = self._shadow(move)
+        elif isinstance(move, Replace) and move.beside != move.name:
+            moved = self._retired(move.column)
+        definition, settings = self._definition(move), self._settings(move)
+        step = transaction_step(
+            self.scope, Phase.EXPAND, f"add.{name}", title,
+            probe=probes.column(self.table, name, type_=type_, moved=moved),
+            do=[alter(self.table, f"ADD COLUMN {definition}"), *settings],
+            undo=[alter(self.table, f"DROP COLUMN {ident(name)}")],
+            locks=on(self.table, ACCESS_EXCLUSIVE),
+        )  # fmt: skip
+        return dataclasses.replace(step, undo_loses=self._losses(name))
+
+    def _later(self, name: str) -> tuple[str, ...]:
+        """What else a column that is added here is called, later."""
+        return tuple(dict.fromkeys(names[name] for _, names in self.stages() if name in names))
+
+    def _definition(self, move: Rename | Replace | Fill) -> str:
+        if isinstance(move, Fill):
+            return move.definition or ""
+        column = move.column
+        name, type_ = (move.new, column.type) if isinstance(move, Rename) else (move.beside, move.type)
+        collation = f" COLLATE {column.collation}" if column.collation and not _retyped(move) else ""
+        return f"{ident(name)} {type_}{collation}"
+
+    def _settings(self, move: Rename | Replace | Fill) -> tuple[str, ...]:
+        if isinstance(move, Fill):
+            return move.settings
+        name = move.new if isinstance(move, Rename) else move.beside
+        return carry.settings(self.table, move.column, name, retyped=_retyped(move))
+
+    def _install(self, triggers: usertriggers.Carried) -> Step:
+        extra: list[str] = []
+        undo: list[str] = []
+        for pair in self.synced.pairs:
+            for name, default in sync.new_defaults(pair).items():
+                extra.append(alter(self.table, f"ALTER COLUMN {ident(name)} SET DEFAULT {default}"))
+        for move in self.shape.moves:
+            match move:
+                case Rename(new=name) | Replace(beside=name):
+                    undo += synced.reset_column(self.table, name, self._definition(move), self._settings(move))
+                case Fill(definition=definition) if definition is not None:
+                    if move.default is not None:
+                        extra.append(alter(self.table, f"ALTER COLUMN {ident(move.name)} SET DEFAULT {move.default}"))
+                    undo += synced.reset_column(self.table, move.name, definition, move.settings)
+        step = self.synced.install(*extra, *triggers.widen, undo=(*triggers.narrow, *undo))
+        losses = [q for m in self.fills if m.definition is not None for q in self._losses(m.name)]
+        return dataclasses.replace(step, undo_loses=(*step.undo_loses, *losses))
+
+    def _losses(self, name: str) -> tuple[tuple[Phase, str], ...]:
+        """Rows of a new column whose value nothing would bring back."""
+        pair = next((p for p in self.synced.pairs if any(c.name == name for c in p.new)), None)
+        if pair is None or pair.plain:
+            return ()
+        shown = literal(f"{self.table.schema}.{self.table.name}")
+        final = next((c.name for c in self.shape.columns if c.physical == name), name)
+        found = []
+        for phase, names in self.stages():
+            row = sync.Row(renamed=names)
+            condition = sync.lost(pair, row)
+            query = (
+                f"SELECT format('row %s of %s has a value of its own in %s', ctid, {shown}, {literal(final)}) "
+                f"FROM {ident(self.table.schema, self.table.name)} WHERE {condition} LIMIT 5"
+            )
+            found.append((phase, query))
+        return tuple(found)
+
+    def _equip(self) -> Iterator[Step]:
+        """Indexes and constraints of the new columns."""
+        scope, table = self.scope, self.table
+        for copy in self.copies:
+            yield from copy.build(scope, table)
+        for move in self.replaces:
+            if move.not_null:
+                yield from notnull.proven(scope, table, move.beside, Phase.BACKFILL, self._later(move.beside))
+        for fill in self.fills:
+            if fill.not_null:
+                made = notnull.conventional(table, fill.called or fill.name)
+                yield from notnull.proven(scope, table, fill.name, Phase.BACKFILL, self._later(fill.name), made=made)
+        names = {m.column.name: m.beside for m in self.replaces}
+        for constraint in self._constraints("c"):
+            yield from carry.check(scope, table, constraint, names)
+        for constraint in self._constraints("f"):
+            yield from carry.foreign_key(scope, table, constraint, names)
+        for index in (c.original for c in self.copies if c.kind == "ix"):
+            backed = next((k for k in self._constraints("u") if k.name == index.constraint), None)
+            if backed is not None:
+                yield carry.unique_constraint(scope, table, index, backed)
+
+    def _constraints(self, kinds: str) -> tuple[schema.Constraint, ...]:
+        """Those on replaced columns that outlive the migration."""
+        moved, dropped = {m.column.name for m in self.replaces}, {m.column.name for m in self.drops}
+        return tuple(
+            k
+            for k in self.table.constraints
+            if k.kind in kinds and moved & set(k.columns) and not dropped & set(k.columns)
+        )
+
+    def _retire_title(self) -> str:
+        away = [m.column.name for m in self.gone if not isinstance(m, Replace) or m.beside == m.name]
+        said = []
+        if away:
+            said.append(f"rename {', '.join(away)} out of the way" + (", still synced" if self.synced.pairs else ""))
+        said += [
+            f"{m.column.name} takes the name {m.new}, its shadow goes out of the way, still synced"
+            for m in self.renames
+        ]
+        return "; ".join(said)
+
+    def _contract(self, triggers: usertriggers.Carried) -> Iterator[Step]:
+        table = self.table
+        left = [self._retired(m.column) for m in self.gone]
+        left += [self._shadow(m) for m in self.renames]
+        remove = self.synced.remove() if self.synced.pairs else ()
+        final = [text for m in self.fills for text in m.final]
+        if not left and not remove:
+            return
+        gone = ", ".join(m.column.name for m in self.gone)
+        said = [f"drop what was {gone}"] * bool(gone)
+        said += [f"drop the shadow of {', '.join(m.new for m in self.renames)}"] * bool(self.renames)
+        said = said or [f"stop filling {self.label}"]
+        takes_away = bool(left) or not all(m.serves_old for m in self.fills)
+        probe = (
+            probes.columns_absent(table, tuple(left))
+            if left
+            else probes.triggers_absent(table, self.synced.trigger_names)
+        )
+        yield transaction_step(
+            self.scope, Phase.CONTRACT, f"drop.{left[0]}" if left else f"unsync.{self.label}", "; ".join(said),
+            probe=probe,
+            do=[
+                *(s for s in remove if s.startswith("DROP TRIGGER")),
+                *triggers.final,
+                *self._late_defaults(), *final,
+                *([alter(table, *(f"DROP COLUMN {ident(name)}" for name in left))] if left else ()),
+                *self._final_names(),
+                *(s for s in remove if s.startswith("DROP FUNCTION")),
+            ],
+            undo=() if left or final else self.synced.install(undo=()).do,
+            locks=on(table, ACCESS_EXCLUSIVE), takes_away=takes_away, irreversible=bool(left or final),
+        )  # fmt: skip
+
+    def _late_defaults(self) -> Iterator[str]:
+        target = ident(self.table.schema, self.table.name)
+        for move in self.replaces:
+            column = move.column
+            if move.default is not None:
+                yield alter(self.table, f"ALTER COLUMN {ident(move.name)} SET DEFAULT {move.default}")
+            for name in column.owned_sequences:
+                yield f"ALTER SEQUENCE {name} OWNED BY {target}.{ident(move.name)}"
+
+    def _final_names(self) -> Iterator[str]:
+        for copy in self.copies:
+            if copy.kind == "ix" and copy.original.constraint is None:
+                yield from copy.take_names(self.scope, self.table)
+        for constraint in self._constraints("cfu"):
+            made = carry.constraint_name(self.scope, self.table, constraint)
+            yield alter(self.table, f"RENAME CONSTRAINT {ident(made)} TO {ident(constraint.name)}")
+        if self.scope.snapshot.major >= 18:
+            for move in (m for m in self.replaces if m.not_null):
+                kept = (k.name for k in self.table.constraints if k.kind == "n" and k.columns == (move.column.name,))
+                name = next(kept, notnull.conventional(self.table, move.name))
+                made = notnull.name(self.scope, self.table, move.beside)
+                yield alter(self.table, f"RENAME CONSTRAINT {ident(made)} TO {ident(name)}")
+
+    # What a reviewer must know.
+
+    def _announced(self) -> Iterator[Hazard]:
+        if any(pair.keys for pair in self.synced.pairs):
+            yield Hazard(
+                id="C13", phase=Phase.BACKFILL,
+                message=f"a transaction that inserts more than {sync.KEY_LOCKS} rows can meet 23505 where ON CONFLICT "
+                f"on the old column would have found the row, if another session inserts the same key at once",
+                remedy="insert in smaller transactions, or retry on 23505",
+            )  # fmt: skip
+        for move in self.drops:
+            lost = [i.name for i in self.table.indexes if move.column.name in i.columns]
+            if lost:
+                message = f"dropping {move.column.name} drops the indexes {', '.join(lost)}"
+                remedy = "build what the queries still need before this migration"
+                yield Hazard(id="C17", phase=Phase.CONTRACT, message=message, remedy=remedy)
+
+
+def explicit_null(column: schema.Column, new: str) -> tuple[Hazard, Gate] | None:
+    """What a volatile default means for a column that is replaced or renamed, and may be NULL."""
+    if not column.default_volatile or column.not_null:
+        return None
+    message = (
+        f"{column.name} has a volatile default, so until contract an explicit NULL that N+1 inserts into {new} means the "
+        "default"
+    )
+    remedy = 'make the column NOT NULL first, or accept it: --override explicit_null="reason"'
+    hazard = Hazard(id="C10", phase=Phase.DUAL_WRITE, message=message, remedy=remedy, accept="explicit_null")
+    gate = Gate(name="explicit_null", phase=Phase.DUAL_WRITE, detail=f"{message}; {remedy}", exit_code=6)
+    return hazard, gate
+
+
+def refuse_unreplaceable(shape: TableDraft, column: schema.Column, *, doing: str) -> None:
+    """Refuse what cannot be carried to a new column.
+
+    Raises:
+        Unsafe: names it, with the remedy.
+    """
+    table = shape.live
+    shown = f"{shape.shown}.{column.name}"
+    found = {
+        "an identity column": bool(column.identity),
+        "a generated column": bool(column.generated),
+        "part of the partition key": column.name in table.partition_columns,
+        "part of the primary key": any(i.primary and column.name in i.columns for i in table.indexes),
+        "part of the replica identity": any(i.replica_identity and column.name in i.columns for i in table.indexes),
+        "part of an exclusion constraint": any(k.kind == "x" and column.name in k.columns for k in table.constraints),
+    }
+    for what, there in found.items():
+        if there:
+            raise Unsafe(f"{shown} is {what}, which cannot be {doing} beside it", hint="keep the column as it is")
+    if table.partitioned and any(i.constraint and column.name in i.columns for i in table.indexes):
+        raise Unsafe(
+            f"{shown} has a unique constraint on a partitioned table, which cannot be built concurrently",
+            hint="replace the constraint by a unique index first",
+        )
+    if any(k.kind == "u" and k.deferrable and column.name in k.columns for k in table.constraints):
+        raise Unsafe(
+            f"{shown} has a deferrable unique constraint: its copy would be immediate while it is built, and refuse "
+            "version N's writes",
+            hint="make the constraint immediate first",
+        )
+    if any(i.nulls_not_distinct and column.name in i.columns and i.constraint for i in table.indexes):
+        raise Unsafe(f"{shown} has a NULLS NOT DISTINCT constraint", hint="replace it by a unique index first")
+    refuse_unhashable(table, column)
+
+
+def refuse_unhashable(table: schema.Table, column: schema.Column) -> None:
+    """Refuse unique keys whose concurrent upserts cannot be made to queue.
+
+    Raises:
+        Unsafe: a column of such a key has a type without a hash function.
+    """
+    keyed = [c for i in table.indexes if i.unique and column.name in i.columns for c in i.columns]
+    if any(not c.hashable for c in table.columns if c.name in keyed):
+        raise Unsafe(
+            f"a unique index on {table.schema}.{table.name}.{column.name} has a column whose type has no hash function, so "
+            "concurrent upserts of one key cannot be made to queue",
+            hint="drop the unique index first",
+        )
+
+
+def _old(column: schema.Column) -> sync.SyncColumn:
+    return sync.SyncColumn(
+        name=column.name, type=column.type, default=column.default,
+        default_volatile=bool(column.default_volatile) or bool(column.identity),
+    )  # fmt: skip
+
+
+def _retyped(move: Rename | Replace) -> bool:
+    return isinstance(move, Replace) and move.type != move.column.type
