@@ -10,13 +10,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from zdmigrate.changes.add_check import AddCheck as AddCheck
     from zdmigrate.changes.add_column import AddColumn as AddColumn
+    from zdmigrate.changes.add_exclusion import AddExclusion as AddExclusion
+    from zdmigrate.changes.add_foreign_key import AddForeignKey as AddForeignKey
     from zdmigrate.changes.add_identity import AddIdentity as AddIdentity
+    from zdmigrate.changes.add_primary_key import AddPrimaryKey as AddPrimaryKey
+    from zdmigrate.changes.add_unique import AddUnique as AddUnique
     from zdmigrate.changes.change_type import ChangeType as ChangeType
     from zdmigrate.changes.drop_column import DropColumn as DropColumn
+    from zdmigrate.changes.drop_constraint import DropConstraint as DropConstraint
     from zdmigrate.changes.drop_default import DropDefault as DropDefault
     from zdmigrate.changes.drop_not_null import DropNotNull as DropNotNull
     from zdmigrate.changes.rename_column import RenameColumn as RenameColumn
+    from zdmigrate.changes.rename_constraint import RenameConstraint as RenameConstraint
     from zdmigrate.changes.set_comment import SetComment as SetComment
     from zdmigrate.changes.set_default import SetDefault as SetDefault
     from zdmigrate.changes.set_not_null import SetNotNull as SetNotNull
@@ -27,15 +34,22 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "AddCheck": "zdmigrate.changes.add_check",
     "AddColumn": "zdmigrate.changes.add_column",
+    "AddExclusion": "zdmigrate.changes.add_exclusion",
+    "AddForeignKey": "zdmigrate.changes.add_foreign_key",
     "AddIdentity": "zdmigrate.changes.add_identity",
+    "AddPrimaryKey": "zdmigrate.changes.add_primary_key",
+    "AddUnique": "zdmigrate.changes.add_unique",
     "ChangeType": "zdmigrate.changes.change_type",
     "DropColumn": "zdmigrate.changes.drop_column",
+    "DropConstraint": "zdmigrate.changes.drop_constraint",
     "DropDefault": "zdmigrate.changes.drop_default",
     "DropNotNull": "zdmigrate.changes.drop_not_null",
     "Migration": "zdmigrate.migration",
     "Phase": "zdmigrate.phases",
     "RenameColumn": "zdmigrate.changes.rename_column",
+    "RenameConstraint": "zdmigrate.changes.rename_constraint",
     "SetComment": "zdmigrate.changes.set_comment",
     "SetDefault": "zdmigrate.changes.set_default",
     "SetNotNull": "zdmigrate.changes.set_not_null",
@@ -43,15 +57,22 @@ _HOME = {
 }
 
 __all__ = [
+    "AddCheck",
     "AddColumn",
+    "AddExclusion",
+    "AddForeignKey",
     "AddIdentity",
+    "AddPrimaryKey",
+    "AddUnique",
     "ChangeType",
     "DropColumn",
+    "DropConstraint",
     "DropDefault",
     "DropNotNull",
     "Migration",
     "Phase",
     "RenameColumn",
+    "RenameConstraint",
     "SetComment",
     "SetDefault",
     "SetNotNull",

@@ -130,7 +130,7 @@ class Step:
     @property
     def renames(self) -> bool:
         """Whether the step changes names under which queries of other steps find columns."""
-        return self.phase is not Phase.CONTRACT and any(" RENAME " in statement for statement in self.do)
+        return self.phase is not Phase.CONTRACT and any(" RENAME COLUMN " in statement for statement in self.do)
 
     @property
     def is_probed(self) -> bool:

@@ -85,6 +85,8 @@ class Constraint:
     """Schema and name of the table that a foreign key points to."""
     inherited: bool = False
     comment: str | None = None
+    needed_by: tuple[str, ...] = ()
+    """What depends on the constraint itself: foreign keys on a key, views that group by it."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,6 +180,8 @@ class Table:
     inherits: bool = False
     may_create: bool = True
     """Whether the connected role may create indexes: that needs CREATE on the table's schema."""
+    may_reference: bool = True
+    """Whether the connected role may make foreign keys to the table."""
     rules: tuple[str, ...] = ()
     publications: tuple[str, ...] = ()
     sequences: tuple[Sequence, ...] = ()

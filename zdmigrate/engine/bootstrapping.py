@@ -6,12 +6,14 @@ import hashlib
 from datetime import timedelta
 
 from zdmigrate import schema
+from zdmigrate.changes.base import OneShot
 from zdmigrate.control.store import Event, Store
 from zdmigrate.engine import planned
 from zdmigrate.errors import Drift, Irreversible, Unsafe
 from zdmigrate.migration import MigrationFile
 from zdmigrate.phases import Phase
 from zdmigrate.planning import planner, sync
+from zdmigrate.planning.draft import Unanswered
 from zdmigrate.postgres import session
 from zdmigrate.postgres.session import Connection
 
@@ -68,10 +70,8 @@ def _bring(
     """
     statements: list[str] = []
     there: set[bool] = set()
-    for position, change in enumerate(file.changes):
-        if position:
-            snapshot = planned.read(connection, [file], control)
-        one = change.one_shot(planner.scope_of(file, snapshot, position))
+    for position in range(len(file.changes)):
+        one = _one_shot(connection, file, position, control, snapshot if position == 0 else None)
         there |= set() if one.there is None else {one.there}
         if len(there) > 1:
             raise Drift(
@@ -81,6 +81,27 @@ def _bring(
             cursor.execute(statement.encode())
             statements.append(statement)
     return statements
+
+
+def _one_shot(
+    connection: Connection, file: MigrationFile, position: int, control: str, snapshot: schema.Snapshot | None
+) -> OneShot:
+    """What one change says, when the server has answered all that it asks."""
+    asked: tuple[schema.Question, ...] = ()
+    while True:
+        if snapshot is None:
+            # Rolled back, with the settings of the read.
+            with connection.transaction(force_rollback=True):
+                snapshot = planned.read(connection, [file], control, asked)
+        scope = planner.scope_of(file, snapshot, position)
+        try:
+            found = file.changes[position].one_shot(scope)
+        except Unanswered:
+            pass
+        else:
+            if not scope.draft.questions:
+                return found
+        asked, snapshot = (*asked, *scope.draft.questions), None
 
 
 def adopted_cannot_go_back(id_: str) -> Irreversible:

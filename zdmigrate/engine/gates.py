@@ -66,8 +66,8 @@ def refusal(checked: list[tuple[Gate, GateState]], phase: Phase) -> ZdmigrateErr
 
 OVERRIDABLE = frozenset(
     (
-        "drained", "dual_writers", "explicit_null", "functions", "identity_numbers", "old_reads_null", "publication",
-        "retire_soak", "rewrite", "soak", "table_triggers", "warm_connections",
+        "drained", "dual_writers", "exclusion_scan", "explicit_null", "functions", "identity_numbers", "immediate_unique",
+        "old_reads_null", "publication", "retire_soak", "rewrite", "soak", "table_triggers", "warm_connections",
     )
 )  # fmt: skip
 FIRM = frozenset(("requires", "verified"))

@@ -17,11 +17,17 @@ from zdmigrate.postgres import catalog
 from zdmigrate.postgres.session import Connection
 
 
-def read(connection: Connection, files: Iterable[MigrationFile], control_schema: str) -> schema.Snapshot:
+def read(
+    connection: Connection,
+    files: Iterable[MigrationFile],
+    control_schema: str,
+    asked_before: Iterable[schema.Question] = (),
+) -> schema.Snapshot:
     """The snapshot that the files' changes need: the planner says what it must still know, until it asks nothing."""
     files = list(files)
     names = {(target.schema, target.table) for f in files for change in f.changes for target in change.targets()}
-    questions: dict[schema.Question, None] = {}
+    questions = dict.fromkeys(asked_before)
+    names |= {(q.schema, q.table) for q in questions if q.table}
     while True:
         snapshot = catalog.snapshot(connection, names, tuple(questions), control_schema=control_schema)
         asked = [q for file in files for q in planner.questions(file, snapshot) if q not in questions]

@@ -102,6 +102,17 @@ class DraftColumn:
     computed: bool = True
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class AddedConstraint:
+    """A constraint that the migration adds in `phase`. `columns` are those of a key in order, or all that it mentions."""
+
+    name: str
+    kind: str
+    columns: tuple[str, ...]
+    phase: Phase
+    deferrable: bool = False
+
+
 class TableDraft:
     """One table: as it is (`live`), and as the migration makes it. `place` begins the ids of its own steps."""
 
@@ -111,6 +122,8 @@ class TableDraft:
         self._columns = {c.name: _unchanged(c) for c in live.columns}
         self._gone: dict[str, str] = {}
         self._settled: set[str] = set()
+        self._added: list[AddedConstraint] = []
+        self._lost: dict[str, str] = {}
 
     @property
     def shown(self) -> str:
@@ -176,6 +189,7 @@ class TableDraft:
     def rename(self, old: str, new: str) -> None:
         """Another name for a column."""
         live, found = self.live_column(old), self.column(old)
+        self._refuse_constrained(old, "renamed")
         self.refuse_taken(new)
         if old in self._settled:
             raise Unsafe(
@@ -212,6 +226,7 @@ class TableDraft:
         `default` is what its default is in the end, if it has one.
         """
         live = self.live_column(name)
+        self._refuse_constrained(name, "changed")
         move = self._move(live.name)
         if isinstance(move, Replace):
             raise Unsafe(f"the type of {self.shown}.{name} is changed twice", hint="change it once")
@@ -255,6 +270,7 @@ class TableDraft:
     def drop(self, name: str, down: str | None) -> None:
         """A column that is no longer there."""
         live = self.live_column(name)
+        self._refuse_constrained(name, "dropped")
         if self._move(live.name) is not None or live != self.live.column(live.name):
             raise Unsafe(
                 f"{self.shown}.{name} is changed and dropped by the same migration", hint="keep one of the two"
@@ -304,6 +320,75 @@ class TableDraft:
         self._settled.add(name)
         return name
 
+    @property
+    def added(self) -> tuple[AddedConstraint, ...]:
+        """The constraints that the migration adds."""
+        return tuple(self._added)
+
+    @property
+    def names_taken(self) -> frozenset[str]:
+        """Names of constraints and indexes that are there before the end, or that the migration makes."""
+        return self.live.relation_names | {added.name for added in self._added} | set(self._lost)
+
+    def constraint(self, name: str) -> schema.Constraint:
+        """The constraint as it is in the catalog.
+
+        Raises:
+            Unsafe: there is none, or another change of the migration is about it.
+        """
+        if any(added.name == name for added in self._added):
+            raise Unsafe(
+                f"the constraint {name} of {self.shown} is added by the same migration",
+                hint="add it as it is meant to be, or not at all",
+            )
+        if name in self._lost:
+            raise Unsafe(
+                f"the constraint {name} of {self.shown} is {self._lost[name]} by the same migration",
+                hint="keep one of the two changes",
+            )
+        found = next((k for k in self.live.constraints if k.name == name), None)
+        if found is None:
+            known = ", ".join(sorted(k.name for k in self.live.constraints)) or "none"
+            raise Unsafe(f"{self.shown} has no constraint {name!r}", hint=f"its constraints are: {known}")
+        return found
+
+    def constrain(self, constraint: AddedConstraint) -> None:
+        """A constraint that was not there.
+
+        Raises:
+            Unsafe: its name is taken.
+        """
+        name = constraint.name
+        if name in self.names_taken:
+            still = f", which is {self._lost[name]} only at the end" if name in self._lost else ""
+            raise Unsafe(
+                f"{self.shown} already has a constraint or index {name!r}{still}",
+                hint="give it another name; if it is the one that is meant, record the migration as adopted: "
+                "zdmigrate bootstrap",
+            )
+        self._added.append(constraint)
+
+    def drop_constraint(self, name: str) -> None:
+        """A constraint that is no longer there."""
+        self._lost[name] = "dropped"
+
+    def drops_constraint(self, name: str) -> bool:
+        """Whether the migration drops it."""
+        return self._lost.get(name) == "dropped"
+
+    def rename_constraint(self, old: str, new: str) -> None:
+        """Another name for a constraint, and for its index: what is copied from it takes that one in the end."""
+        constraints = (dataclasses.replace(k, name=new) if k.name == old else k for k in self.live.constraints)
+        indexes = (
+            dataclasses.replace(i, name=new, constraint=new) if i.constraint == old else i for i in self.live.indexes
+        )
+        self.live = dataclasses.replace(self.live, constraints=tuple(constraints), indexes=tuple(indexes))
+        self._lost[old] = "renamed"
+
+    def moved(self, column: str) -> Move | None:
+        """What happens to a column of the catalog, but for a fill."""
+        return self._move(column)
+
     def retype(self, name: str, type_: str) -> None:
         """Note that a column is of another type in the new shape, in the same place."""
         self._columns[name] = dataclasses.replace(self.column(name), type=type_)
@@ -343,6 +428,15 @@ class TableDraft:
             return None if found == ident(name) else found
 
         return replace_columns(text, known)
+
+    def _refuse_constrained(self, name: str, doing: str) -> None:
+        """What a constraint of the migration says of a column must be said of it as it is in the end."""
+        found = [added.name for added in self._added if name in added.columns]
+        if found:
+            raise Unsafe(
+                f"{self.shown}.{name} is {doing} after {found[0]} was added to it by the same migration",
+                hint="put the change of the column first",
+            )
 
     def _move(self, name: str) -> Move | None:
         """What happens to a column of the catalog, but for a fill."""

@@ -167,12 +167,20 @@ def index(schema_name: str, name: str, tails: tuple[str, ...]) -> str:
     )
 
 
-def index_attached(schema_name: str, name: str) -> str:
-    """Done when the partition's index has a parent."""
+def index_attached(schema_name: str, name: str, *, completes: tuple[str, str] | None = None) -> str:
+    """Done when the partition's index has a parent; `completes` is an index that must be valid then."""
+    whole = ""
+    if completes is not None:
+        shown = ".".join(completes)
+        partial = f"a partition has nothing of {shown}: it was attached after the plan was made"
+        valid = (
+            f"SELECT FROM pg_index i WHERE i.indexrelid = to_regclass({literal(ident(*completes))}) AND i.indisvalid"
+        )
+        whole = f"WHEN NOT EXISTS ({valid}) THEN {literal(partial)} "
     return (
-        "SELECT CASE WHEN EXISTS (SELECT FROM pg_inherits h JOIN pg_class c ON c.oid = h.inhrelid "
+        "SELECT CASE WHEN NOT EXISTS (SELECT FROM pg_inherits h JOIN pg_class c ON c.oid = h.inhrelid "
         f"JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = {literal(schema_name)} "
-        f"AND c.relname = {literal(name)}) THEN 'done' ELSE 'todo' END"
+        f"AND c.relname = {literal(name)}) THEN 'todo' {whole}ELSE 'done' END"
     )
 
 
@@ -190,6 +198,42 @@ def constraint(table: schema.Table, name: str) -> str:
     return f"SELECT CASE WHEN EXISTS (SELECT FROM {_constraint(table, name)}) THEN 'done' ELSE 'todo' END"
 
 
+def constraint_as(table: schema.Table, name: str, definition: str | None) -> str:
+    """Done when the constraint is there, validated or not, with this definition (None: with any)."""
+    if definition is None:
+        return constraint(table, name)
+    plain = definition.replace('"', "")
+    shown = f"{table.schema}.{table.name}"
+    other = f"the constraint {name} of {shown} exists with another definition than the plan's ({definition})"
+    return (
+        "SELECT coalesce((SELECT CASE WHEN replace(pg_get_constraintdef(k.oid), '\"', '') IN "
+        f"({literal(plain)}, {literal(plain + ' NOT VALID')}) THEN 'done' ELSE {literal(other)} END "
+        f"FROM {_constraint(table, name)}), 'todo')"
+    )
+
+
+def constraint_gone(table: schema.Table, name: str, kind: str) -> str:
+    """Done when there is no constraint of the name; one of another kind is another one."""
+    other = f"the constraint {name} of {table.schema}.{table.name} is of another kind than the one that the plan drops"
+    return (
+        f"SELECT coalesce((SELECT CASE WHEN k.contype = {literal(kind)} THEN 'todo' ELSE {literal(other)} END "
+        f"FROM {_constraint(table, name)}), 'done')"
+    )
+
+
+def constraint_renamed(table: schema.Table, before: str, after: str) -> str:
+    """Done when the constraint `after` is there and `before` is not."""
+    shown = f"{table.schema}.{table.name}"
+    both = f"{shown} has both constraints {before} and {after}"
+    lost = f"{shown} has neither constraint {before} nor {after}"
+    return (
+        f"SELECT CASE (SELECT array_agg(k.conname::text ORDER BY k.conname = {literal(after)}) "
+        f"FROM {_constraint(table, before, after)}) WHEN ARRAY[{literal(before)}] THEN 'todo' "
+        f"WHEN ARRAY[{literal(after)}] THEN 'done' WHEN ARRAY[{literal(before)}, {literal(after)}] THEN {literal(both)} "
+        f"ELSE {literal(lost)} END"
+    )
+
+
 def constraint_absent(table: schema.Table, name: str, *, unless_column: str) -> str:
     """Done when the constraint is gone, or the column is: then a constraint of that name is another one."""
     return (
@@ -199,12 +243,8 @@ def constraint_absent(table: schema.Table, name: str, *, unless_column: str) -> 
 
 
 def validated(table: schema.Table, name: str) -> str:
-    """Done when the constraint is validated."""
-    gone = f"constraint {name} of {table.schema}.{table.name} is missing"
-    return (
-        "SELECT coalesce((SELECT CASE WHEN k.convalidated THEN 'done' ELSE 'todo' END "
-        f"FROM {_constraint(table, name)}), {literal(gone)})"
-    )
+    """Done when the constraint is validated. Before its phase begins it is not even there."""
+    return f"SELECT CASE WHEN EXISTS (SELECT FROM {_constraint(table, name)} AND k.convalidated) THEN 'done' ELSE 'todo' END"
 
 
 def not_null(table: schema.Table, names: tuple[str, ...], helper: str | None = None) -> str:
@@ -282,8 +322,9 @@ def _attribute(table: schema.Table, *names: str) -> str:
     )
 
 
-def _constraint(table: schema.Table, name: str) -> str:
+def _constraint(table: schema.Table, *names: str) -> str:
     return (
         "pg_constraint k JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace "
-        f"WHERE n.nspname = {literal(table.schema)} AND c.relname = {literal(table.name)} AND k.conname = {literal(name)}"
+        f"WHERE n.nspname = {literal(table.schema)} AND c.relname = {literal(table.name)} "
+        f"AND k.conname IN ({', '.join(map(literal, names))})"
     )

@@ -91,7 +91,8 @@ SELECT n.nspname, c.relname, c.oid::bigint, c.relkind, pg_get_userbyid(c.relowne
              OR EXISTS (SELECT FROM pg_publication_rel r WHERE r.prpubid = p.oid AND r.prrelid = c.oid AND r.prattrs IS NULL)
              OR EXISTS (SELECT FROM pg_publication_namespace s WHERE s.pnpubid = p.oid AND s.pnnspid = n.oid)),
        ARRAY(SELECT r.rulename::text FROM pg_rewrite r WHERE r.ev_class = c.oid),
-       has_schema_privilege(n.oid, 'CREATE'), obj_description(c.oid, 'pg_class')
+       has_schema_privilege(n.oid, 'CREATE'), has_any_column_privilege(c.oid, 'REFERENCES'),
+       obj_description(c.oid, 'pg_class')
 FROM pg_class c
 JOIN pg_namespace n ON n.oid = c.relnamespace
 JOIN unnest(%s::text[], %s::text[]) w(schema, name) ON n.nspname = w.schema AND c.relname = w.name
@@ -174,7 +175,19 @@ SELECT k.conrelid::bigint, k.conname, k.contype::text,
              JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.attnum ORDER BY u.place),
        pg_get_constraintdef(k.oid), k.convalidated, k.condeferrable, k.condeferred,
        (SELECT ARRAY[fn.nspname::text, f.relname::text] FROM pg_class f JOIN pg_namespace fn ON fn.oid = f.relnamespace
-        WHERE f.oid = k.confrelid), NOT k.conislocal, obj_description(k.oid, 'pg_constraint')
+        WHERE f.oid = k.confrelid), NOT k.conislocal, obj_description(k.oid, 'pg_constraint'),
+       ARRAY(SELECT DISTINCT CASE
+                 WHEN fk.oid IS NOT NULL THEN format('the foreign key %%s of %%s.%%s', fk.conname, rn.nspname, r.relname)
+                 ELSE coalesce(pg_describe_object('pg_class'::regclass, w.ev_class, 0),
+                               pg_describe_object(d.classid, d.objid, 0)) END
+             FROM pg_depend d
+             LEFT JOIN pg_constraint fk ON d.classid = 'pg_constraint'::regclass AND fk.oid = d.objid AND fk.contype = 'f'
+             LEFT JOIN pg_class r ON r.oid = fk.conrelid LEFT JOIN pg_namespace rn ON rn.oid = r.relnamespace
+             LEFT JOIN pg_rewrite w ON d.classid = 'pg_rewrite'::regclass AND w.oid = d.objid
+             WHERE d.deptype = 'n' AND k.contype IN ('p', 'u', 'x') AND coalesce(fk.conparentid, 0) = 0
+               AND (d.refclassid = 'pg_constraint'::regclass AND d.refobjid = k.oid
+                    OR d.refclassid = 'pg_class'::regclass AND d.refobjid = k.conindid)
+             ORDER BY 1)
 FROM pg_constraint k
 WHERE k.conrelid = ANY (%s) AND k.contype IN ('c', 'f', 'n', 'p', 'u', 'x')
 ORDER BY k.conrelid, k.conname
@@ -274,7 +287,8 @@ def _tables(cursor: session.Cursor, wanted: Sequence[Name], control_schema: str)
             schema.Table(
                 schema=row[0], name=row[1], oid=oid, kind=row[3], owner=row[4], owned=row[5], is_partition=row[6],
                 inherits=row[7], rows=row[8], bytes=row[9], partition_columns=tuple(row[10]), publications=tuple(row[11]),
-                rules=tuple(row[12]), may_create=row[13], comment=row[14], sequences=tuple(sequences[oid]),
+                rules=tuple(row[12]), may_create=row[13], may_reference=row[14], comment=row[15],
+                sequences=tuple(sequences[oid]),
                 columns=tuple(_with_hash(cursor, column) if column.name in unique else column for column in columns[oid]),
                 indexes=tuple(indexes[oid]), constraints=tuple(constraints[oid]),
                 triggers=tuple(t for home, t in triggers[oid] if home != control_schema),
@@ -324,6 +338,7 @@ def _constraint(row: tuple[Any, ...]) -> schema.Constraint:
     return schema.Constraint(
         name=row[0], kind=row[1], columns=tuple(row[2]), definition=row[3], validated=row[4], deferrable=row[5],
         deferred=row[6], references=None if row[7] is None else (row[7][0], row[7][1]), inherited=row[8], comment=row[9],
+        needed_by=tuple(row[10]),
     )  # fmt: skip
 
 
