@@ -82,6 +82,42 @@ def _comment_end(text: str, place: int) -> int:
     return len(text)
 
 
+def statements(text: str) -> Iterator[str]:
+    """The statements of a script, without the semicolons between them (a rule's or an SQL function's own ones stay)."""
+    pieces: list[Token] = []
+    closing: list[str] = []
+    before = ""
+    for token in tokens(text):
+        word = token.text.lower() if token.kind in ("word", "other") else ""
+        if word == ";" and not closing:
+            yield from _solid(pieces)
+            pieces = []
+            continue
+        if word == "(":
+            closing.append(")")
+        elif (before, word) == ("begin", "atomic") or (word == "case" and "end" in closing):
+            closing.append("end")
+        elif closing and word == closing[-1]:
+            closing.pop()
+        pieces.append(token)
+        before = before if token.kind in ("space", "comment") else word
+    yield from _solid(pieces)
+
+
+def _solid(pieces: list[Token]) -> Iterator[str]:
+    if any(piece.kind not in ("space", "comment") for piece in pieces):
+        yield "".join(piece.text for piece in pieces).strip()
+
+
+def index_tail(definition: str) -> str:
+    """What follows USING in the server's text of an index: the access method, the keys, and so on."""
+    pieces = list(tokens(definition))
+    for index, piece in enumerate(pieces):
+        if piece.kind == "word" and piece.text == "USING":
+            return "".join(p.text for p in pieces[index + 1 :]).strip()
+    raise ValueError(f"not an index definition: {definition}")
+
+
 class AmbiguousName(ValueError):
     """A column's name is also a word of SQL, and stands where it could be either."""
 

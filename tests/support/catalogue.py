@@ -48,10 +48,12 @@ class Stage:
         self._server, self._case, self._names = server, case, list[str]()
         self._directory = directory
         self.changes = case.changes
-        (directory / f"{ID}.py").write_text(
-            f"import sqlalchemy as sa\nfrom zdmigrate import *\nmigration = Migration({', '.join(case.changes)})\n",
-            encoding="utf-8",
-        )
+        self.write(ID, *case.changes)
+
+    def write(self, id_: str, *changes: str) -> None:
+        """A migration file."""
+        text = f"import sqlalchemy as sa\nfrom zdmigrate import *\nmigration = Migration({', '.join(changes)})\n"
+        (self._directory / f"{id_}.py").write_text(text, encoding="utf-8")
 
     def make(self) -> str:
         """A database of its own."""
@@ -73,8 +75,10 @@ class Stage:
             return connection.execute(query.encode()).fetchall()
 
     @contextmanager
-    def project(self, name: str) -> Iterator[Project]:
-        config = Config(url=self._server.conninfo(name), dir=self._directory, lock_budget=timedelta(seconds=20))
+    def project(self, name: str, *, user: str = "postgres") -> Iterator[Project]:
+        config = Config(
+            url=self._server.conninfo(name, user=user), dir=self._directory, lock_budget=timedelta(seconds=20)
+        )
         with Project.open(config, report=lambda _: None) as project:
             yield project
 

@@ -58,7 +58,7 @@ class SetComment(Change):
     def targets(self) -> tuple[Target, ...]:
         if self.column is not None:
             return (Target(self.schema, self.table, self.column),)
-        return (Target(self.schema, self.table, of=self.constraint or self.index or "comment"),)
+        return (Target(self.schema, self.table, item=self.constraint or self.index or "comment"),)
 
     def describe(self) -> dict[str, Any]:
         return {"change": "SetComment", **dataclasses.asdict(self)}

@@ -234,6 +234,15 @@ class Store:
             ),
         )  # fmt: skip
 
+    def was_done(self, connection: Connection, id_: str, step: str) -> bool:
+        """Whether the audit says that a step was done, and not undone since."""
+        statement = (
+            "SELECT action = 'do' FROM {event} WHERE project = %s AND migration = %s AND step = %s "
+            "AND action IN ('do', 'undo') AND outcome = 'done' ORDER BY number DESC LIMIT 1"
+        )
+        row = self._run(connection, statement, (self.project, id_, step)).fetchone()
+        return bool(row and row[0])
+
     def history(self, connection: Connection, id_: str | None, limit: int) -> list[HistoryEntry]:
         """The newest `limit` entries of the audit."""
         statement = (

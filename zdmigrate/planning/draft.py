@@ -114,14 +114,19 @@ class AddedConstraint:
 
 
 class TableDraft:
-    """One table: as it is (`live`), and as the migration makes it. `place` begins the ids of its own steps."""
+    """One table: as it is (`live`), and as the migration makes it. `place` begins the ids of its own steps.
 
-    def __init__(self, live: schema.Table, place: int, *, fresh: bool = False) -> None:
-        self.live, self.place, self.fresh = live, place, fresh
+    `made_by` are the statements that make it, where the migration does: then it is `fresh`.
+    """
+
+    def __init__(self, live: schema.Table, place: int, *, made_by: tuple[str, ...] = ()) -> None:
+        self.live, self.place, self.made_by, self.fresh = live, place, made_by, bool(made_by)
+        self._closed: str | None = None
         self.moves: list[Move] = []
         self._columns = {c.name: _unchanged(c) for c in live.columns}
         self._gone: dict[str, str] = {}
         self._settled: set[str] = set()
+        self._kept: dict[str, str] = {}
         self._added: list[AddedConstraint] = []
         self._lost: dict[str, str] = {}
 
@@ -129,6 +134,22 @@ class TableDraft:
     def shown(self) -> str:
         """``schema.table``, for people."""
         return f"{self.live.schema}.{self.live.name}"
+
+    def close(self, why: str) -> None:
+        """No other change of the migration may be about the table; `why` ends the sentence that says so."""
+        self._closed = why
+
+    def refuse_closed(self) -> None:
+        """Refuse a table that was closed.
+
+        Raises:
+            Unsafe: it was.
+        """
+        if self._closed is not None:
+            raise Unsafe(
+                f"{self.shown} {self._closed} by the same migration, which must not change it otherwise",
+                hint="put the other change into a second migration, with requires=",
+            )
 
     @property
     def columns(self) -> tuple[DraftColumn, ...]:
@@ -189,6 +210,7 @@ class TableDraft:
     def rename(self, old: str, new: str) -> None:
         """Another name for a column."""
         live, found = self.live_column(old), self.column(old)
+        self._refuse_kept(old)
         self._refuse_constrained(old, "renamed")
         self.refuse_taken(new)
         if old in self._settled:
@@ -226,6 +248,7 @@ class TableDraft:
         `default` is what its default is in the end, if it has one.
         """
         live = self.live_column(name)
+        self._refuse_kept(name)
         self._refuse_constrained(name, "changed")
         move = self._move(live.name)
         if isinstance(move, Replace):
@@ -270,6 +293,7 @@ class TableDraft:
     def drop(self, name: str, down: str | None) -> None:
         """A column that is no longer there."""
         live = self.live_column(name)
+        self._refuse_kept(name)
         self._refuse_constrained(name, "dropped")
         if self._move(live.name) is not None or live != self.live.column(live.name):
             raise Unsafe(
@@ -401,6 +425,21 @@ class TableDraft:
         if isinstance(move, Replace) and not not_null:
             self.moves[self.moves.index(move)] = dataclasses.replace(move, not_null=False)
 
+    def keep(self, names: Iterable[str], what: str) -> None:
+        """Note that something was made on columns: from here on they are neither renamed nor replaced nor dropped."""
+        self._kept |= {name: what for name in names if name not in self._kept}
+
+    def shaped(self) -> str:
+        """Statements that give an empty copy of the table, called ``{table}``, the columns of the new shape."""
+        drops, renames, adds = [], [], []
+        for column in self.columns:
+            if column.live is None or column.type != column.live.type:
+                drops += [] if column.live is None else [f"DROP COLUMN {ident(column.live.name)} CASCADE"]
+                adds.append(f"ADD COLUMN {ident(column.name)} {column.type}")
+            elif column.name != column.live.name:
+                renames.append(f"RENAME COLUMN {ident(column.live.name)} TO {ident(column.name)}")
+        return "".join(f"ALTER TABLE {{table}} {action}; " for action in (*drops, *renames, *adds))
+
     def initial(self, text: str) -> str:
         """An expression over the new shape, over the columns as they are before the migration."""
         return self._over(text, lambda column: column.value)
@@ -429,6 +468,14 @@ class TableDraft:
 
         return replace_columns(text, known)
 
+    def _refuse_kept(self, name: str) -> None:
+        what = self._kept.get(name)
+        if what is not None:
+            raise Unsafe(
+                f"{self.shown}.{name} is used by {what}, which the same migration makes before",
+                hint=f"put this change before, and let {what} use the column as it then is",
+            )
+
     def _refuse_constrained(self, name: str, doing: str) -> None:
         """What a constraint of the migration says of a column must be said of it as it is in the end."""
         found = [added.name for added in self._added if name in added.columns]
@@ -455,6 +502,7 @@ class Draft:
         self._gone: dict[tuple[str, str], str] = {}
         self._claims: dict[str, str] = {}
         self._questions: dict[schema.Question, None] = {}
+        self._made: set[str] = set()
 
     @property
     def tables(self) -> tuple[TableDraft, ...]:
@@ -484,6 +532,12 @@ class Draft:
         del self._tables[table.live.schema, name]
         self._gone[table.live.schema, name] = why
 
+    def makes(self, what: str) -> bool:
+        """Whether a change is the first of the migration to make something that several need (a type)."""
+        first = what not in self._made
+        self._made.add(what)
+        return first
+
     def claim(self, what: str, doing: str) -> None:
         """An index, a constraint, a default: only one change of a migration may be about it.
 
@@ -493,6 +547,10 @@ class Draft:
         before = self._claims.setdefault(what, doing)
         if before is not doing:
             raise Unsafe(f"{what} is already {before} by the same migration", hint="keep one of the two")
+
+    def claimed(self, what: str) -> str | None:
+        """What an earlier change of the migration does with it."""
+        return self._claims.get(what)
 
     def ask(self, question: schema.Question) -> None:
         """Note what the server must be asked before the plan can be made."""
