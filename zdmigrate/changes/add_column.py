@@ -244,6 +244,7 @@ class AddColumn(Change):
         table.depend(sorted(named), "the generated column", self.name)
         initial, physical = table.initial(made.expression), table.physical(made.expression)
         scope.trial(live, f"ALTER TABLE {{table}} ADD COLUMN {self._definition()} {made.over(initial)}")
+        scope.expression(live, self._cast(initial))
         table.add(self._drafted(type_, computed=True, value=f"({initial})::{self.type}"))
         rewrites = made.stored and not is_tiny(live)
         add = alter(live, f"ADD COLUMN {self._definition()} {made.over(physical)}")
