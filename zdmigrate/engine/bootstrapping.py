@@ -46,7 +46,7 @@ def one(connection: Connection, store: Store, file: MigrationFile) -> str | None
     large = [f"{t.schema}.{t.name} ({t.rows} rows)" for t in snapshot.tables if t.rows > MOST_ROWS]
     if large:
         raise Unsafe(f"{file.id}: {', '.join(large)}: this is not a fresh database", hint="zdmigrate advance")
-    with session.transaction(connection, lock_timeout=timedelta(seconds=5), search_path=authored.SEARCH_PATH) as cursor:
+    with session.transaction(connection, lock_timeout=timedelta(seconds=5)) as cursor:
         statements = _bring(connection, cursor, file, snapshot, store.schema)
         store.register(cursor, file.id, file.title or "", file.checksum)
         made = store.record(cursor, file.id)
@@ -72,6 +72,7 @@ def _bring(
         if position:
             snapshot = planned.read(connection, [file], control)
         one = change.one_shot(planner.scope_of(file, snapshot, position))
+        cursor.execute(f"SET LOCAL search_path = {authored.SEARCH_PATH}".encode())  # reading the catalog has its own
         is_there = one.there
         if is_there is None and one.probe is not None:
             row = cursor.execute(one.probe.encode()).fetchone()

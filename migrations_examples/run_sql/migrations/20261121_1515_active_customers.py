@@ -1,0 +1,13 @@
+"""Reports read customers that are still there."""
+
+from zdmigrate import Migration, RunSQL
+
+migration = Migration(
+    RunSQL(
+        "CREATE VIEW active_customers AS SELECT id, name FROM users WHERE left_on IS NULL",
+        revert="DROP VIEW active_customers",
+        contract="DROP VIEW customers",
+        locks={"customers": "ACCESS EXCLUSIVE", "active_customers": "ACCESS EXCLUSIVE"},
+        tables=["customers"],
+    ),
+)
