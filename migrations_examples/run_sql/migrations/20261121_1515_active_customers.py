@@ -6,8 +6,7 @@ migration = Migration(
     RunSQL(
         "CREATE VIEW active_customers AS SELECT id, name FROM users WHERE left_on IS NULL",
         revert="DROP VIEW active_customers",
-        contract="DROP VIEW customers",
-        locks={"customers": "ACCESS EXCLUSIVE", "active_customers": "ACCESS EXCLUSIVE"},
-        tables=["customers"],
+        locks={"active_customers": "ACCESS EXCLUSIVE"},
     ),
+    RunSQL(contract="DROP VIEW customers", locks={"customers": "ACCESS EXCLUSIVE"}, tables=["customers"]),
 )
