@@ -33,9 +33,9 @@ class RunSQL(Change):
     Without ``revert=`` there is no way back from `expand`; ``revert=[]`` says that nothing needs to be undone. No way
     leads back from `contract`.
 
-    `locks` declares the strongest lock on each table that was there before, in any of the three. Before each transaction is committed,
-    zdmigrate reads off the server which locks it holds, and rolls back if one is stronger, on a table that is not
-    declared, or if a table is rewritten or read while others wait (unless ``rewrites=True``).
+    `locks` declares the strongest lock that any of them takes on each table that was there before. Before each
+    transaction is committed, zdmigrate reads off the server which locks it holds, and rolls back if one is stronger, on a
+    table that is not declared, or if a table is rewritten or read while others wait (unless ``rewrites=True``).
 
     `probe` is a boolean query: is `expand` done (`contract`, where that is all there is)? ``autocommit=True`` runs what
     cannot be in a transaction (CONCURRENTLY, VACUUM, CALL); it needs a probe, and statements that can be repeated.
