@@ -138,7 +138,7 @@ class Step:
     @property
     def renames(self) -> bool:
         """Whether the step changes names under which queries of other steps find columns."""
-        there = any(" RENAME " in statement for statement in self.do)
+        there = any(" RENAME COLUMN " in statement for statement in self.do)
         return there and not self.authored and self.phase is not Phase.CONTRACT
 
     @property

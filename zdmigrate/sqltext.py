@@ -22,6 +22,12 @@ def literal(value: str) -> str:
     return "E'" + quoted.replace("\\", "\\\\") + "'" if "\\" in quoted else f"'{quoted}'"
 
 
+def dollar(body: str) -> str:
+    """A dollar-quoted string constant."""
+    tag = next(tag for n in range(1000) if (tag := f"$zd{n or ''}$") not in body)
+    return f"{tag}{body}{tag}"
+
+
 class Token(NamedTuple):
     """A piece of SQL. `kind` is one of word, quoted, string, number, space, comment, dollar, other."""
 
@@ -101,6 +107,15 @@ def statements(text: str) -> Iterator[str]:
 def _solid(pieces: list[Token]) -> Iterator[str]:
     if any(piece.kind not in ("space", "comment") for piece in pieces):
         yield "".join(piece.text for piece in pieces).strip()
+
+
+def index_tail(definition: str) -> str:
+    """What follows USING in the server's text of an index: the access method, the keys, and so on."""
+    pieces = list(tokens(definition))
+    for index, piece in enumerate(pieces):
+        if piece.kind == "word" and piece.text == "USING":
+            return "".join(p.text for p in pieces[index + 1 :]).strip()
+    raise ValueError(f"not an index definition: {definition}")
 
 
 class AmbiguousName(ValueError):

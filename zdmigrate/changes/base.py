@@ -110,3 +110,10 @@ def type_text(type_: object, what: str) -> str:
         raise UsageError(f"{what}: the type must be a SQLAlchemy type or the text of one, got {type_!r}")
     # Not the paramstyle of a driver, for which every percent sign would be doubled.
     return made.compile(dialect=postgresql.dialect(paramstyle="named"))  # type: ignore[no-untyped-call]
+
+
+def text_or_none(value: object, what: str) -> str | None:
+    """`value`, if it is text (without NUL, which no server takes) or None."""
+    if value is not None and (not isinstance(value, str) or "\0" in value):
+        raise UsageError(f"{what} must be text, got {value!r}")
+    return value

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from datetime import timedelta
 
-from zdmigrate import schema
 from zdmigrate.control.store import Event, Store
 from zdmigrate.engine import functions, planned
 from zdmigrate.errors import Drift, Irreversible, Unsafe
@@ -47,7 +46,7 @@ def one(connection: Connection, store: Store, file: MigrationFile) -> str | None
     if large:
         raise Unsafe(f"{file.id}: {', '.join(large)}: this is not a fresh database", hint="zdmigrate advance")
     with session.transaction(connection, lock_timeout=timedelta(seconds=5)) as cursor:
-        statements = _bring(connection, cursor, file, snapshot, store.schema)
+        statements = _bring(connection, cursor, file, store.schema)
         store.register(cursor, file.id, file.title or "", file.checksum)
         made = store.record(cursor, file.id)
         assert made is not None
@@ -58,9 +57,7 @@ def one(connection: Connection, store: Store, file: MigrationFile) -> str | None
     return detail
 
 
-def _bring(
-    connection: Connection, cursor: session.Cursor, file: MigrationFile, snapshot: schema.Snapshot, control: str
-) -> list[str]:
+def _bring(connection: Connection, cursor: session.Cursor, file: MigrationFile, control: str) -> list[str]:
     """Execute what is not there; each change sees what those before it made.
 
     Raises:
@@ -69,10 +66,14 @@ def _bring(
     statements: list[str] = []
     there: set[bool] = set()
     for position, change in enumerate(file.changes):
-        if position:
-            snapshot = planned.read(connection, [file], control)
+        snapshot = planned.read(
+            connection,
+            [file],
+            control,
+            lambda f, s, at=position: planner.one_shot_questions(f, s, at),  # type: ignore[misc]
+        )
+        cursor.execute("SELECT set_config('search_path', %s, true)", (authored.SEARCH_PATH,))  # reading has changed it
         one = change.one_shot(planner.scope_of(file, snapshot, position))
-        cursor.execute(f"SET LOCAL search_path = {authored.SEARCH_PATH}".encode())  # reading the catalog has its own
         is_there = one.there
         if is_there is None and one.probe is not None:
             row = cursor.execute(one.probe.encode()).fetchone()

@@ -9,7 +9,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
 import tenacity
@@ -37,6 +37,9 @@ _WORK = timedelta(seconds=2)
 _OWN_KIND = "SELECT relkind::text FROM pg_class WHERE oid = to_regclass(%s) AND pg_has_role(relowner, 'USAGE')"
 
 _SHOWN = 120
+
+_ATTEMPTS = 3
+"""How often a concurrent build begins anew that the server ended because of a deadlock."""
 
 _RETRIED = (
     psycopg.errors.LockNotAvailable,
@@ -70,7 +73,20 @@ class Executor:
     sleep: Callable[[float], None] = time.sleep
 
     def do(self, step: Step) -> None:
-        """Bring a step about, unless it is done."""
+        """Bring a step about, unless it is done.
+
+        Raises:
+            LockBudgetExceeded: it lost against the same others again and again.
+        """
+        for _ in range(_ATTEMPTS):
+            try:
+                return self._bring_about(step)
+            except psycopg.errors.DeadlockDetected:
+                # Somebody queued behind a concurrent build for its table, and the build would wait for them.
+                self._tell(step, f"another session was in the way, once more: {step.title}")
+        raise self._budget_exceeded(step.locks)
+
+    def _bring_about(self, step: Step) -> None:
         state = self.probe(step)
         if state == "done":
             return
@@ -84,9 +100,22 @@ class Executor:
             case Mode.VERIFY:
                 self.verify(step)
             case _:
-                self._run(step, "do", step.do, step.mode, step.locks)
+                try:
+                    self._run(step, "do", step.do, step.mode, step.locks)
+                except psycopg.IntegrityError as error:
+                    raise self._impossible(step, error) from error
         if step.is_probed and (now := self.probe(step)) != "done":
             raise Drift(f"{step.id} was executed, but the catalog says: {now}", hint="run: zdmigrate verify")
+
+    def _impossible(self, step: Step, error: psycopg.IntegrityError) -> Unsafe:
+        """Rows were written that the step cannot live with. A unique index would refuse others while it is half-built."""
+        if step.repair and self.probe(step) == "repair":
+            self._run(step, "repair", step.repair, Mode.AUTOCOMMIT, step.locks)
+        said = ": ".join(filter(None, (error.diag.message_primary, error.diag.message_detail)))
+        return Unsafe(
+            f"{step.title}: {said}; what was half-built is gone" if step.repair else f"{step.title}: {said}",
+            hint="change these rows, then run the command again",
+        )
 
     def undo(self, step: Step) -> None:
         """Take a step back, unless it is not there.
@@ -286,14 +315,52 @@ class Executor:
         if concurrent:
             # It waits for old transactions, and nobody waits for it: no need to be brief.
             try:
-                attempt()
+                with self._alone(locks):
+                    attempt()
             except psycopg.errors.LockNotAvailable as error:
                 older = blockers.snapshots(self.connection, older_than=timeout)
                 raise self._budget_exceeded(locks, older) from error
         else:
             self._retried(locks, attempt)
 
-    def _retried(self, locks: Sequence[TableLock], attempt: Callable[[], None]) -> None:
+    @contextlib.contextmanager
+    def _alone(self, locks: Sequence[TableLock]) -> Iterator[None]:
+        """Only one builds on a table at a time, and the others do not queue for it.
+
+        Whoever waits for the table's lock has a snapshot, which the build waits for in turn: the server ends that
+        deadlock by throwing away the build.
+        """
+        tables = sorted({f"zdmigrate builds on {lock.table}" for lock in locks})
+
+        def enter() -> None:
+            # Everybody but autovacuum, which gives way to who queues.
+            builders = [b for b in blockers.find(self.connection, locks) if not b.autovacuum]
+            if builders:
+                self._tell_blocked(builders)
+                raise _InTheWay
+            for number, name in enumerate(tables):
+                if not self._advisory("pg_try_advisory_lock", name):
+                    self._leave(tables[:number])
+                    raise _InTheWay
+
+        self._retried((), enter, blocked_by=locks)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(psycopg.Error):  # a session that is gone holds no lock
+                self._leave(tables)
+
+    def _advisory(self, function: LiteralString, name: str) -> bool:
+        row = self.connection.execute(f"SELECT {function}(hashtextextended(%s, 0))", (name,)).fetchone()
+        return row is not None and bool(row[0])
+
+    def _leave(self, tables: Sequence[str]) -> None:
+        for name in tables:
+            self._advisory("pg_advisory_unlock", name)
+
+    def _retried(
+        self, locks: Sequence[TableLock], attempt: Callable[[], None], *, blocked_by: Sequence[TableLock] = ()
+    ) -> None:
         budget = self.limits.lock_budget.total_seconds()
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception(self._contended),
@@ -308,7 +375,7 @@ class Executor:
                     self._stand_back(locks, told)
                     attempt()
         except tenacity.RetryError as error:
-            raise self._budget_exceeded(locks) from error.last_attempt.exception()
+            raise self._budget_exceeded(locks or blocked_by) from error.last_attempt.exception()
 
     def _contended(self, error: BaseException) -> bool:
         return isinstance(error, (*_RETRIED, _InTheWay)) and not self.lease.is_lost

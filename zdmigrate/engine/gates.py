@@ -66,8 +66,9 @@ def refusal(checked: list[tuple[Gate, GateState]], phase: Phase) -> ZdmigrateErr
 
 OVERRIDABLE = frozenset(
     (
-        "drained", "dual_writers", "explicit_null", "functions", "old_reads_null", "publication", "retire_soak",
-        "rewrite", "soak", "table_triggers", "warm_connections",
+        "drained", "dual_writers", "exclusion_scan", "explicit_null", "functions", "identity_numbers", "immediate_unique",
+        "old_reads_null", "publication", "retire_soak", "rewrite", "soak", "table_triggers", "view_limits",
+        "warm_connections",
     )
 )  # fmt: skip
 FIRM = frozenset(("requires", "verified"))

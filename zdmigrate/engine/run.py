@@ -200,7 +200,7 @@ class Run:
         if found:
             raise Unsafe(
                 f"{phase} cannot begin: {'; '.join(found)}",
-                hint="change these rows, then run the command again",
+                hint="change that, then run the command again",
             )
 
     def _refuse_unsynced(self, record: Record) -> None:
