@@ -38,7 +38,7 @@ class Column:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Grant:
-    """A privilege on a column; `grantee` is None for PUBLIC."""
+    """A privilege on a column or a table; `grantee` is None for PUBLIC."""
 
     grantee: str | None
     privilege: str
@@ -89,6 +89,8 @@ class Constraint:
     """Schema and name of the table that a foreign key points to."""
     inherited: bool = False
     comment: str | None = None
+    needed_by: tuple[str, ...] = ()
+    """What depends on the constraint itself: foreign keys on a key, views that group by it."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,11 +110,36 @@ class Trigger:
 class Function:
     """A function whose text may be about the table: one of its triggers', or one that mentions its name.
 
-    `identity` is what ``regprocedure`` prints, `columns` are the table's columns whose names are words of its text.
+    `identity` is what ``regprocedure`` prints, `columns` are the table's columns whose names are words of its text;
+    `named` where the table's own name is one.
     """
 
     identity: str
     columns: tuple[str, ...]
+    named: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Sequence:
+    """The sequence that belongs to a column: a serial one's, or an identity's (`internal`).
+
+    `identity` is what ``regclass`` prints; `dependents` are others that draw numbers from it, partitions aside.
+    """
+
+    column: str
+    schema: str
+    name: str
+    identity: str
+    internal: bool
+    start: int
+    increment: int
+    minimum: int
+    maximum: int
+    cache: int
+    cycle: bool
+    grants: tuple[Grant, ...] = ()
+    comment: str | None = None
+    dependents: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +149,18 @@ class Dependent:
     column: str
     kind: str
     identity: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Reliant:
+    """Something that keeps a table from being dropped without CASCADE.
+
+    `constraint` and `columns` say where a foreign key of another table is: (schema, table, name) and its columns there.
+    """
+
+    identity: str
+    constraint: tuple[str, str, str] | None = None
+    columns: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,8 +201,16 @@ class Table:
     inherits: bool = False
     may_create: bool = True
     """Whether the connected role may create indexes: that needs CREATE on the table's schema."""
+    may_reference: bool = True
+    """Whether the connected role may make foreign keys to the table."""
     rules: tuple[str, ...] = ()
     publications: tuple[str, ...] = ()
+    grants: tuple[Grant, ...] = ()
+    """To others than its owner."""
+    row_security: bool = False
+    reliant: tuple[Reliant, ...] = ()
+    sequences: tuple[Sequence, ...] = ()
+    comment: str | None = None
     replica_identity: str = "d"
     """pg_class.relreplident: d, f, n, or i for the index that says `replica_identity`."""
 
@@ -211,6 +258,8 @@ class TypeFacts:
     canonical: str | None = None
     brings: tuple[str, ...] = ()
     error: str | None = None
+    labels: tuple[str, ...] = ()
+    """Those of an enum."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -237,7 +286,8 @@ class Trial:
 class Question:
     """What a change must know of the server before it can plan: an expression over a table, a trial, a type, a table.
 
-    With neither expression nor trial nor type it asks for the table itself.
+    With neither expression nor trial nor type it asks for the table itself. `given` are the statements by which the
+    migration makes the table: they are executed first, and rolled back.
     """
 
     schema: str = ""
@@ -245,6 +295,18 @@ class Question:
     expression: str | None = None
     trial: str | None = None
     type: str | None = None
+    given: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Creation:
+    """The table that statements would make, as the catalog would have it; `error` is the server's message instead."""
+
+    schema: str
+    table: str
+    statements: tuple[str, ...]
+    made: Table | None = None
+    error: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -259,6 +321,7 @@ class Snapshot:
     expressions: tuple[ExpressionFacts, ...] = ()
     types: tuple[TypeFacts, ...] = ()
     trials: tuple[Trial, ...] = ()
+    creations: tuple[Creation, ...] = ()
     asked: tuple[tuple[str, str], ...] = ()
     """The tables that were looked for, found or not."""
 

@@ -20,14 +20,14 @@ T = (
         k integer NOT NULL
     )""",
     "CREATE INDEX t_a_idx ON t (a)",
-    "CREATE INDEX \"Old one\" ON t (lower(a) DESC, b) INCLUDE (k) WITH (fillfactor = 80) WHERE b > 0",
+    'CREATE INDEX "Old one" ON t (lower(a) DESC, b) INCLUDE (k) WITH (fillfactor = 80) WHERE b > 0',
     "COMMENT ON INDEX \"Old one\" IS 'it''s for the search'",
     "CREATE UNIQUE INDEX t_k ON t (k)",
     "COMMENT ON INDEX t_k IS 'one a row'",
-    "INSERT INTO t (a, b, \"Odd \"\"x\"\" ä\", k) SELECT 'a' || g % 7, g % 5, 'o' || g, g FROM generate_series(1, 100) g",
+    'INSERT INTO t (a, b, "Odd ""x"" ä", k) SELECT \'a\' || g % 7, g % 5, \'o\' || g, g FROM generate_series(1, 100) g',
 )
 ODD = '"Odd ""name"" ' + "ä" * 20 + '"'
-ODD_TABLE = "'Odd \"name\" " + "ä" * 20 + "'"
+ODD_TABLE = '\'Odd "name" ' + "ä" * 20 + "'"
 PARTED = (
     'CREATE SCHEMA "My Schema"',
     "CREATE SCHEMA elsewhere",

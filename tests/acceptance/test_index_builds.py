@@ -51,7 +51,9 @@ def killed_while(site: Site, what: str, *args: str) -> None:
 def test_version_n_writes_duplicates_until_it_is_gone(site: Site) -> None:
     with_table(site, 'CreateIndex("t", "u", "b", unique=True)')
     site.run("advance", "--to", "retire").expect(0)
-    site.sql("INSERT INTO t (a, b) VALUES ('one', 7), ('two', 7), ('three', 8)", "INSERT INTO t (b) VALUES (NULL), (NULL)")
+    site.sql(
+        "INSERT INTO t (a, b) VALUES ('one', 7), ('two', 7), ('three', 8)", "INSERT INTO t (b) VALUES (NULL), (NULL)"
+    )
     refused = site.run("advance", "--to", "contract", "--format", "json").expect(6).migration("0001_it")
     assert "3 rows of public.t have the same" in refused["message"]
     assert "(7)" in refused["message"]
@@ -85,7 +87,9 @@ def test_dropping_a_unique_index_goes_back_only_without_duplicates(site: Site) -
     assert "2 rows of public.t have the same a: (a1)" in refused["message"]
     site.sql("DELETE FROM t WHERE id > 200")
     site.run("revert", "0001_it", "--to", "none").expect(0)
-    assert site.value("SELECT pg_get_indexdef('t_a'::regclass)") == "CREATE UNIQUE INDEX t_a ON public.t USING btree (a)"
+    assert (
+        site.value("SELECT pg_get_indexdef('t_a'::regclass)") == "CREATE UNIQUE INDEX t_a ON public.t USING btree (a)"
+    )
 
 
 # -- Several at once -----------------------------------------------------------------------------------------------
@@ -156,8 +160,14 @@ def test_a_killed_reindex_leaves_nothing_behind_in_the_end(site: Site) -> None:
 
 def test_what_an_earlier_reindex_left_goes_too_and_what_somebody_made_stays(site: Site) -> None:
     with_table(site, 'Reindex("t_a", table="t")')
-    site.sql("CREATE UNIQUE INDEX t_a_ccold ON t (a)", "CREATE INDEX t_a_ccnew ON t (b)", "CREATE UNIQUE INDEX t_a_ccnew1 ON t (a)")
-    site.sql("UPDATE pg_index SET indisvalid = false WHERE indexrelid IN ('t_a_ccold'::regclass, 't_a_ccnew'::regclass)")
+    site.sql(
+        "CREATE UNIQUE INDEX t_a_ccold ON t (a)",
+        "CREATE INDEX t_a_ccnew ON t (b)",
+        "CREATE UNIQUE INDEX t_a_ccnew1 ON t (a)",
+    )
+    site.sql(
+        "UPDATE pg_index SET indisvalid = false WHERE indexrelid IN ('t_a_ccold'::regclass, 't_a_ccnew'::regclass)"
+    )
     site.run("advance").expect(0)
     found = site.rows("SELECT indexrelid::regclass::text FROM pg_index WHERE indrelid = 't'::regclass ORDER BY 1")
     # Another definition, and a valid one: not what a rebuild of t_a leaves.

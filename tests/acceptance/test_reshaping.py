@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 
-from tests.support.catalogue import Case, Stage, walk
+from tests.support.catalogue import EVERYTHING, ID, Case, Stage, walk
+from zdmigrate.errors import Unsafe
+from zdmigrate.phases import Phase
 from zdmigrate.plan import Mode, Plan
 from zdmigrate.postgres.servers import ScratchServer
 
@@ -179,3 +183,110 @@ def test_forwards_back_and_forwards_again(stage: Callable[[Case], Stage], name: 
 
 def _count(plan: Plan, mode: Mode) -> int:
     return sum(step.mode is mode for step in plan.steps())
+
+
+def _at(stage: Stage, phase: Phase) -> str:
+    name = stage.make()
+    with stage.project(name) as project:
+        assert project.advance([], target=phase, overrides=EVERYTHING).exit_code == 0
+    return name
+
+
+NARROW = Case(schema=T, changes=('ChangeType("t", "u", "bigint")',), by_hand=())
+
+
+def test_a_value_that_the_old_type_cannot_hold_is_refused_with_a_reason(stage: Callable[[Case], Stage]) -> None:
+    made = stage(NARROW)
+    name = _at(made, Phase.SWITCH_READS)
+    with pytest.raises(
+        psycopg.errors.NumericValueOutOfRange, match=r"the value of .* has no equivalent in u"
+    ) as refused:
+        made.sql(name, "UPDATE t SET u = 3000000000 WHERE id = 1")
+    assert "after contract" in (refused.value.diag.message_hint or "")
+    with made.project(name) as project:
+        assert project.advance([], target=Phase.CONTRACT, overrides=EVERYTHING).exit_code == 0
+    made.sql(name, "UPDATE t SET u = 3000000000 WHERE id = 1")
+
+
+def test_a_value_without_an_old_one_is_named_before_it_is_lost(stage: Callable[[Case], Stage]) -> None:
+    made = stage(Case(schema=T, changes=('ChangeType("t", "u", "bigint", on_down_error="null")',), by_hand=()))
+    name = _at(made, Phase.SWITCH_READS)
+    made.sql(name, "UPDATE t SET u = 3000000000 WHERE id = 1", "UPDATE t SET n = 'other' WHERE id = 1")
+    assert made.rows(name, "SELECT u FROM t WHERE id = 1") == [(3_000_000_000,)]
+    with made.project(name) as project:
+        refused = project.revert(ID, target=Phase.NONE, overrides=EVERYTHING)
+        assert refused.exit_code == 6
+        assert "a value of its own in u" in (refused.migrations[0].message or "")
+        assert project.revert(ID, target=Phase.NONE, overrides=EVERYTHING, allow_lossy=True).exit_code == 0
+    assert made.rows(name, "SELECT u FROM t WHERE id = 1") == [(None,)]
+
+
+def test_a_function_that_names_the_column_holds_retire_until_it_does_not(stage: Callable[[Case], Stage]) -> None:
+    body = "CREATE OR REPLACE FUNCTION noted() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.b := NEW.{}; RETURN NEW; END'"
+    made = stage(
+        Case(
+            schema=(
+                *T, body.format("n"), "CREATE TRIGGER noted BEFORE UPDATE OF n ON t FOR EACH ROW EXECUTE FUNCTION noted()",
+            ),
+            changes=('RenameColumn("t", "n", "m")',),
+            by_hand=(),
+        )
+    )  # fmt: skip
+    name = _at(made, Phase.SWITCH_READS)
+    with made.project(name) as project:
+        waits = project.advance([], target=Phase.RETIRE)
+        assert waits.exit_code == 6
+        assert "noted() mentions n: let it use m instead of n" in (waits.migrations[0].message or "")
+        made.sql(name, "UPDATE t SET m = 'by n+1' WHERE id = 2", body.format("m"))
+        assert made.rows(name, "SELECT b, n, m FROM t WHERE id = 2") == [("by n+1", "by n+1", "by n+1")]
+        assert project.advance([], target=Phase.CONTRACT).exit_code == 0
+    made.sql(name, "UPDATE t SET m = 'now' WHERE id = 2")
+    assert made.rows(name, "SELECT b, m FROM t WHERE id = 2") == [("now", "now")]
+
+
+def test_nulls_of_version_n_become_the_backfill_until_contract(stage: Callable[[Case], Stage]) -> None:
+    made = stage(CASES["not null, filled"])
+    name = _at(made, Phase.BACKFILL)
+    made.sql(name, "UPDATE t SET n = NULL WHERE id = 2", "INSERT INTO t (n) VALUES (NULL)")
+    assert made.rows(name, "SELECT count(*) FROM t WHERE n = 'y'") == [(52,)]
+    with made.project(name) as project:
+        assert project.advance([], target=Phase.CONTRACT).exit_code == 0
+        with pytest.raises(psycopg.errors.NotNullViolation):
+            made.sql(name, "UPDATE t SET n = NULL WHERE id = 2")
+
+
+def test_not_null_at_the_end_names_rows_before_it_begins(stage: Callable[[Case], Stage]) -> None:
+    made = stage(CASES["not null"])
+    name = _at(made, Phase.RETIRE)
+    made.sql(name, "UPDATE t SET n = NULL WHERE id = 2")
+    with made.project(name) as project:
+        refused = project.advance([], target=Phase.CONTRACT)
+        assert refused.exit_code == 6
+        assert "is NULL in n" in (refused.migrations[0].message or "")
+        made.sql(name, "UPDATE t SET n = 'n' WHERE id = 2")
+        assert project.advance([], target=Phase.CONTRACT).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (('ChangeType("t", "n", "integer")',), "invalid input syntax for type integer"),
+        (('ChangeType("t", "n", "nothing")',), "the type nothing does not work"),
+        (('ChangeType("t", "n", "text")',), "is of type text already"),
+        (("""ChangeType("t", "u", "text", down="nothing")""",), 'column "nothing" does not exist'),
+        (("""ChangeType("t", "u", "text", down="coalesce(u, '0')::integer")""",), "version N+1 may write NULL"),
+        (('ChangeType("t", "id", "numeric")',), "part of the primary key"),
+        (('ChangeType("t", "a", "bigint", on_down_error="null")',), "is NOT NULL, so"),
+        (('SetNotNull("t", "a")',), "is NOT NULL already"),
+        (("""SetNotNull("t", "n", backfill="1 +")""",), "syntax error"),
+    ],
+)
+def test_what_cannot_be_is_said_when_it_is_planned(
+    stage: Callable[[Case], Stage], changes: tuple[str, ...], message: str
+) -> None:
+    made = stage(Case(schema=T, changes=changes, by_hand=()))
+    name = made.make()
+    with made.project(name) as project:
+        with pytest.raises(Unsafe, match=re.escape(message)) as refused:
+            project.plan([])
+        assert re.match(r".*0001_it\.py:3: ", refused.value.message)

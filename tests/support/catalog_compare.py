@@ -31,7 +31,9 @@ _QUERIES = {
         WHERE a.attnum > 0 AND NOT a.attisdropped AND c.relkind IN ('r', 'p', 'i', 'I', 'v', 'm') AND {_SCHEMAS}""",
     "constraint": f"""
         SELECT k.conrelid::regclass || ': ' || k.conname, k.contype, pg_get_constraintdef(k.oid), k.convalidated,
-               k.condeferrable, k.condeferred, k.conislocal, k.coninhcount, k.connoinherit,
+               k.condeferrable, k.condeferred, k.conislocal, k.coninhcount,
+               -- of keys it says nothing: it is true of those that were made on a partition before they were attached
+               k.connoinherit AND k.contype IN ('c', 'n'),
                nullif(k.conindid, 0)::regclass::text, obj_description(k.oid, 'pg_constraint')
         FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace
         WHERE {_SCHEMAS}""",
@@ -57,11 +59,15 @@ _QUERIES = {
     "function": """
         SELECT p.oid::regprocedure::text, p.prosrc FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
         WHERE n.nspname NOT IN ('pg_catalog', 'information_schema')""",
+    "enum": f"""
+        SELECT e.enumtypid::regtype::text, array_agg(e.enumlabel::text ORDER BY e.enumsortorder)
+        FROM pg_enum e JOIN pg_type t ON t.oid = e.enumtypid JOIN pg_namespace n ON n.oid = t.typnamespace
+        WHERE {_SCHEMAS} GROUP BY e.enumtypid""",
     "statistics": f"""
         SELECT n.nspname || '.' || s.stxname, pg_get_statisticsobjdef(s.oid) FROM pg_statistic_ext s
         JOIN pg_namespace n ON n.oid = s.stxnamespace WHERE {_SCHEMAS}""",
     "default acl": """
-        SELECT pg_get_userbyid(d.defaclrole) || ' ' || coalesce(d.defaclnamespace::regnamespace::text, '') || d.defaclobjtype::text,
+        SELECT concat_ws(' ', pg_get_userbyid(d.defaclrole), d.defaclnamespace::regnamespace, d.defaclobjtype),
                d.defaclacl::text FROM pg_default_acl d""",
     "view": f"""
         SELECT c.oid::regclass::text, pg_get_viewdef(c.oid), c.reloptions FROM pg_class c

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from zdmigrate.errors import UsageError
@@ -16,15 +17,26 @@ class OneShot:
     """The equivalent DDL of a change for a fresh database.
 
     `there` says whether the new shape is there already (then nothing is to do), or the old one; None: it cannot be
-    told, and the migration's other changes decide.
+    told, and the migration's other changes decide, unless `probe` can: a boolean query. `functions` are called with the
+    connection, after the statements.
     """
 
     statements: tuple[str, ...]
     there: bool | None
+    probe: str | None
+    functions: tuple[Callable[[Any], Any], ...]
 
-    def __init__(self, *statements: str, there: bool | None) -> None:
+    def __init__(
+        self,
+        *statements: str,
+        there: bool | None,
+        probe: str | None = None,
+        functions: tuple[Callable[[Any], Any], ...] = (),
+    ) -> None:
         object.__setattr__(self, "statements", statements)
         object.__setattr__(self, "there", there)
+        object.__setattr__(self, "probe", probe)
+        object.__setattr__(self, "functions", functions)
 
 
 class Change(abc.ABC):
@@ -59,6 +71,10 @@ class Change(abc.ABC):
         Raises:
             zdmigrate.errors.Drift: the database holds a mixture of both shapes.
         """
+
+    def functions(self) -> Mapping[str, Callable[[Any], Any]]:
+        """The functions that its steps of `Mode.PYTHON` call, by the references that the steps hold."""
+        return {}
 
 
 def require_name(value: object, what: str) -> str:

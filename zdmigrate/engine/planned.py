@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import msgspec
 
@@ -66,12 +66,21 @@ def refuse_conflicts(
     touches, reads = set(touches), set(reads)
     for other in others:
         read = set() if other.plan is None else set(other.plan.reads)
-        common = sorted((touches & {*other.touches, *read}) | (reads & set(other.touches)))
+        theirs = set(other.touches)
+        common = sorted({*_within(touches, theirs | read), *_within(theirs, touches | reads)})
         if other.key != mine and common:
             raise Unsafe(
                 f"{id_} needs {', '.join(common)}, and so does {other.id}, which is in flight ({other.phase})",
                 hint=f"finish or revert {other.id} first",
             )
+
+
+def _within(claimed: set[str], needed: set[str]) -> Iterator[str]:
+    """What is needed of what somebody claims: the same, or a column, index or constraint of a whole table."""
+    for name in needed:
+        parents = {name[:place] for place, character in enumerate(name) if character in ".:"}
+        if not claimed.isdisjoint({name, *parents}):
+            yield name
 
 
 def refuse_edited(file: MigrationFile, record: Record) -> None:

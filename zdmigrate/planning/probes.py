@@ -31,6 +31,64 @@ def column_type(table: schema.Table, name: str, *, done: str, todo: str) -> str:
     )
 
 
+def default(table: schema.Table, at: int | str, wanted: str | None, *, instead_of_none: bool = False) -> str:
+    """Done when the column, by its number or name, has this default (None: none).
+
+    With `instead_of_none` it had none before: a third one was set by hand.
+    """
+    other = f"a default that is not the plan's was set on a column of {table.schema}.{table.name}"
+    strange = f"WHEN d.found IS NOT NULL THEN {literal(other)} " if instead_of_none else ""
+    found = (
+        "(SELECT pg_get_expr(d.adbin, d.adrelid) FROM pg_attrdef d JOIN pg_attribute a ON a.attrelid = d.adrelid "
+        f"AND a.attnum = d.adnum WHERE {_at(table, at)})"
+    )
+    return (
+        f"SELECT CASE WHEN d.found IS NOT DISTINCT FROM {_text(wanted)} THEN 'done' {strange}ELSE 'todo' END "
+        f"FROM (SELECT {found}) AS d(found)"
+    )
+
+
+def column_comment(table: schema.Table, at: int | str, comment: str | None) -> str:
+    """Done when the column, by its number or name, has this comment."""
+    found = f"(SELECT col_description(a.attrelid, a.attnum) FROM pg_attribute a WHERE {_at(table, at)})"
+    return _commented(found, comment)
+
+
+def comment(catalog: str, object_: str, comment: str | None) -> str:
+    """Done when the object has this comment; `object_` is a query for its oid in a catalog."""
+    return _commented(f"obj_description(({object_}), {literal(catalog)})", comment)
+
+
+def identity(table: schema.Table, number: int, *, done: tuple[str, ...], todo: str) -> str:
+    """Done when the column's attidentity is in `done`."""
+    other = f"a column of {table.schema}.{table.name} was made an identity, or not, by hand"
+    listed = ", ".join(map(literal, done))
+    return (
+        f"SELECT coalesce((SELECT CASE WHEN a.attidentity IN ({listed}) THEN 'done' "
+        f"WHEN a.attidentity = {literal(todo)} THEN 'todo' ELSE {literal(other)} END "
+        f"FROM pg_attribute a WHERE {_at(table, number)}), {literal(other)})"
+    )
+
+
+def generated(table: schema.Table, name: str, *, type_: str, kind: str) -> str:
+    """Done when the column is there, of this type, and generated: ``s`` stored, ``v`` virtual."""
+    other = f"column {table.schema}.{table.name}.{name} exists, but is not the generated one of the plan"
+    return (
+        f"SELECT coalesce((SELECT CASE WHEN format_type(a.atttypid, a.atttypmod) = {literal(type_)} "
+        f"AND a.attgenerated = {literal(kind)} THEN 'done' ELSE {literal(other)} END FROM {_attribute(table, name)}), 'todo')"
+    )
+
+
+def sequence(schema_name: str, name: str) -> str:
+    """Done when there is a sequence of the name."""
+    return f"SELECT CASE WHEN to_regclass({literal(ident(schema_name, name))}) IS NULL THEN 'todo' ELSE 'done' END"
+
+
+def sequence_absent(schema_name: str, name: str) -> str:
+    """Done when there is none."""
+    return f"SELECT CASE WHEN to_regclass({literal(ident(schema_name, name))}) IS NULL THEN 'done' ELSE 'todo' END"
+
+
 def columns_absent(table: schema.Table, names: tuple[str, ...]) -> str:
     """Done when the columns are gone; they go in one transaction."""
     return f"SELECT CASE WHEN EXISTS (SELECT FROM {_attribute(table, *names)}) THEN 'todo' ELSE 'done' END"
@@ -216,18 +274,62 @@ def index_comment(schema_name: str, name: str, comment: str) -> str:
     )
 
 
-def index_attached(schema_name: str, name: str) -> str:
-    """Done when the partition's index has a parent."""
+def index_attached(schema_name: str, name: str, *, completes: tuple[str, str] | None = None) -> str:
+    """Done when the partition's index has a parent; `completes` is an index that must be valid then."""
+    whole = ""
+    if completes is not None:
+        shown = ".".join(completes)
+        partial = f"a partition has nothing of {shown}: it was attached after the plan was made"
+        valid = (
+            f"SELECT FROM pg_index i WHERE i.indexrelid = to_regclass({literal(ident(*completes))}) AND i.indisvalid"
+        )
+        whole = f"WHEN NOT EXISTS ({valid}) THEN {literal(partial)} "
     return (
-        "SELECT CASE WHEN EXISTS (SELECT FROM pg_inherits h JOIN pg_class c ON c.oid = h.inhrelid "
+        "SELECT CASE WHEN NOT EXISTS (SELECT FROM pg_inherits h JOIN pg_class c ON c.oid = h.inhrelid "
         f"JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = {literal(schema_name)} "
-        f"AND c.relname = {literal(name)}) THEN 'done' ELSE 'todo' END"
+        f"AND c.relname = {literal(name)}) THEN 'todo' {whole}ELSE 'done' END"
     )
 
 
 def constraint(table: schema.Table, name: str) -> str:
     """Done when the constraint is there."""
     return f"SELECT CASE WHEN EXISTS (SELECT FROM {_constraint(table, name)}) THEN 'done' ELSE 'todo' END"
+
+
+def constraint_as(table: schema.Table, name: str, definition: str | None) -> str:
+    """Done when the constraint is there, validated or not, with this definition (None: with any)."""
+    if definition is None:
+        return constraint(table, name)
+    plain = definition.replace('"', "")
+    shown = f"{table.schema}.{table.name}"
+    other = f"the constraint {name} of {shown} exists with another definition than the plan's ({definition})"
+    return (
+        "SELECT coalesce((SELECT CASE WHEN replace(pg_get_constraintdef(k.oid), '\"', '') IN "
+        f"({literal(plain)}, {literal(plain + ' NOT VALID')}) THEN 'done' ELSE {literal(other)} END "
+        f"FROM {_constraint(table, name)}), 'todo')"
+    )
+
+
+def constraint_gone(table: schema.Table, name: str, kind: str) -> str:
+    """Done when there is no constraint of the name; one of another kind is another one."""
+    other = f"the constraint {name} of {table.schema}.{table.name} is of another kind than the one that the plan drops"
+    return (
+        f"SELECT coalesce((SELECT CASE WHEN k.contype = {literal(kind)} THEN 'todo' ELSE {literal(other)} END "
+        f"FROM {_constraint(table, name)}), 'done')"
+    )
+
+
+def constraint_renamed(table: schema.Table, before: str, after: str) -> str:
+    """Done when the constraint `after` is there and `before` is not."""
+    shown = f"{table.schema}.{table.name}"
+    both = f"{shown} has both constraints {before} and {after}"
+    lost = f"{shown} has neither constraint {before} nor {after}"
+    return (
+        f"SELECT CASE (SELECT array_agg(k.conname::text ORDER BY k.conname = {literal(after)}) "
+        f"FROM {_constraint(table, before, after)}) WHEN ARRAY[{literal(before)}] THEN 'todo' "
+        f"WHEN ARRAY[{literal(after)}] THEN 'done' WHEN ARRAY[{literal(before)}, {literal(after)}] THEN {literal(both)} "
+        f"ELSE {literal(lost)} END"
+    )
 
 
 def constraint_absent(table: schema.Table, name: str, *, unless_column: str) -> str:
@@ -239,12 +341,8 @@ def constraint_absent(table: schema.Table, name: str, *, unless_column: str) -> 
 
 
 def validated(table: schema.Table, name: str) -> str:
-    """Done when the constraint is validated."""
-    gone = f"constraint {name} of {table.schema}.{table.name} is missing"
-    return (
-        "SELECT coalesce((SELECT CASE WHEN k.convalidated THEN 'done' ELSE 'todo' END "
-        f"FROM {_constraint(table, name)}), {literal(gone)})"
-    )
+    """Done when the constraint is validated. Before its phase begins it is not even there."""
+    return f"SELECT CASE WHEN EXISTS (SELECT FROM {_constraint(table, name)} AND k.convalidated) THEN 'done' ELSE 'todo' END"
 
 
 def not_null(table: schema.Table, names: tuple[str, ...], helper: str | None = None) -> str:
@@ -318,6 +416,20 @@ def _oid(table: schema.Table) -> str:
     return f"to_regclass({literal(ident(table.schema, table.name))})::oid"
 
 
+def _at(table: schema.Table, at: int | str) -> str:
+    """The condition of the column `a` with this number, which stays through renames, or this name."""
+    which = f"a.attnum = {at}" if isinstance(at, int) else f"a.attname = {literal(at)}"
+    return f"a.attrelid = {_oid(table)} AND {which} AND NOT a.attisdropped"
+
+
+def _commented(found: str, comment: str | None) -> str:
+    return f"SELECT CASE WHEN {found} IS NOT DISTINCT FROM {_text(comment)} THEN 'done' ELSE 'todo' END"
+
+
+def _text(value: str | None) -> str:
+    return "NULL" if value is None else literal(value)
+
+
 def _is_not_null(table: schema.Table, names: tuple[str, ...]) -> str:
     """Of the first column there is: a later name may be another column's now."""
     order = f"array_position(ARRAY[{', '.join(map(literal, names))}], a.attname::text)"
@@ -333,8 +445,67 @@ def _attribute(table: schema.Table, *names: str) -> str:
     )
 
 
-def _constraint(table: schema.Table, name: str) -> str:
+def _constraint(table: schema.Table, *names: str) -> str:
     return (
         "pg_constraint k JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace "
-        f"WHERE n.nspname = {literal(table.schema)} AND c.relname = {literal(table.name)} AND k.conname = {literal(name)}"
+        f"WHERE n.nspname = {literal(table.schema)} AND c.relname = {literal(table.name)} "
+        f"AND k.conname IN ({', '.join(map(literal, names))})"
+    )
+
+
+def is_table(schema_name: str, name: str) -> str:
+    """A SQL condition: the name is a table's."""
+    return f"EXISTS (SELECT FROM {_relation(schema_name, name)} AND c.relkind IN ('r', 'p'))"
+
+
+def is_free(schema_name: str, name: str) -> str:
+    """A SQL condition: no relation has the name."""
+    return f"NOT EXISTS (SELECT FROM {_relation(schema_name, name)})"
+
+
+def either(done: str, todo: str, lost: str) -> str:
+    """Done where the one condition holds, to do where the other one does, else what is wrong."""
+    return f"SELECT CASE WHEN {done} THEN 'done' WHEN {todo} THEN 'todo' ELSE {literal(lost)} END"
+
+
+def table_with(schema_name: str, name: str, columns: tuple[tuple[str, str], ...]) -> str:
+    """Done when there is a table of the name that has these columns (name, type), and maybe more by now."""
+    listed = ", ".join(f"({literal(column)}, {literal(type_)})" for column, type_ in columns) or "(NULL, NULL)"
+    has = (
+        f"NOT EXISTS (SELECT FROM (VALUES {listed}) w(name, type) WHERE w.name IS NOT NULL AND NOT EXISTS ("
+        f"SELECT FROM pg_attribute a CROSS JOIN {_relation(schema_name, name)} AND c.oid = a.attrelid "
+        "AND a.attname = w.name AND NOT a.attisdropped AND format_type(a.atttypid, a.atttypmod) = w.type))"
+    )
+    other = f"{schema_name}.{name} exists with other columns than the plan's"
+    return either(f"{is_table(schema_name, name)} AND {has}", is_free(schema_name, name), other)
+
+
+def foreign_key(
+    table: schema.Table, name: str, columns: tuple[str, ...], target: tuple[str, str], referenced: tuple[str, ...]
+) -> str:
+    """Done when the foreign key is there, from and to these columns."""
+
+    def named(numbers: str, relation: str) -> str:
+        return (
+            f"ARRAY(SELECT a.attname::text FROM unnest({numbers}) WITH ORDINALITY u(attnum, place) JOIN pg_attribute a "
+            f"ON a.attrelid = {relation} AND a.attnum = u.attnum ORDER BY u.place)"
+        )
+
+    same = " AND ".join(
+        f"{named(*found)} = ARRAY[{', '.join(map(literal, wanted))}]"
+        for found, wanted in ((("k.conkey", "k.conrelid"), columns), (("k.confkey", "k.confrelid"), referenced))
+    )
+    to = f"k.confrelid = to_regclass({literal(ident(*target))})::oid"
+    other = f"constraint {name} of {table.schema}.{table.name} is another one than the plan's"
+    return (
+        f"SELECT coalesce((SELECT CASE WHEN k.contype = 'f' AND {to} AND {same} THEN 'done' ELSE {literal(other)} END "
+        f"FROM {_constraint(table, name)}), 'todo')"
+    )
+
+
+def _relation(schema_name: str, name: str) -> str:
+    """The relation of the name."""
+    return (
+        "pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
+        f"WHERE n.nspname = {literal(schema_name)} AND c.relname = {literal(name)}"
     )

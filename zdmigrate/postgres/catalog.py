@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
@@ -13,7 +15,7 @@ import psycopg
 
 from zdmigrate import schema
 from zdmigrate.errors import Contended
-from zdmigrate.planning import sync
+from zdmigrate.planning import dependents, sync
 from zdmigrate.postgres import session
 from zdmigrate.sqltext import ident, index_tail, tokens
 
@@ -53,9 +55,11 @@ def _read(
     with session.transaction(connection, lock_timeout=timedelta(seconds=2), read_only=True) as cursor:
         tables = _tables(cursor, wanted, control_schema)
         role, suppress = _one(cursor, _ROLE)
-        expressions = [_expression(cursor, q) for q in questions if q.expression is not None]
+        expressions = [_expression(cursor, q) for q in questions if q.expression is not None and not q.given]
         types = [_type(cursor, q.type) for q in questions if q.type is not None]
+    expressions += [_expression_of_made(connection, q) for q in questions if q.expression is not None and q.given]
     trials = [_trial(connection, q) for q in questions if q.trial is not None]
+    made = [q for q in questions if q.given and q.expression is None and q.trial is None]
     return schema.Snapshot(
         server_version=connection.info.server_version,
         role=role,
@@ -65,6 +69,7 @@ def _read(
         expressions=tuple(expressions),
         types=tuple(types),
         trials=tuple(trials),
+        creations=tuple(_creation(connection, q, control_schema) for q in made),
         asked=tuple(wanted),
     )
 
@@ -91,7 +96,12 @@ SELECT n.nspname, c.relname, c.oid::bigint, c.relkind, pg_get_userbyid(c.relowne
              OR EXISTS (SELECT FROM pg_publication_rel r WHERE r.prpubid = p.oid AND r.prrelid = c.oid AND r.prattrs IS NULL)
              OR EXISTS (SELECT FROM pg_publication_namespace s WHERE s.pnpubid = p.oid AND s.pnnspid = n.oid)),
        ARRAY(SELECT r.rulename::text FROM pg_rewrite r WHERE r.ev_class = c.oid),
-       has_schema_privilege(n.oid, 'CREATE'), c.relreplident::text
+       has_schema_privilege(n.oid, 'CREATE'),
+       ARRAY(SELECT jsonb_build_array(CASE WHEN x.grantee = 0 THEN NULL ELSE pg_get_userbyid(x.grantee)::text END,
+                                      x.privilege_type, x.is_grantable)
+             FROM aclexplode(c.relacl) x WHERE x.grantee <> c.relowner),
+       c.relrowsecurity, obj_description(c.oid, 'pg_class'), c.relreplident::text,
+       has_any_column_privilege(c.oid, 'REFERENCES')
 FROM pg_class c
 JOIN pg_namespace n ON n.oid = c.relnamespace
 JOIN unnest(%s::text[], %s::text[]) w(schema, name) ON n.nspname = w.schema AND c.relname = w.name
@@ -181,7 +191,19 @@ SELECT k.conrelid::bigint, k.conname, k.contype::text,
              JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.attnum ORDER BY u.place),
        pg_get_constraintdef(k.oid), k.convalidated, k.condeferrable, k.condeferred,
        (SELECT ARRAY[fn.nspname::text, f.relname::text] FROM pg_class f JOIN pg_namespace fn ON fn.oid = f.relnamespace
-        WHERE f.oid = k.confrelid), NOT k.conislocal, obj_description(k.oid, 'pg_constraint')
+        WHERE f.oid = k.confrelid), NOT k.conislocal, obj_description(k.oid, 'pg_constraint'),
+       ARRAY(SELECT DISTINCT CASE
+                 WHEN fk.oid IS NOT NULL THEN format('the foreign key %%s of %%s.%%s', fk.conname, rn.nspname, r.relname)
+                 ELSE coalesce(pg_describe_object('pg_class'::regclass, w.ev_class, 0),
+                               pg_describe_object(d.classid, d.objid, 0)) END
+             FROM pg_depend d
+             LEFT JOIN pg_constraint fk ON d.classid = 'pg_constraint'::regclass AND fk.oid = d.objid AND fk.contype = 'f'
+             LEFT JOIN pg_class r ON r.oid = fk.conrelid LEFT JOIN pg_namespace rn ON rn.oid = r.relnamespace
+             LEFT JOIN pg_rewrite w ON d.classid = 'pg_rewrite'::regclass AND w.oid = d.objid
+             WHERE d.deptype = 'n' AND k.contype IN ('p', 'u', 'x') AND coalesce(fk.conparentid, 0) = 0
+               AND (d.refclassid = 'pg_constraint'::regclass AND d.refobjid = k.oid
+                    OR d.refclassid = 'pg_class'::regclass AND d.refobjid = k.conindid)
+             ORDER BY 1)
 FROM pg_constraint k
 WHERE k.conrelid = ANY (%s) AND k.contype IN ('c', 'f', 'n', 'p', 'u', 'x')
 ORDER BY k.conrelid, k.conname
@@ -227,6 +249,35 @@ WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = ANY (%s) AND d.refobj
 ORDER BY 1, 2, 4
 """
 
+_RELIANT = (
+    "SELECT w.oid, r.* FROM unnest(%s::bigint[]) w(oid) CROSS JOIN LATERAL ("
+    + dependents.query("w.oid::oid")
+    + ") r ORDER BY 1, 2"
+)
+# Whatever else draws from one would fail when it goes; the defaults of partitions change with their parent's.
+_SEQUENCES = """
+SELECT d.refobjid::bigint, a.attname, n.nspname, c.relname, c.oid::regclass::text, d.deptype = 'i', q.seqstart,
+       q.seqincrement, q.seqmin, q.seqmax, q.seqcache, q.seqcycle,
+       ARRAY(SELECT jsonb_build_array(CASE WHEN x.grantee = 0 THEN NULL ELSE pg_get_userbyid(x.grantee)::text END,
+                                      x.privilege_type, x.is_grantable)
+             FROM aclexplode(c.relacl) x WHERE x.grantee <> c.relowner),
+       obj_description(c.oid, 'pg_class'),
+       ARRAY(SELECT pg_describe_object(o.classid, o.objid, o.objsubid) FROM pg_depend o
+             WHERE o.refclassid = 'pg_class'::regclass AND o.refobjid = c.oid AND o.deptype = 'n'
+               AND NOT (o.classid = 'pg_attrdef'::regclass AND EXISTS (
+                   SELECT FROM pg_attrdef e WHERE e.oid = o.objid AND (e.adrelid, e.adnum) = (d.refobjid, a.attnum)
+                   UNION ALL SELECT FROM pg_attrdef e JOIN pg_partition_tree(d.refobjid) t ON t.relid = e.adrelid
+                   JOIN pg_attribute p ON (p.attrelid, p.attnum) = (e.adrelid, e.adnum)
+                   WHERE e.oid = o.objid AND p.attname = a.attname)))
+FROM pg_depend d
+JOIN pg_class c ON c.oid = d.objid AND c.relkind = 'S' JOIN pg_namespace n ON n.oid = c.relnamespace
+JOIN pg_sequence q ON q.seqrelid = c.oid
+JOIN pg_attribute a ON (a.attrelid, a.attnum) = (d.refobjid, d.refobjsubid)
+WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid = ANY (%s)
+  AND d.deptype IN ('a', 'i')
+ORDER BY 1, 5
+"""
+
 _PARTITIONS = """
 SELECT w.oid, n.nspname, c.relname, pn.nspname, pc.relname, NOT t.isleaf, c.relkind = 'f', c.relreplident::text,
        (SELECT ic.relname FROM pg_index i JOIN pg_class ic ON ic.oid = i.indexrelid
@@ -249,7 +300,9 @@ def _tables(cursor: session.Cursor, wanted: Sequence[Name], control_schema: str)
     triggers = _grouped(cursor, _TRIGGERS, oids, lambda row: (row[-1], _trigger(row)))
     dependents = _grouped(cursor, _DEPENDENTS, oids, lambda r: schema.Dependent(column=r[0], kind=r[1], identity=r[2]))
     partitions = _grouped(cursor, _PARTITIONS, oids, _leaf)
+    sequences = _grouped(cursor, _SEQUENCES, oids, _sequence)
     functions = _grouped(cursor, _FUNCTIONS, oids, lambda row: row)
+    reliant = _grouped(cursor, _RELIANT, oids, _reliance)
     found = []
     for row in rows:
         oid = row[2]
@@ -258,11 +311,14 @@ def _tables(cursor: session.Cursor, wanted: Sequence[Name], control_schema: str)
             schema.Table(
                 schema=row[0], name=row[1], oid=oid, kind=row[3], owner=row[4], owned=row[5], is_partition=row[6],
                 inherits=row[7], rows=row[8], bytes=row[9], partition_columns=tuple(row[10]), publications=tuple(row[11]),
-                rules=tuple(row[12]), may_create=row[13], replica_identity=row[14],
+                rules=tuple(row[12]), may_create=row[13],
+                grants=tuple(schema.Grant(grantee=g, privilege=p, grantable=o) for g, p, o in row[14]), row_security=row[15],
+                reliant=tuple(reliant[oid]), comment=row[16], replica_identity=row[17], may_reference=row[18],
+                sequences=tuple(sequences[oid]),
                 columns=tuple(_with_hash(cursor, column) if column.name in unique else column for column in columns[oid]),
                 indexes=tuple(indexes[oid]), constraints=tuple(constraints[oid]),
                 triggers=tuple(t for home, t in triggers[oid] if home != control_schema),
-                functions=tuple(_about(columns[oid], functions[oid], control_schema)),
+                functions=tuple(_about(row[1], columns[oid], functions[oid], control_schema)),
                 dependents=tuple(dependents[oid]), partitions=tuple(partitions[oid]),
             )
         )  # fmt: skip
@@ -300,6 +356,7 @@ def _constraint(row: tuple[Any, ...]) -> schema.Constraint:
     return schema.Constraint(
         name=row[0], kind=row[1], columns=tuple(row[2]), definition=row[3], validated=row[4], deferrable=row[5],
         deferred=row[6], references=None if row[7] is None else (row[7][0], row[7][1]), inherited=row[8], comment=row[9],
+        needed_by=tuple(row[10]),
     )  # fmt: skip
 
 
@@ -310,6 +367,11 @@ def _trigger(row: tuple[Any, ...]) -> schema.Trigger:
     )  # fmt: skip
 
 
+def _reliance(row: tuple[Any, ...]) -> schema.Reliant:
+    constraint = None if row[1] is None else (row[1], row[2], row[3])
+    return schema.Reliant(identity=row[0], constraint=constraint, columns=tuple(row[4]))
+
+
 def _leaf(row: tuple[Any, ...]) -> schema.Leaf:
     return schema.Leaf(
         schema=row[0], name=row[1], parent_schema=row[2], parent_name=row[3], partitioned=row[4], foreign=row[5],
@@ -317,15 +379,25 @@ def _leaf(row: tuple[Any, ...]) -> schema.Leaf:
     )  # fmt: skip
 
 
+def _sequence(row: tuple[Any, ...]) -> schema.Sequence:
+    return schema.Sequence(
+        column=row[0], schema=row[1], name=row[2], identity=row[3], internal=row[4], start=row[5], increment=row[6],
+        minimum=row[7], maximum=row[8], cache=row[9], cycle=row[10], comment=row[12], dependents=tuple(row[13]),
+        grants=tuple(schema.Grant(grantee=g, privilege=p, grantable=o) for g, p, o in row[11]),
+    )  # fmt: skip
+
+
 def _about(
-    columns: Iterable[schema.Column], functions: Iterable[tuple[str, str, str]], control_schema: str
+    table: str, columns: Iterable[schema.Column], functions: Iterable[tuple[str, str, str]], control_schema: str
 ) -> Iterator[schema.Function]:
     names = {column.name for column in columns}
+    # Also inside of strings: that is where EXECUTE has its statements.
+    mention = re.compile(rf"(?<!\w){re.escape(table)}(?!\w)", re.IGNORECASE)
     for identity, source, home in functions:
         words = {token.name for token in tokens(source)}
-        found = tuple(sorted(names & words))
-        if found and home != control_schema:
-            yield schema.Function(identity=identity, columns=found)
+        found, named = tuple(sorted(names & words)), mention.search(source) is not None
+        if (found or named) and home != control_schema:
+            yield schema.Function(identity=identity, columns=found, named=named)
 
 
 def _with_hash(cursor: session.Cursor, column: schema.Column) -> schema.Column:
@@ -350,7 +422,8 @@ def _type(cursor: session.Cursor, text: str) -> schema.TypeFacts:
             cursor.execute(f"SET LOCAL search_path = {session.CATALOG_PATH}".encode())
             name = _one(cursor, "SELECT format_type(%s, %s)", described)[0]
             brings = _one(cursor, _BRINGS.format(type="%s"), (row[1], row[1]))[0]
-            return schema.TypeFacts(text=text, canonical=name, brings=tuple(brings))
+            labels = _one(cursor, _LABELS, (row[1],))[0]
+            return schema.TypeFacts(text=text, canonical=name, brings=tuple(brings), labels=tuple(labels))
     except psycopg.Error as error:
         return schema.TypeFacts(text=text, error=_said(error))
 
@@ -383,6 +456,37 @@ def _expression(cursor: session.Cursor, question: schema.Question) -> schema.Exp
     return dataclasses.replace(facts, type=name, volatile=volatile)
 
 
+def _expression_of_made(connection: session.Connection, question: schema.Question) -> schema.ExpressionFacts:
+    """The same over a table that the migration makes."""
+    try:
+        with _made(connection, question) as cursor:
+            return _expression(cursor, question)
+    except psycopg.Error as error:
+        text = question.expression or ""
+        return schema.ExpressionFacts(schema=question.schema, table=question.table, expression=text, error=_said(error))
+
+
+@contextlib.contextmanager
+def _made(connection: session.Connection, question: schema.Question) -> Iterator[session.Cursor]:
+    """A transaction that is rolled back, in which the statements that make the table are executed."""
+    with session.rolled_back(connection, lock_timeout=timedelta(seconds=2), search_path=sync.SEARCH_PATH) as cursor:
+        for statement in question.given:
+            cursor.execute(statement.encode())
+        yield cursor
+
+
+def _creation(connection: session.Connection, question: schema.Question, control_schema: str) -> schema.Creation:
+    """What the catalog says of a table that statements make; nothing of it is left."""
+    facts = schema.Creation(schema=question.schema, table=question.table, statements=question.given)
+    try:
+        with _made(connection, question) as cursor:
+            cursor.execute(f"SET LOCAL search_path = {session.CATALOG_PATH}".encode())
+            (made,) = _tables(cursor, [(question.schema, question.table)], control_schema)
+    except psycopg.Error as error:
+        return dataclasses.replace(facts, error=_said(error))
+    return dataclasses.replace(facts, made=made)
+
+
 _COPY = "zd_trial"
 
 
@@ -400,7 +504,7 @@ def _trial(connection: session.Connection, question: schema.Question) -> schema.
 
     connection.add_notice_handler(note)
     try:
-        with session.rolled_back(connection, lock_timeout=timedelta(seconds=2), search_path=sync.SEARCH_PATH) as cursor:
+        with _made(connection, question) as cursor:
             cursor.execute(
                 f"CREATE TEMPORARY TABLE {_COPY} (LIKE {ident(question.schema, question.table)} INCLUDING ALL)".encode()
             )
@@ -436,6 +540,8 @@ SELECT a.attname, pg_get_expr(d.adbin, d.adrelid) FROM pg_attrdef d
 JOIN pg_attribute a ON a.attrelid = d.adrelid AND a.attnum = d.adnum AND a.attgenerated = ''
 WHERE d.adrelid = to_regclass('pg_temp.' || %s) ORDER BY a.attnum
 """
+
+_LABELS = "SELECT ARRAY(SELECT e.enumlabel::text FROM pg_enum e WHERE e.enumtypid = %s ORDER BY e.enumsortorder)"
 
 _VOLATILE = "SELECT EXISTS (SELECT FROM pg_proc WHERE proname = ANY (%s) AND provolatile = 'v')"
 
