@@ -28,8 +28,8 @@ class Index:
     """An index to build or to drop, for the table and each of its partitions.
 
     `label` names the steps. `tail` is the definition from the access method on, as ``CREATE INDEX`` takes it after
-    USING; `tails` are the ways in which the catalog may print it (none: whatever it prints). `partition_names` are keyed
-    by (schema, name) of every partition, partitioned ones included.
+    USING; `tails` are the ways in which the catalog may print it. `partition_names` are keyed by (schema, name) of every
+    partition, partitioned ones included.
     """
 
     name: str
