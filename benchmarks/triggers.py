@@ -1,9 +1,13 @@
 """What a migration costs the application's writes while both shapes are kept equal.
 
-``python -m benchmarks.triggers [--rounds 200] [--case NAME]...`` on a scratch server. Two tables alike, of six narrow
+``python -m benchmarks.triggers [--rounds 300] [--case NAME]...`` on a scratch server. Two tables alike, of six narrow
 columns and one index besides the key; one of them is in a migration whose rows are filled (phase `backfill`), the other
 in none. Statements of 1,000 rows alternate between them. What the migrated table pays more is all of it: the trigger,
-the new column, its constraints. The difference and the ratio are medians over the pairs, with the quartiles of the ratio.
+the new column, its constraints.
+
+Rows a second are by the wall clock. What a row costs is the CPU time of the server process (on Linux, from schedstat;
+elsewhere by the wall clock too), which other processes of a busy machine hardly change; the difference and the ratio are
+medians over the pairs, with the quartiles of the ratio.
 
 A case is one line of `CASES`: the changes as a migration file has them, and what is written before and during it.
 The exit status is 1 where a target is missed.
@@ -60,26 +64,31 @@ class Case:
     workloads: tuple[Workload, ...]
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Cost:
+    """Seconds of one statement."""
+
+    wall: float
+    cpu: float
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """One row of the table; seconds of whole statements."""
+    """One row of the table: pairs of statements, without the migration and with it."""
 
     case: str
     workload: Workload
-    plain: list[float]
-    synced: list[float]
+    pairs: list[tuple[Cost, Cost]] = dataclasses.field(default_factory=list)
 
     @property
     def microseconds(self) -> float:
         """What a row costs more: the median of the pairs' differences."""
-        pairs = zip(self.plain, self.synced, strict=True)
-        return statistics.median(synced - plain for plain, synced in pairs) / BATCH * 1e6
+        return statistics.median(synced.cpu - plain.cpu for plain, synced in self.pairs) / BATCH * 1e6
 
     @property
     def ratios(self) -> list[float]:
         """The quartiles of synced by plain."""
-        pairs = zip(self.plain, self.synced, strict=True)
-        return statistics.quantiles((synced / plain for plain, synced in pairs), n=4)
+        return statistics.quantiles((synced.cpu / plain.cpu for plain, synced in self.pairs), n=4)
 
     @property
     def missed(self) -> bool:
@@ -146,7 +155,7 @@ CASES = {
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=200, help="pairs of statements of each workload")
+    parser.add_argument("--rounds", type=int, default=300, help="pairs of statements of each workload")
     parser.add_argument("--case", action="append", choices=CASES, help="only this one; may be repeated")
     parser.add_argument("--major", type=int, default=max(available_majors(), default=None), help="of PostgreSQL")
     arguments = parser.parse_args()
@@ -163,7 +172,7 @@ def main() -> int:
 def measure(server: ScratchServer, name: str, rounds: int) -> list[Result]:
     """One case, in a database of its own."""
     case = CASES[name]
-    results = [Result(case=name, workload=workload, plain=[], synced=[]) for workload in case.workloads]
+    results = [Result(case=name, workload=workload) for workload in case.workloads]
     server.create_database(name)
     with server.connect(name) as connection:
         for table in TABLES:
@@ -177,24 +186,33 @@ def measure(server: ScratchServer, name: str, rounds: int) -> list[Result]:
                 # A round has keys of its own: for inserts above all rows, for updates a part that it alone visits.
                 new = (rounds + number * len(results) + position + 1) * BATCH
                 low = new if result.workload.plain.startswith("INSERT") else (number % rounds) * BATCH
-                pair = timed(connection, result.workload, low, reverse=bool(number % 2))
+                pair = costs(connection, result.workload, low, reverse=bool(number % 2))
                 if number:
-                    result.plain.append(pair["plain"])
-                    result.synced.append(pair["synced"])
+                    result.pairs.append(pair)
     server.drop_database(name)
     return results
 
 
-def timed(connection: psycopg.Connection[Any], workload: Workload, low: int, *, reverse: bool) -> dict[str, float]:
-    """Seconds of the statement on both tables; who is first alternates."""
-    seconds = {}
+def costs(connection: psycopg.Connection[Any], workload: Workload, low: int, *, reverse: bool) -> tuple[Cost, Cost]:
+    """Of the statement on both tables; which one is first alternates."""
+    found = {}
     for table in sorted(TABLES, reverse=reverse):
         statement = (workload.plain if table == "plain" else workload.synced).replace("{table}", table)
-        began = time.perf_counter()
+        used, began = cpu(connection), time.perf_counter()
         done = connection.execute(statement.encode(), {"low": low + 1, "high": low + BATCH})
-        seconds[table] = time.perf_counter() - began
+        wall = time.perf_counter() - began
+        found[table] = Cost(wall, cpu(connection) - used)
         assert done.rowcount == BATCH, (statement, done.rowcount)
-    return seconds
+    return found["plain"], found["synced"]
+
+
+def cpu(connection: psycopg.Connection[Any]) -> float:
+    """Seconds that the server process has worked so far."""
+    connection.execute("SELECT")  # the kernel adds up when a process goes to sleep: it has, after the statement before
+    try:
+        return int(Path(f"/proc/{connection.info.backend_pid}/schedstat").read_text().split()[0]) / 1e9
+    except FileNotFoundError:
+        return time.perf_counter()
 
 
 def migrate(url: str, changes: str) -> None:
@@ -210,10 +228,10 @@ def migrate(url: str, changes: str) -> None:
 
 def markdown(results: list[Result], major: int) -> str:
     lines = [
-        f"PostgreSQL {major}, {BATCH:,} rows a statement, medians of {len(results[0].plain)} pairs, microseconds a row:",
+        f"PostgreSQL {major}, {BATCH:,} rows a statement, medians of {len(results[0].pairs)} pairs:",
         "",
-        "| change | statement | rows/s without | rows/s with | without | with | costs a row | ratio (quartiles) | target |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| change | statement | rows/s without | rows/s with | costs a row | ratio (quartiles) | target |",
+        "|---|---|---|---|---|---|---|",
     ]
     lines += ["| " + " | ".join(cells(result)) + " |" for result in results]
     return "\n".join(lines)
@@ -222,10 +240,9 @@ def markdown(results: list[Result], major: int) -> str:
 def cells(result: Result) -> Iterator[str]:
     yield result.case
     yield result.workload.label
-    plain, synced = statistics.median(result.plain), statistics.median(result.synced)
-    yield from (f"{BATCH / seconds:,.0f}" for seconds in (plain, synced))
-    yield from (f"{seconds / BATCH * 1e6:.2f}" for seconds in (plain, synced))
-    yield f"{result.microseconds:+.2f}"
+    for side in zip(*result.pairs, strict=True):
+        yield f"{BATCH / statistics.median(cost.wall for cost in side):,.0f}"
+    yield f"{result.microseconds:+.2f} µs"
     first, median, third = result.ratios
     yield f"{median:.2f} ({first:.2f}–{third:.2f})"
     micro, percent = result.workload.at_most, result.workload.at_most_percent
