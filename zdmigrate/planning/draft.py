@@ -128,6 +128,7 @@ class TableDraft:
         self._gone: dict[str, str] = {}
         self._settled: set[str] = set()
         self._kept: dict[str, str] = {}
+        self._indexes: set[str] = set()
         self._added: list[AddedConstraint] = []
         self._lost: dict[str, str] = {}
 
@@ -364,7 +365,7 @@ class TableDraft:
     @property
     def names_taken(self) -> frozenset[str]:
         """Names of constraints and indexes that are there before the end, or that the migration makes."""
-        return self.live.relation_names | {added.name for added in self._added} | set(self._lost)
+        return self.live.relation_names | {added.name for added in self._added} | set(self._lost) | self._indexes
 
     def constraint(self, name: str) -> schema.Constraint:
         """The constraint as it is in the catalog.
@@ -437,20 +438,16 @@ class TableDraft:
         if isinstance(move, Replace) and not not_null:
             self.moves[self.moves.index(move)] = dataclasses.replace(move, not_null=False)
 
-    def keep(self, names: Iterable[str], what: str) -> None:
-        """Note that something was made on columns: from here on they are neither renamed nor replaced nor dropped."""
-        self._kept |= {name: what for name in names if name not in self._kept}
+    def add_index(self, name: str, columns: Iterable[str]) -> None:
+        """An index that was not there. From here on its columns are neither renamed nor replaced nor dropped.
 
-    def shaped(self) -> str:
-        """Statements that give an empty copy of the table, called ``{table}``, the columns of the new shape."""
-        drops, renames, adds = [], [], []
-        for column in self.columns:
-            if column.live is None or column.type != column.live.type:
-                drops += [] if column.live is None else [f"DROP COLUMN {ident(column.live.name)} CASCADE"]
-                adds.append(f"ADD COLUMN {ident(column.name)} {column.type}")
-            elif column.name != column.live.name:
-                renames.append(f"RENAME COLUMN {ident(column.live.name)} TO {ident(column.name)}")
-        return "".join(f"ALTER TABLE {{table}} {action}; " for action in (*drops, *renames, *adds))
+        Raises:
+            Unsafe: a constraint that the migration adds has its name.
+        """
+        if any(added.name == name for added in self._added):
+            raise Unsafe(f"{self.shown} gets a constraint {name!r} in the same migration", hint="choose another name")
+        self._indexes.add(name)
+        self._kept |= {column: f"the index {name}" for column in columns if column not in self._kept}
 
     def initial(self, text: str) -> str:
         """An expression over the new shape, over the columns as they are before the migration."""
@@ -485,7 +482,7 @@ class TableDraft:
         if what is not None:
             raise Unsafe(
                 f"{self.shown}.{name} is used by {what}, which the same migration makes before",
-                hint=f"put this change before, and let {what} use the column as it then is",
+                hint="put this change before that one, and let the index use the column as it then is",
             )
 
     def _refuse_constrained(self, name: str, doing: str) -> None:
