@@ -91,8 +91,10 @@ def test_planning_30_changes_on_1000_tables(database: Database, tmp_path: Path) 
     large_schema.write_migration(tmp_path / "migrations", 30)
     environment = large_schema.environment(database.url, ROOT, tmp_path / "cache")
     command = (sys.executable, "-m", "zdmigrate", "plan")
-    _, *measured = [peak.usage(command, cwd=tmp_path, env=environment) for _ in range(1 + RUNS)]
-    seconds, memory = statistics.median(u.seconds for u in measured), max(u.bytes for u in measured)
-    print(f"plan: {seconds:.2f} s, {memory / 1e6:.0f} MB")
+    # The first fills the caches.
+    _, *measured = [peak.pair(command, cwd=tmp_path, env=environment) for _ in range(1 + RUNS)]
+    seconds = statistics.median(pair.unloaded for pair in measured)
+    memory = max(pair.command.bytes for pair in measured)
+    print(f"plan: {seconds:.2f} s on an idle machine, {memory / 1e6:.0f} MB")
     assert seconds < 2
     assert memory < 150e6
