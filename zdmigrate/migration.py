@@ -16,7 +16,7 @@ import re
 import sys
 import types
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -113,6 +113,11 @@ class MigrationFile:
     @property
     def checksum(self) -> str:
         return self.migration.checksum
+
+    @property
+    def functions(self) -> dict[str, Callable[[Any], Any]]:
+        """What the steps of its plan may call, by reference."""
+        return {name: function for change in self.changes for name, function in change.functions().items()}
 
     def unknown_requirement(self, required: str, *, known: Iterable[str] = ()) -> MigrationFileError:
         """The error for a `requires` that neither the directory nor the database knows."""

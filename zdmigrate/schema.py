@@ -68,6 +68,10 @@ class Index:
     comment: str | None = None
     partition_names: tuple[tuple[str, str], ...] = ()
     """(``schema.partition``, name of the partition's index), on a partitioned table."""
+    oids: tuple[int, ...] = ()
+    """Its own, and those of its partitions' indexes: what is built anew has another one."""
+    references: tuple[str, ...] = ()
+    """The foreign keys, of whatever table, that rest on it."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +89,8 @@ class Constraint:
     """Schema and name of the table that a foreign key points to."""
     inherited: bool = False
     comment: str | None = None
+    needed_by: tuple[str, ...] = ()
+    """What depends on the constraint itself: foreign keys on a key, views that group by it."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +117,29 @@ class Function:
     identity: str
     columns: tuple[str, ...]
     named: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Sequence:
+    """The sequence that belongs to a column: a serial one's, or an identity's (`internal`).
+
+    `identity` is what ``regclass`` prints; `dependents` are others that draw numbers from it, partitions aside.
+    """
+
+    column: str
+    schema: str
+    name: str
+    identity: str
+    internal: bool
+    start: int
+    increment: int
+    minimum: int
+    maximum: int
+    cache: int
+    cycle: bool
+    grants: tuple[Grant, ...] = ()
+    comment: str | None = None
+    dependents: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,6 +172,9 @@ class Leaf:
     parent_schema: str | None = None
     parent_name: str | None = None
     partitioned: bool = False
+    foreign: bool = False
+    replica_identity: str = "d"
+    replica_index: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,12 +201,18 @@ class Table:
     inherits: bool = False
     may_create: bool = True
     """Whether the connected role may create indexes: that needs CREATE on the table's schema."""
+    may_reference: bool = True
+    """Whether the connected role may make foreign keys to the table."""
     rules: tuple[str, ...] = ()
     publications: tuple[str, ...] = ()
     grants: tuple[Grant, ...] = ()
     """To others than its owner."""
     row_security: bool = False
     reliant: tuple[Reliant, ...] = ()
+    sequences: tuple[Sequence, ...] = ()
+    comment: str | None = None
+    replica_identity: str = "d"
+    """pg_class.relreplident: d, f, n, or i for the index that says `replica_identity`."""
 
     @property
     def partitioned(self) -> bool:
@@ -184,6 +222,10 @@ class Table:
     def column(self, name: str) -> Column | None:
         """The column of that name."""
         return next((column for column in self.columns if column.name == name), None)
+
+    def index(self, name: str) -> Index | None:
+        """The index of that name."""
+        return next((index for index in self.indexes if index.name == name), None)
 
     @property
     def column_names(self) -> frozenset[str]:
@@ -224,15 +266,17 @@ class TypeFacts:
 class Trial:
     """DDL tried on an empty temporary copy of a table, which is rolled back; ``{table}`` stands for the copy.
 
-    `definition` is the server's own text of the one index or constraint that was made, `defaults` are those of all
-    columns afterwards, `messages` what it said at debug1 (``rewriting table``, ``verifying table``), and `error` its
-    message where it refused.
+    `definition` is the server's own text of the one index or constraint that was made, `columns` are the names that it
+    gave to an index's columns (``lower`` for ``lower(email)``), `defaults` are those of all columns afterwards,
+    `messages` what it said at debug1 (``rewriting table``, ``verifying table``), and `error` its message where it
+    refused.
     """
 
     schema: str
     table: str
     statement: str
     definition: str | None = None
+    columns: tuple[str, ...] = ()
     defaults: tuple[tuple[str, str], ...] = ()
     messages: tuple[str, ...] = ()
     error: str | None = None

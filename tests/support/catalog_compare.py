@@ -31,7 +31,9 @@ _QUERIES = {
         WHERE a.attnum > 0 AND NOT a.attisdropped AND c.relkind IN ('r', 'p', 'i', 'I', 'v', 'm') AND {_SCHEMAS}""",
     "constraint": f"""
         SELECT k.conrelid::regclass || ': ' || k.conname, k.contype, pg_get_constraintdef(k.oid), k.convalidated,
-               k.condeferrable, k.condeferred, k.conislocal, k.coninhcount, k.connoinherit,
+               k.condeferrable, k.condeferred, k.conislocal, k.coninhcount,
+               -- of keys it says nothing: it is true of those that were made on a partition before they were attached
+               k.connoinherit AND k.contype IN ('c', 'n'),
                nullif(k.conindid, 0)::regclass::text, obj_description(k.oid, 'pg_constraint')
         FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace
         WHERE {_SCHEMAS}""",

@@ -27,7 +27,8 @@ _numbers = itertools.count(1)
 class Case:
     """A schema with data, the changes as source text, and the DDL that somebody would write by hand.
 
-    `backwards` is False where a revert is not what is tested (an irreversible change, or one that loses values).
+    `lossy`: going back loses values, and may. `backwards` is False where a revert is not what is tested (an irreversible
+    change).
     """
 
     schema: tuple[str, ...]
@@ -36,6 +37,7 @@ class Case:
     before_retire: tuple[str, ...] = ()
     data: str | None = None
     backwards: bool = True
+    lossy: bool = False
     overrides: Mapping[str, str] = dataclasses.field(default_factory=lambda: EVERYTHING)
 
 
@@ -45,6 +47,7 @@ class Stage:
     def __init__(self, server: ScratchServer, directory: Path, case: Case) -> None:
         self._server, self._case, self._names = server, case, list[str]()
         self._directory = directory
+        self.changes = case.changes
         self.write(ID, *case.changes)
 
     def write(self, id_: str, *changes: str) -> None:
@@ -104,7 +107,8 @@ def walk(stage: Stage, case: Case) -> Plan:
             for _ in range(2):  # the second changes nothing
                 _expect(project.advance([], target=phase, overrides=case.overrides))
             if case.backwards and phase.position <= plan.undoable_until.position and not case.before_retire:
-                _expect(project.revert(ID, target=Phase.NONE, overrides=case.overrides))
+                back = project.revert(ID, target=Phase.NONE, overrides=case.overrides, allow_lossy=case.lossy)
+                _expect(back)
                 _same(before, stage.catalog(by_phases), f"before (-), after {phase} (+)")
                 project.unhold(ID)
                 _expect(project.advance([], target=phase, overrides=case.overrides))

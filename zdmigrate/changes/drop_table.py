@@ -108,7 +108,7 @@ class DropTable(Change):
             if key.kind == "f" and key.references != (table.schema, table.name):
                 yield transaction_step(
                     scope, Phase.CONTRACT, f"drop.{key.name}", f"drop the foreign key {key.name} of {self.table}",
-                    probe=probes.constraint_gone(retired, key.name),
+                    probe=probes.constraint_gone(retired, key.name, "f"),
                     do=[alter(retired, f"DROP CONSTRAINT {ident(key.name)}")],
                     locks=(*on(retired, ACCESS_EXCLUSIVE), *on_referenced(key, ACCESS_EXCLUSIVE)),
                     takes_away=True, irreversible=True,

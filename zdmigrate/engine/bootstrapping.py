@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 from datetime import timedelta
 
-from zdmigrate import schema
 from zdmigrate.control.store import Event, Store
-from zdmigrate.engine import planned
+from zdmigrate.engine import functions, planned
 from zdmigrate.errors import Drift, Irreversible, Unsafe
 from zdmigrate.migration import MigrationFile
 from zdmigrate.phases import Phase
-from zdmigrate.planning import planner, sync
+from zdmigrate.planning import authored, planner
 from zdmigrate.postgres import session
 from zdmigrate.postgres.session import Connection
 
@@ -46,8 +45,8 @@ def one(connection: Connection, store: Store, file: MigrationFile) -> str | None
     large = [f"{t.schema}.{t.name} ({t.rows} rows)" for t in snapshot.tables if t.rows > MOST_ROWS]
     if large:
         raise Unsafe(f"{file.id}: {', '.join(large)}: this is not a fresh database", hint="zdmigrate advance")
-    with session.transaction(connection, lock_timeout=timedelta(seconds=5), search_path=sync.SEARCH_PATH) as cursor:
-        statements = _bring(connection, cursor, file, snapshot, store.schema)
+    with session.transaction(connection, lock_timeout=timedelta(seconds=5), search_path=authored.SEARCH_PATH) as cursor:
+        statements = _bring(connection, cursor, file, store.schema)
         store.register(cursor, file.id, file.title or "", file.checksum)
         made = store.record(cursor, file.id)
         assert made is not None
@@ -58,9 +57,7 @@ def one(connection: Connection, store: Store, file: MigrationFile) -> str | None
     return detail
 
 
-def _bring(
-    connection: Connection, cursor: session.Cursor, file: MigrationFile, snapshot: schema.Snapshot, control: str
-) -> list[str]:
+def _bring(connection: Connection, cursor: session.Cursor, file: MigrationFile, control: str) -> list[str]:
     """Execute what is not there; each change sees what those before it made.
 
     Raises:
@@ -69,17 +66,32 @@ def _bring(
     statements: list[str] = []
     there: set[bool] = set()
     for position, change in enumerate(file.changes):
-        if position:
-            snapshot = planned.read(connection, [file], control)
+        snapshot = planned.read(
+            connection,
+            [file],
+            control,
+            lambda f, s, at=position: planner.one_shot_questions(f, s, at),  # type: ignore[misc]
+        )
+        cursor.execute("SELECT set_config('search_path', %s, true)", (authored.SEARCH_PATH,))  # reading has changed it
         one = change.one_shot(planner.scope_of(file, snapshot, position))
-        there |= set() if one.there is None else {one.there}
+        is_there = one.there
+        if is_there is None and one.probe is not None:
+            row = cursor.execute(one.probe.encode()).fetchone()
+            is_there = bool(row and row[0])
+        there |= set() if is_there is None else {is_there}
         if len(there) > 1:
             raise Drift(
                 f"{file.id}: some of its changes are there and some are not", hint="bring the database to one side"
             )
-        for statement in () if one.there or there == {True} else one.statements:
+        if is_there or there == {True}:
+            continue
+        for statement in one.statements:
             cursor.execute(statement.encode())
             statements.append(statement)
+        for function in one.functions:
+            for _ in functions.called(file.id, function, connection):
+                pass  # one that yields goes on in the same transaction
+            statements.append(f"{function.__name__}()")
     return statements
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import msgspec
 
@@ -16,15 +16,19 @@ from zdmigrate.planning.draft import Unanswered
 from zdmigrate.postgres import catalog
 from zdmigrate.postgres.session import Connection
 
+Ask = Callable[[MigrationFile, schema.Snapshot], Iterable[schema.Question]]
 
-def read(connection: Connection, files: Iterable[MigrationFile], control_schema: str) -> schema.Snapshot:
+
+def read(
+    connection: Connection, files: Iterable[MigrationFile], control_schema: str, ask: Ask = planner.questions
+) -> schema.Snapshot:
     """The snapshot that the files' changes need: the planner says what it must still know, until it asks nothing."""
     files = list(files)
     names = {(target.schema, target.table) for f in files for change in f.changes for target in change.targets()}
     questions: dict[schema.Question, None] = {}
     while True:
         snapshot = catalog.snapshot(connection, names, tuple(questions), control_schema=control_schema)
-        asked = [q for file in files for q in planner.questions(file, snapshot) if q not in questions]
+        asked = [q for file in files for q in ask(file, snapshot) if q not in questions]
         if not asked:
             return snapshot
         questions |= dict.fromkeys(asked)

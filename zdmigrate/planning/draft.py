@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable
-from typing import Literal
+from typing import Any, Literal
 
 from zdmigrate import schema
 from zdmigrate.errors import Unsafe
@@ -61,6 +61,8 @@ class Fill:
     value: str
     not_null: bool
     null_is_unfilled: bool
+    volatile: bool = False
+    """Whether `value` is another one each time."""
     definition: str | None = None
     settings: tuple[str, ...] = ()
     default: str | None = None
@@ -100,6 +102,17 @@ class DraftColumn:
     computed: bool = True
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class AddedConstraint:
+    """A constraint that the migration adds in `phase`. `columns` are those of a key in order, or all that it mentions."""
+
+    name: str
+    kind: str
+    columns: tuple[str, ...]
+    phase: Phase
+    deferrable: bool = False
+
+
 class TableDraft:
     """One table: as it is (`live`), and as the migration makes it. `place` begins the ids of its own steps.
 
@@ -112,6 +125,10 @@ class TableDraft:
         self.moves: list[Move] = []
         self._columns = {c.name: _unchanged(c) for c in live.columns}
         self._gone: dict[str, str] = {}
+        self._settled: set[str] = set()
+        self._kept: dict[str, str] = {}
+        self._added: list[AddedConstraint] = []
+        self._lost: dict[str, str] = {}
 
     @property
     def shown(self) -> str:
@@ -193,7 +210,14 @@ class TableDraft:
     def rename(self, old: str, new: str) -> None:
         """Another name for a column."""
         live, found = self.live_column(old), self.column(old)
+        self._refuse_kept(old)
+        self._refuse_constrained(old, "renamed")
         self.refuse_taken(new)
+        if old in self._settled:
+            raise Unsafe(
+                f"a change before this one, whose turn comes after names have changed, calls {self.shown}.{old} so",
+                hint="put the RenameColumn first, and use the new name in the other change",
+            )
         move = self._move(live.name)
         if isinstance(move, Rename):
             raise Unsafe(f"{self.shown}.{old} is renamed twice", hint=f"rename it once: {live.name} to {new}")
@@ -224,6 +248,8 @@ class TableDraft:
         `default` is what its default is in the end, if it has one.
         """
         live = self.live_column(name)
+        self._refuse_kept(name)
+        self._refuse_constrained(name, "changed")
         move = self._move(live.name)
         if isinstance(move, Replace):
             raise Unsafe(f"the type of {self.shown}.{name} is changed twice", hint="change it once")
@@ -267,7 +293,9 @@ class TableDraft:
     def drop(self, name: str, down: str | None) -> None:
         """A column that is no longer there."""
         live = self.live_column(name)
-        if self._move(live.name) is not None:
+        self._refuse_kept(name)
+        self._refuse_constrained(name, "dropped")
+        if self._move(live.name) is not None or live != self.live.column(live.name):
             raise Unsafe(
                 f"{self.shown}.{name} is changed and dropped by the same migration", hint="keep one of the two"
             )
@@ -275,13 +303,142 @@ class TableDraft:
         del self._columns[name]
         self._gone[name] = "dropped"
 
+    def amend(self, name: str, **facts: Any) -> None:
+        """Note facts of a column that the migration changes in place, for the changes of it that are declared later."""
+        column = self.column(name)
+        live = dataclasses.replace(self.live_column(name), **facts)
+        self._columns[name] = dataclasses.replace(column, live=live, default=live.default)
+        move = self._move(live.name)
+        if move is not None and not isinstance(move, Fill):
+            self.moves[self.moves.index(move)] = dataclasses.replace(move, column=live)
+
+    def depend(self, columns: Iterable[str], kind: str, identity: str) -> None:
+        """Note that something which the migration makes depends on columns, so that they cannot be dropped or replaced.
+
+        Raises:
+            Unsafe: one of them is replaced already.
+        """
+        for name in columns:
+            live = self.column(name).live
+            if live is None:
+                raise Unsafe(
+                    f"{identity} of {self.shown} is made of {name}, which is added by the same migration",
+                    hint="add it in a migration of its own",
+                )
+            if self.is_replaced(name):
+                raise Unsafe(
+                    f"{identity} of {self.shown} is made of {name}, whose type is changed by the same migration",
+                    hint="add it in a migration of its own",
+                )
+            dependent = schema.Dependent(column=live.name, kind=kind, identity=identity)
+            self.live = dataclasses.replace(self.live, dependents=(*self.live.dependents, dependent))
+
+    def is_replaced(self, name: str) -> bool:
+        """Whether another column takes this one's place."""
+        live = self.column(name).live
+        return live is not None and isinstance(self._move(live.name), Replace)
+
+    def settled(self, name: str) -> str:
+        """A column's name in steps of `contract`: no change that follows may give it another one."""
+        self.column(name)
+        self._settled.add(name)
+        return name
+
+    @property
+    def added(self) -> tuple[AddedConstraint, ...]:
+        """The constraints that the migration adds."""
+        return tuple(self._added)
+
+    @property
+    def names_taken(self) -> frozenset[str]:
+        """Names of constraints and indexes that are there before the end, or that the migration makes."""
+        return self.live.relation_names | {added.name for added in self._added} | set(self._lost)
+
+    def constraint(self, name: str) -> schema.Constraint:
+        """The constraint as it is in the catalog.
+
+        Raises:
+            Unsafe: there is none, or another change of the migration is about it.
+        """
+        if any(added.name == name for added in self._added):
+            raise Unsafe(
+                f"the constraint {name} of {self.shown} is added by the same migration",
+                hint="add it as it is meant to be, or not at all",
+            )
+        if name in self._lost:
+            raise Unsafe(
+                f"the constraint {name} of {self.shown} is {self._lost[name]} by the same migration",
+                hint="keep one of the two changes",
+            )
+        found = next((k for k in self.live.constraints if k.name == name), None)
+        if found is None:
+            known = ", ".join(sorted(k.name for k in self.live.constraints)) or "none"
+            raise Unsafe(f"{self.shown} has no constraint {name!r}", hint=f"its constraints are: {known}")
+        return found
+
+    def constrain(self, constraint: AddedConstraint) -> None:
+        """A constraint that was not there.
+
+        Raises:
+            Unsafe: its name is taken.
+        """
+        name = constraint.name
+        if name in self.names_taken:
+            still = f", which is {self._lost[name]} only at the end" if name in self._lost else ""
+            raise Unsafe(
+                f"{self.shown} already has a constraint or index {name!r}{still}",
+                hint="give it another name; if it is the one that is meant, record the migration as adopted: "
+                "zdmigrate bootstrap",
+            )
+        self._added.append(constraint)
+
+    def drop_constraint(self, name: str) -> None:
+        """A constraint that is no longer there."""
+        self._lost[name] = "dropped"
+
+    def drops_constraint(self, name: str) -> bool:
+        """Whether the migration drops it."""
+        return self._lost.get(name) == "dropped"
+
+    def rename_constraint(self, old: str, new: str) -> None:
+        """Another name for a constraint, and for its index: what is copied from it takes that one in the end."""
+        constraints = (dataclasses.replace(k, name=new) if k.name == old else k for k in self.live.constraints)
+        indexes = (
+            dataclasses.replace(i, name=new, constraint=new) if i.constraint == old else i for i in self.live.indexes
+        )
+        self.live = dataclasses.replace(self.live, constraints=tuple(constraints), indexes=tuple(indexes))
+        self._lost[old] = "renamed"
+
+    def moved(self, column: str) -> Move | None:
+        """What happens to a column of the catalog, but for a fill."""
+        return self._move(column)
+
     def retype(self, name: str, type_: str) -> None:
         """Note that a column is of another type in the new shape, in the same place."""
         self._columns[name] = dataclasses.replace(self.column(name), type=type_)
 
     def require(self, name: str, *, not_null: bool) -> None:
         """Note that a column is NOT NULL in the new shape, or may be NULL."""
-        self._columns[name] = dataclasses.replace(self.column(name), not_null=not_null)
+        found = self.column(name)
+        self._columns[name] = dataclasses.replace(found, not_null=not_null)
+        move = None if found.live is None else self._move(found.live.name)
+        if isinstance(move, Replace) and not not_null:
+            self.moves[self.moves.index(move)] = dataclasses.replace(move, not_null=False)
+
+    def keep(self, names: Iterable[str], what: str) -> None:
+        """Note that something was made on columns: from here on they are neither renamed nor replaced nor dropped."""
+        self._kept |= {name: what for name in names if name not in self._kept}
+
+    def shaped(self) -> str:
+        """Statements that give an empty copy of the table, called ``{table}``, the columns of the new shape."""
+        drops, renames, adds = [], [], []
+        for column in self.columns:
+            if column.live is None or column.type != column.live.type:
+                drops += [] if column.live is None else [f"DROP COLUMN {ident(column.live.name)} CASCADE"]
+                adds.append(f"ADD COLUMN {ident(column.name)} {column.type}")
+            elif column.name != column.live.name:
+                renames.append(f"RENAME COLUMN {ident(column.live.name)} TO {ident(column.name)}")
+        return "".join(f"ALTER TABLE {{table}} {action}; " for action in (*drops, *renames, *adds))
 
     def initial(self, text: str) -> str:
         """An expression over the new shape, over the columns as they are before the migration."""
@@ -310,6 +467,23 @@ class TableDraft:
             return None if found == ident(name) else found
 
         return replace_columns(text, known)
+
+    def _refuse_kept(self, name: str) -> None:
+        what = self._kept.get(name)
+        if what is not None:
+            raise Unsafe(
+                f"{self.shown}.{name} is used by {what}, which the same migration makes before",
+                hint=f"put this change before, and let {what} use the column as it then is",
+            )
+
+    def _refuse_constrained(self, name: str, doing: str) -> None:
+        """What a constraint of the migration says of a column must be said of it as it is in the end."""
+        found = [added.name for added in self._added if name in added.columns]
+        if found:
+            raise Unsafe(
+                f"{self.shown}.{name} is {doing} after {found[0]} was added to it by the same migration",
+                hint="put the change of the column first",
+            )
 
     def _move(self, name: str) -> Move | None:
         """What happens to a column of the catalog, but for a fill."""
@@ -373,6 +547,10 @@ class Draft:
         before = self._claims.setdefault(what, doing)
         if before is not doing:
             raise Unsafe(f"{what} is already {before} by the same migration", hint="keep one of the two")
+
+    def claimed(self, what: str) -> str | None:
+        """What an earlier change of the migration does with it."""
+        return self._claims.get(what)
 
     def ask(self, question: schema.Question) -> None:
         """Note what the server must be asked before the plan can be made."""

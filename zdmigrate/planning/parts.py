@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from zdmigrate import schema
 from zdmigrate.errors import Unsafe
@@ -17,19 +17,28 @@ from zdmigrate.sqltext import ident
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Target:
-    """A column (or a whole table, where `column` is None) that a change claims while it is in flight."""
+    """What a change claims while it is in flight: a column, an index or constraint (`item`), or a whole table."""
 
     schema: str
     table: str
     column: str | None = None
+    item: str | None = None
 
     def __str__(self) -> str:
+        if self.item is not None:
+            return item_name(self.schema, self.table, self.item)
         return ".".join(part for part in (self.schema, self.table, self.column) if part is not None)
 
     def overlaps(self, other: Target) -> bool:
         """Whether two changes that claim these would get in each other's way."""
+        mine, others = (self.column, self.item), (other.column, other.item)
         same_table = (self.schema, self.table) == (other.schema, other.table)
-        return same_table and (None in (self.column, other.column) or self.column == other.column)
+        return same_table and ((None, None) in (mine, others) or mine == others)
+
+
+def item_name(schema_name: str, table_name: str, item: str) -> str:
+    """An index or a constraint of a table, by a name that two plans can compare."""
+    return f"{schema_name}.{table_name}: {item}"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +134,21 @@ class Scope:
             self.draft.ask(schema.Question(schema=schema_name, table=table_name))
             raise Unanswered(self.draft.questions)
         return table
+
+    def taken(self, wanted: Iterable[tuple[str, str]]) -> frozenset[tuple[str, str]]:
+        """Which of the names (schema, name) a relation of any kind has.
+
+        Raises:
+            Unanswered: the server has not been asked about all of them yet.
+        """
+        names_ = dict.fromkeys(wanted)
+        there = {(t.schema, t.name) for t in self.snapshot.tables}
+        unknown = names_.keys() - there - set(self.snapshot.asked)
+        for schema_name, name in (n for n in names_ if n in unknown):
+            self.draft.ask(schema.Question(schema=schema_name, table=name))
+        if unknown:
+            raise Unanswered(self.draft.questions)
+        return frozenset(names_.keys() & there)
 
     def expression(self, table: schema.Table, text: str) -> schema.ExpressionFacts:
         """What the server says of an expression over the table's columns as they are in the catalog.
@@ -244,7 +268,7 @@ def objects_of(table: schema.Table, column: str) -> tuple[str, ...]:
     """The indexes and constraints on a column, by names that two plans can compare."""
     found = [i.name for i in table.indexes if column in i.columns]
     found += [k.name for k in table.constraints if column in k.columns]
-    return tuple(f"{table.schema}.{table.name}: {name}" for name in dict.fromkeys(found))
+    return tuple(item_name(table.schema, table.name, name) for name in dict.fromkeys(found))
 
 
 def on(table: schema.Table, mode: LockMode) -> tuple[TableLock, ...]:
@@ -276,6 +300,20 @@ def refuse_dependents(table: schema.Table, column: str, *, doing: str) -> None:
         raise Unsafe(
             f"{table.schema}.{table.name}.{column} cannot be {doing}: {', '.join(found)} depend on it",
             hint="drop or change those first, or move them to the new column in a release of their own",
+        )
+
+
+def refuse_given(table: schema.Table, column: schema.Column, *, doing: str) -> None:
+    """Refuse columns whose values the server makes.
+
+    Raises:
+        Unsafe: it is a generated or an identity column.
+    """
+    what = "a generated" if column.generated else "an identity" if column.identity else None
+    if what is not None:
+        raise Unsafe(
+            f"{table.schema}.{table.name}.{column.name} is {what} column, which cannot be {doing}",
+            hint="leave the column as it is, and let N+1 use another one",
         )
 
 

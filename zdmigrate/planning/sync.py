@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 from zdmigrate.planning import names
-from zdmigrate.sqltext import ident, literal, replace_columns
+from zdmigrate.sqltext import dollar, ident, literal, replace_columns
 
 SEARCH_PATH = "pg_catalog, public, pg_temp"
 """Where the names in users' expressions are looked up, in triggers, backfill and checks alike."""
@@ -73,6 +73,8 @@ class SyncPair:
     down: tuple[str, ...]
     on_down_error: Literal["refuse", "null"] = "refuse"
     null_is_unfilled: bool = False
+    volatile: bool = False
+    """Whether `up` never gives the same again, so that asking it tells nothing."""
     keys: tuple[UniqueKey, ...] = ()
 
     @property
@@ -132,6 +134,8 @@ def unfilled(pair: SyncPair, row: Row = BARE, *, exact: bool = False) -> str:
 def lost(pair: SyncPair, row: Row = BARE) -> str:
     """Whether undoing would lose a new value: `up` would not give it again."""
     there = f"NOT ({_empty(pair.new, row)})"
+    if pair.volatile:
+        return there
     return f"{there} AND {_differs([row.column(c.name) for c in pair.new], _ups(pair, row))}"
 
 
@@ -487,5 +491,5 @@ def _function(name: str, body: list[str], declare: tuple[str, ...] = (), *, plai
 def _dollar(name: str, body: list[str], declare: tuple[str, ...], options: str) -> str:
     head = ["DECLARE", *_indent(list(declare))] if declare else []
     text = "\n".join([*head, "BEGIN", *_indent(body), "END"])
-    tag = next(t for t in (f"$zd{n or ''}$" for n in range(1000)) if t not in text)
-    return f"CREATE OR REPLACE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql {options}AS {tag}\n{text}\n{tag}"
+    quoted = dollar(f"\n{text}\n")
+    return f"CREATE OR REPLACE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql {options}AS {quoted}"

@@ -17,7 +17,7 @@ from zdmigrate import schema
 from zdmigrate.errors import Contended
 from zdmigrate.planning import dependents, sync
 from zdmigrate.postgres import session
-from zdmigrate.sqltext import ident, tokens
+from zdmigrate.sqltext import ident, index_tail, tokens
 
 SAMPLE_ROWS = 1000
 """On how many rows an expression is tried."""
@@ -100,11 +100,12 @@ SELECT n.nspname, c.relname, c.oid::bigint, c.relkind, pg_get_userbyid(c.relowne
        ARRAY(SELECT jsonb_build_array(CASE WHEN x.grantee = 0 THEN NULL ELSE pg_get_userbyid(x.grantee)::text END,
                                       x.privilege_type, x.is_grantable)
              FROM aclexplode(c.relacl) x WHERE x.grantee <> c.relowner),
-       c.relrowsecurity
+       c.relrowsecurity, obj_description(c.oid, 'pg_class'), c.relreplident::text,
+       has_any_column_privilege(c.oid, 'REFERENCES')
 FROM pg_class c
 JOIN pg_namespace n ON n.oid = c.relnamespace
 JOIN unnest(%s::text[], %s::text[]) w(schema, name) ON n.nspname = w.schema AND c.relname = w.name
-WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f')
+WHERE c.relkind <> 't'
 ORDER BY 1, 2
 """
 
@@ -169,7 +170,10 @@ SELECT i.indrelid::bigint, c.relname, i.indisunique, i.indisprimary, i.indisvali
        ARRAY(SELECT jsonb_build_array(tn.nspname || '.' || tc.relname, pc.relname)
              FROM pg_partition_tree(i.indexrelid) t JOIN pg_class pc ON pc.oid = t.relid
              JOIN pg_index pi ON pi.indexrelid = t.relid JOIN pg_class tc ON tc.oid = pi.indrelid
-             JOIN pg_namespace tn ON tn.oid = tc.relnamespace WHERE t.relid <> i.indexrelid)
+             JOIN pg_namespace tn ON tn.oid = tc.relnamespace WHERE t.relid <> i.indexrelid),
+       ARRAY(SELECT t.relid::bigint FROM pg_partition_tree(i.indexrelid) t UNION SELECT i.indexrelid::bigint ORDER BY 1),
+       ARRAY(SELECT k.conrelid::regclass || ': ' || k.conname FROM pg_constraint k
+             WHERE k.conindid = i.indexrelid AND k.contype = 'f' AND k.conparentid = 0 ORDER BY 1)
 FROM pg_index i
 JOIN pg_class c ON c.oid = i.indexrelid
 LEFT JOIN pg_tablespace s ON s.oid = c.reltablespace
@@ -183,7 +187,19 @@ SELECT k.conrelid::bigint, k.conname, k.contype::text,
              JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.attnum ORDER BY u.place),
        pg_get_constraintdef(k.oid), k.convalidated, k.condeferrable, k.condeferred,
        (SELECT ARRAY[fn.nspname::text, f.relname::text] FROM pg_class f JOIN pg_namespace fn ON fn.oid = f.relnamespace
-        WHERE f.oid = k.confrelid), NOT k.conislocal, obj_description(k.oid, 'pg_constraint')
+        WHERE f.oid = k.confrelid), NOT k.conislocal, obj_description(k.oid, 'pg_constraint'),
+       ARRAY(SELECT DISTINCT CASE
+                 WHEN fk.oid IS NOT NULL THEN format('the foreign key %%s of %%s.%%s', fk.conname, rn.nspname, r.relname)
+                 ELSE coalesce(pg_describe_object('pg_class'::regclass, w.ev_class, 0),
+                               pg_describe_object(d.classid, d.objid, 0)) END
+             FROM pg_depend d
+             LEFT JOIN pg_constraint fk ON d.classid = 'pg_constraint'::regclass AND fk.oid = d.objid AND fk.contype = 'f'
+             LEFT JOIN pg_class r ON r.oid = fk.conrelid LEFT JOIN pg_namespace rn ON rn.oid = r.relnamespace
+             LEFT JOIN pg_rewrite w ON d.classid = 'pg_rewrite'::regclass AND w.oid = d.objid
+             WHERE d.deptype = 'n' AND k.contype IN ('p', 'u', 'x') AND coalesce(fk.conparentid, 0) = 0
+               AND (d.refclassid = 'pg_constraint'::regclass AND d.refobjid = k.oid
+                    OR d.refclassid = 'pg_class'::regclass AND d.refobjid = k.conindid)
+             ORDER BY 1)
 FROM pg_constraint k
 WHERE k.conrelid = ANY (%s) AND k.contype IN ('c', 'f', 'n', 'p', 'u', 'x')
 ORDER BY k.conrelid, k.conname
@@ -234,9 +250,34 @@ _RELIANT = (
     + dependents.query("w.oid::oid")
     + ") r ORDER BY 1, 2"
 )
+# Whatever else draws from one would fail when it goes; the defaults of partitions change with their parent's.
+_SEQUENCES = """
+SELECT d.refobjid::bigint, a.attname, n.nspname, c.relname, c.oid::regclass::text, d.deptype = 'i', q.seqstart,
+       q.seqincrement, q.seqmin, q.seqmax, q.seqcache, q.seqcycle,
+       ARRAY(SELECT jsonb_build_array(CASE WHEN x.grantee = 0 THEN NULL ELSE pg_get_userbyid(x.grantee)::text END,
+                                      x.privilege_type, x.is_grantable)
+             FROM aclexplode(c.relacl) x WHERE x.grantee <> c.relowner),
+       obj_description(c.oid, 'pg_class'),
+       ARRAY(SELECT pg_describe_object(o.classid, o.objid, o.objsubid) FROM pg_depend o
+             WHERE o.refclassid = 'pg_class'::regclass AND o.refobjid = c.oid AND o.deptype = 'n'
+               AND NOT (o.classid = 'pg_attrdef'::regclass AND EXISTS (
+                   SELECT FROM pg_attrdef e WHERE e.oid = o.objid AND (e.adrelid, e.adnum) = (d.refobjid, a.attnum)
+                   UNION ALL SELECT FROM pg_attrdef e JOIN pg_partition_tree(d.refobjid) t ON t.relid = e.adrelid
+                   JOIN pg_attribute p ON (p.attrelid, p.attnum) = (e.adrelid, e.adnum)
+                   WHERE e.oid = o.objid AND p.attname = a.attname)))
+FROM pg_depend d
+JOIN pg_class c ON c.oid = d.objid AND c.relkind = 'S' JOIN pg_namespace n ON n.oid = c.relnamespace
+JOIN pg_sequence q ON q.seqrelid = c.oid
+JOIN pg_attribute a ON (a.attrelid, a.attnum) = (d.refobjid, d.refobjsubid)
+WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid = ANY (%s)
+  AND d.deptype IN ('a', 'i')
+ORDER BY 1, 5
+"""
 
 _PARTITIONS = """
-SELECT w.oid, n.nspname, c.relname, pn.nspname, pc.relname, NOT t.isleaf
+SELECT w.oid, n.nspname, c.relname, pn.nspname, pc.relname, NOT t.isleaf, c.relkind = 'f', c.relreplident::text,
+       (SELECT ic.relname FROM pg_index i JOIN pg_class ic ON ic.oid = i.indexrelid
+        WHERE i.indrelid = c.oid AND i.indisreplident)
 FROM unnest(%s::bigint[]) w(oid)
 CROSS JOIN LATERAL pg_partition_tree(w.oid::oid) t
 JOIN pg_class c ON c.oid = t.relid JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -255,6 +296,7 @@ def _tables(cursor: session.Cursor, wanted: Sequence[Name], control_schema: str)
     triggers = _grouped(cursor, _TRIGGERS, oids, lambda row: (row[-1], _trigger(row)))
     dependents = _grouped(cursor, _DEPENDENTS, oids, lambda r: schema.Dependent(column=r[0], kind=r[1], identity=r[2]))
     partitions = _grouped(cursor, _PARTITIONS, oids, _leaf)
+    sequences = _grouped(cursor, _SEQUENCES, oids, _sequence)
     functions = _grouped(cursor, _FUNCTIONS, oids, lambda row: row)
     reliant = _grouped(cursor, _RELIANT, oids, _reliance)
     found = []
@@ -267,7 +309,8 @@ def _tables(cursor: session.Cursor, wanted: Sequence[Name], control_schema: str)
                 inherits=row[7], rows=row[8], bytes=row[9], partition_columns=tuple(row[10]), publications=tuple(row[11]),
                 rules=tuple(row[12]), may_create=row[13],
                 grants=tuple(schema.Grant(grantee=g, privilege=p, grantable=o) for g, p, o in row[14]), row_security=row[15],
-                reliant=tuple(reliant[oid]),
+                reliant=tuple(reliant[oid]), comment=row[16], replica_identity=row[17], may_reference=row[18],
+                sequences=tuple(sequences[oid]),
                 columns=tuple(_with_hash(cursor, column) if column.name in unique else column for column in columns[oid]),
                 indexes=tuple(indexes[oid]), constraints=tuple(constraints[oid]),
                 triggers=tuple(t for home, t in triggers[oid] if home != control_schema),
@@ -299,24 +342,17 @@ def _index(row: tuple[Any, ...]) -> schema.Index:
     definition = row[6]
     return schema.Index(
         name=row[0], unique=row[1], primary=row[2], valid=row[3], columns=tuple(row[4]), keys=tuple(row[5]),
-        tail=_after_using(definition), predicate=row[7], nulls_not_distinct=row[8], constraint=row[9],
+        tail=index_tail(definition), predicate=row[7], nulls_not_distinct=row[8], constraint=row[9],
         replica_identity=row[10], clustered=row[11], tablespace=row[12], comment=row[13],
-        partition_names=tuple((table, name) for table, name in row[14]),
+        partition_names=tuple((table, name) for table, name in row[14]), oids=tuple(row[15]), references=tuple(row[16]),
     )  # fmt: skip
-
-
-def _after_using(definition: str) -> str:
-    pieces = list(tokens(definition))
-    for index, piece in enumerate(pieces):
-        if piece.kind == "word" and piece.text == "USING":
-            return "".join(p.text for p in pieces[index + 1 :]).strip()
-    raise ValueError(f"not an index definition: {definition}")
 
 
 def _constraint(row: tuple[Any, ...]) -> schema.Constraint:
     return schema.Constraint(
         name=row[0], kind=row[1], columns=tuple(row[2]), definition=row[3], validated=row[4], deferrable=row[5],
         deferred=row[6], references=None if row[7] is None else (row[7][0], row[7][1]), inherited=row[8], comment=row[9],
+        needed_by=tuple(row[10]),
     )  # fmt: skip
 
 
@@ -333,7 +369,18 @@ def _reliance(row: tuple[Any, ...]) -> schema.Reliant:
 
 
 def _leaf(row: tuple[Any, ...]) -> schema.Leaf:
-    return schema.Leaf(schema=row[0], name=row[1], parent_schema=row[2], parent_name=row[3], partitioned=row[4])
+    return schema.Leaf(
+        schema=row[0], name=row[1], parent_schema=row[2], parent_name=row[3], partitioned=row[4], foreign=row[5],
+        replica_identity=row[6], replica_index=row[7],
+    )  # fmt: skip
+
+
+def _sequence(row: tuple[Any, ...]) -> schema.Sequence:
+    return schema.Sequence(
+        column=row[0], schema=row[1], name=row[2], identity=row[3], internal=row[4], start=row[5], increment=row[6],
+        minimum=row[7], maximum=row[8], cache=row[9], cycle=row[10], comment=row[12], dependents=tuple(row[13]),
+        grants=tuple(schema.Grant(grantee=g, privilege=p, grantable=o) for g, p, o in row[11]),
+    )  # fmt: skip
 
 
 def _about(
@@ -464,20 +511,24 @@ def _trial(connection: session.Connection, question: schema.Question) -> schema.
             cursor.execute("SET LOCAL client_min_messages = notice")
             said = tuple(m for m in messages if _COPY in m)
             cursor.execute(f"SET LOCAL search_path = {session.CATALOG_PATH}".encode())
-            made = [row[1] for row in cursor.execute(_OBJECTS, (_COPY, _COPY)).fetchall() if row[0] not in before]
+            made = [row[1:] for row in cursor.execute(_OBJECTS, (_COPY, _COPY)).fetchall() if row[0] not in before]
             defaults = tuple(cursor.execute(_DEFAULTS, (_COPY,)).fetchall())
     except psycopg.Error as error:
         return dataclasses.replace(facts, error=_said(error))
     finally:
         connection.remove_notice_handler(note)
-    return dataclasses.replace(facts, definition=made[0] if len(made) == 1 else None, defaults=defaults, messages=said)
+    definition, columns = made[0] if len(made) == 1 else (None, ())
+    return dataclasses.replace(facts, definition=definition, columns=tuple(columns), defaults=defaults, messages=said)
 
 
 # The indexes and constraints of the copy, with the server's text of them.
 _OBJECTS = """
-SELECT i.indexrelid, pg_get_indexdef(i.indexrelid) FROM pg_index i
+SELECT i.indexrelid, pg_get_indexdef(i.indexrelid),
+       ARRAY(SELECT a.attname::text FROM pg_attribute a WHERE a.attrelid = i.indexrelid ORDER BY a.attnum)
+FROM pg_index i
 WHERE i.indrelid = to_regclass('pg_temp.' || %s) AND NOT EXISTS (SELECT FROM pg_constraint k WHERE k.conindid = i.indexrelid)
-UNION ALL SELECT k.oid, pg_get_constraintdef(k.oid) FROM pg_constraint k WHERE k.conrelid = to_regclass('pg_temp.' || %s)
+UNION ALL SELECT k.oid, pg_get_constraintdef(k.oid), '{}' FROM pg_constraint k
+WHERE k.conrelid = to_regclass('pg_temp.' || %s)
 """
 
 _DEFAULTS = """
