@@ -192,7 +192,7 @@ def two(connection: Any, other: Any) -> None:
         ({"expand": fill, "takes_away": True}, "only contract"),
         ({"expand": fill, "locks": {"a": "?"}}, "there is no lock"),
     ],
-    ids=str,
+    ids=map(str, range(10)),
 )
 def test_functions_that_a_plan_cannot_hold(arguments: dict[str, Any], said: str) -> None:
     with pytest.raises(UsageError, match=said):
