@@ -108,6 +108,20 @@ CASES = {
             "CREATE UNIQUE INDEX uz ON t (z)",
         ),
     ),
+    "create on a table that the migration makes": Case(
+        schema=T,
+        changes=(
+            'CreateTable(sa.Table("n", sa.MetaData(), sa.Column("a", sa.Text), sa.Column("b", sa.Integer)))',
+            'CreateIndex("n", None, "b", Key.sql("lower(a)"), comment="c")',
+            'CreateIndex("n", "u", "a", unique=True)',
+        ),
+        by_hand=(
+            "CREATE TABLE n (a text, b integer)",
+            "CREATE INDEX ON n (b, lower(a))",
+            "COMMENT ON INDEX n_b_lower_idx IS 'c'",
+            "CREATE UNIQUE INDEX u ON n (a)",
+        ),
+    ),
     "create on partitions": Case(
         schema=PARTED,
         changes=(

@@ -13,7 +13,7 @@ from zdmigrate.errors import Drift, Unsafe
 from zdmigrate.hazards import Hazard
 from zdmigrate.phases import Phase
 from zdmigrate.plan import Window
-from zdmigrate.planning import carry, indexes
+from zdmigrate.planning import carry, constraints, indexes
 from zdmigrate.planning.draft import TableDraft
 from zdmigrate.planning.parts import ChangePlan, Scope, Target, item_name
 from zdmigrate.sqltext import ident, literal
@@ -105,7 +105,7 @@ class CreateIndex(Change):
             table, columns, self.definition, canonical, name=name, label=name, comment=self.comment,
             partition_names=partition_names,
         )  # fmt: skip
-        table.keep(columns, f"the index {name}")
+        table.add_index(name, columns)
         steps = [index.at_once(scope, table.live)] if table.fresh else index.build(scope, table.live, phase)
         if self.definition.unique and not table.fresh:
             query = self.definition.duplicates(table.live)
@@ -113,17 +113,12 @@ class CreateIndex(Change):
         return ChangePlan(
             window=Window(old_until=Phase.RETIRE if phase is Phase.CONTRACT else Phase.CONTRACT, new_from=Phase.NONE),
             steps=tuple(steps),
-            reads=read_columns(table, columns),
+            reads=tuple(constraints.read(table, name) for name in columns),
             objects=(item_name(self.schema, self.table, name),),
             hazards=(stricter(table, name),) if phase is Phase.CONTRACT else (),
         )
 
     def _named(self, scope: Scope, table: TableDraft, canonical: Canonical) -> tuple[str, dict[indexes.Relation, str]]:
-        if table.fresh and self.name is None and any(key.column is None for key in self.definition.keys):
-            raise Unsafe(
-                f"only the server knows what it would call an index on expressions of {table.shown}, which is not there yet",
-                hint="give the index a name",
-            )
         name, partition_names = indexes.conventional(
             scope, table.live, canonical.columns, name=self.name, free=frozenset()
         )
@@ -132,7 +127,7 @@ class CreateIndex(Change):
         return name, partition_names
 
     def _refuse_second(self, table: TableDraft, canonical: Canonical) -> None:
-        if self.name is None and canonical.certain and not table.fresh:
+        if self.name is None and canonical.certain:
             tail = carry.rename_in(canonical.tail, physical(table), self.definition.shown)
             there = _equal(table.live, tail, unique=self.definition.unique)
             if there is not None:
@@ -174,7 +169,7 @@ def planned(
         name=name,
         label=label,
         tail=canonical.tail if phase is Phase.CONTRACT else before,
-        tails=() if table.fresh else tuple(dict.fromkeys((before, canonical.tail))),
+        tails=tuple(dict.fromkeys((before, canonical.tail))),
         unique=definition.unique,
         tablespace=definition.tablespace,
         partition_names=partition_names,
@@ -186,12 +181,6 @@ def planned(
 def physical(table: TableDraft) -> dict[str, str]:
     """What the columns that survive are called before their names change, where that is another name."""
     return {column.name: column.physical for column in table.columns if column.physical != column.name}
-
-
-def read_columns(table: TableDraft, columns: Iterable[str]) -> tuple[str, ...]:
-    """Columns of the catalog that another migration must leave alone meanwhile; `columns` are final names."""
-    live = [table.column(name).live for name in columns]
-    return tuple(f"{table.shown}.{column.name}" for column in live if column is not None)
 
 
 def _equal(table: catalog.Table, tail: str, *, unique: bool) -> catalog.Index | None:

@@ -9,7 +9,7 @@ from typing import Literal
 from zdmigrate import schema as catalog
 from zdmigrate.changes.base import declared_sql, require_name
 from zdmigrate.errors import Unsafe, UsageError
-from zdmigrate.planning import carry, indexes
+from zdmigrate.planning import carry, constraints, indexes
 from zdmigrate.planning.draft import TableDraft
 from zdmigrate.planning.parts import Scope
 from zdmigrate.sqltext import columns_in, ident, index_tail, literal
@@ -193,11 +193,9 @@ class Definition:
         Raises:
             Unsafe: the server refuses it.
         """
-        if table.fresh:
-            return Canonical(tail=self.tail, columns=tuple(key.column or "expr" for key in self.keys), certain=False)
         placed = self.tail if self.tablespace is None else indexes.with_tablespace(self.tail, self.tablespace)
         create = f"CREATE {'UNIQUE ' * self.unique}INDEX ON {{table}} USING {placed}"
-        tried = scope.trial(table.live, table.shaped() + create)
+        tried = scope.trial(table.live, constraints.on_copy(table, create))
         if tried.definition is None:
             return Canonical(tail=self.tail, columns=("unknown",), certain=False)
         return Canonical(tail=index_tail(tried.definition), columns=tried.columns, certain=True)

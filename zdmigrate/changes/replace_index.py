@@ -14,7 +14,7 @@ from zdmigrate.changes.key import Canonical, Definition, Key, final_tail
 from zdmigrate.errors import Drift, Unsafe
 from zdmigrate.phases import Phase
 from zdmigrate.plan import LockMode, Step, TableLock, Window
-from zdmigrate.planning import indexes, probes
+from zdmigrate.planning import constraints, indexes, probes
 from zdmigrate.planning.draft import TableDraft
 from zdmigrate.planning.parts import ChangePlan, Scope, Target, item_name, transaction_step
 from zdmigrate.sqltext import ident
@@ -101,7 +101,7 @@ class ReplaceIndex(Change):
         new, phase = self._new(scope, table, columns, canonical, found)
         final = self._final(scope, live, canonical, found)
         aside = self._aside(scope, table, found)
-        table.keep(columns, f"the index {self.name}")
+        table.add_index(self.name, columns)
         steps = new.build(scope, live, phase)
         if self.definition.unique:
             query = self.definition.duplicates(live)
@@ -112,7 +112,7 @@ class ReplaceIndex(Change):
         return ChangePlan(
             window=Window(old_until=Phase.RETIRE, new_from=Phase.NONE),
             steps=(*steps, self._swapped(scope, live, found, aside, new, final), drop),
-            reads=create_index.read_columns(table, columns),
+            reads=tuple(constraints.read(table, name) for name in columns),
             objects=(item_name(self.schema, self.table, self.name),),
             hazards=(*hazards, *((no_longer_arbitrates(live, found),) if found.unique else ())),
         )

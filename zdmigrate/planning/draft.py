@@ -54,7 +54,7 @@ class Replace(ColumnMove):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Fill:
-    """A column's NULLs get a value. `definition` is that of a column which the migration adds, else None."""
+    """A column's NULLs get a value, or whatever `where` says. `definition` is that of a column that is added, else None."""
 
     name: str
     type: str
@@ -69,6 +69,7 @@ class Fill:
     final: tuple[str, ...] = ()
     called: str | None = None
     """The column's name when it was made NOT NULL, where that is another one: the constraint is named after it."""
+    where: str | None = None
     serves_old: bool = True
     """Whether version N still works when the trigger is gone."""
 
@@ -127,6 +128,7 @@ class TableDraft:
         self._gone: dict[str, str] = {}
         self._settled: set[str] = set()
         self._kept: dict[str, str] = {}
+        self._indexes: set[str] = set()
         self._added: list[AddedConstraint] = []
         self._lost: dict[str, str] = {}
 
@@ -270,25 +272,36 @@ class TableDraft:
             self._columns[name], type=type_, physical=physical, value=f"({made.up})::{type_}"
         )
 
-    def fill(self, name: str, value: str, *, not_null: bool) -> None:
-        """A value for every NULL of a column that is there; NOT NULL once every row has one."""
+    def fill(self, name: str, value: str, *, where: str | None = None, not_null: bool = False) -> None:
+        """A value for every NULL of a column that is there, or wherever the condition `where` holds.
+
+        What is written meanwhile gets the value too. `not_null`: NOT NULL, once every row has one.
+        """
         found = self.column(name)
         live = self.live_column(name)
+        if any(isinstance(m, Fill) and m.name == live.name for m in self.moves):
+            raise Unsafe(f"{self.shown}.{name} is filled twice by the same migration", hint="keep one of the two")
+        not_null = not_null or (where is not None and found.not_null)
         move = self._move(live.name)
         if isinstance(move, Replace):
-            up = f"coalesce(({move.up})::{move.type}, ({self.initial(value)})::{move.type})"
+            up = self._filled(f"({move.up})::{move.type}", f"({self.initial(value)})::{move.type}", where)
             self.moves[self.moves.index(move)] = dataclasses.replace(move, up=up, not_null=not_null or move.not_null)
             self._columns[name] = dataclasses.replace(found, not_null=not_null, value=up)
             return
         made = Fill(
-            name=live.name, type=live.type, value=f"({self.initial(value)})::{live.type}", not_null=not_null,
-            null_is_unfilled=True, serves_old=False, called=name,
+            name=live.name, type=live.type, value=f"({self.initial(value)})::{live.type}",
+            not_null=not_null and not live.not_null, null_is_unfilled=True, serves_old=False, called=name,
+            where=None if where is None else self.initial(where),
         )  # fmt: skip
+        filled = self._filled(ident(live.name), made.value, where)
         # First: what others compute from the column must find it filled.
         self.moves.insert(0, made)
-        self._columns[name] = dataclasses.replace(
-            found, not_null=not_null, value=f"coalesce({ident(live.name)}, {made.value})"
-        )
+        self._columns[name] = dataclasses.replace(found, not_null=not_null, value=filled)
+
+    def _filled(self, before: str, value: str, where: str | None) -> str:
+        if where is None:
+            return f"coalesce({before}, {value})"
+        return f"CASE WHEN {self.initial(where)} THEN {value} ELSE {before} END"
 
     def drop(self, name: str, down: str | None) -> None:
         """A column that is no longer there."""
@@ -352,7 +365,7 @@ class TableDraft:
     @property
     def names_taken(self) -> frozenset[str]:
         """Names of constraints and indexes that are there before the end, or that the migration makes."""
-        return self.live.relation_names | {added.name for added in self._added} | set(self._lost)
+        return self.live.relation_names | {added.name for added in self._added} | set(self._lost) | self._indexes
 
     def constraint(self, name: str) -> schema.Constraint:
         """The constraint as it is in the catalog.
@@ -425,20 +438,16 @@ class TableDraft:
         if isinstance(move, Replace) and not not_null:
             self.moves[self.moves.index(move)] = dataclasses.replace(move, not_null=False)
 
-    def keep(self, names: Iterable[str], what: str) -> None:
-        """Note that something was made on columns: from here on they are neither renamed nor replaced nor dropped."""
-        self._kept |= {name: what for name in names if name not in self._kept}
+    def add_index(self, name: str, columns: Iterable[str]) -> None:
+        """An index that was not there. From here on its columns are neither renamed nor replaced nor dropped.
 
-    def shaped(self) -> str:
-        """Statements that give an empty copy of the table, called ``{table}``, the columns of the new shape."""
-        drops, renames, adds = [], [], []
-        for column in self.columns:
-            if column.live is None or column.type != column.live.type:
-                drops += [] if column.live is None else [f"DROP COLUMN {ident(column.live.name)} CASCADE"]
-                adds.append(f"ADD COLUMN {ident(column.name)} {column.type}")
-            elif column.name != column.live.name:
-                renames.append(f"RENAME COLUMN {ident(column.live.name)} TO {ident(column.name)}")
-        return "".join(f"ALTER TABLE {{table}} {action}; " for action in (*drops, *renames, *adds))
+        Raises:
+            Unsafe: a constraint that the migration adds has its name.
+        """
+        if any(added.name == name for added in self._added):
+            raise Unsafe(f"{self.shown} gets a constraint {name!r} in the same migration", hint="choose another name")
+        self._indexes.add(name)
+        self._kept |= {column: f"the index {name}" for column in columns if column not in self._kept}
 
     def initial(self, text: str) -> str:
         """An expression over the new shape, over the columns as they are before the migration."""
@@ -473,7 +482,7 @@ class TableDraft:
         if what is not None:
             raise Unsafe(
                 f"{self.shown}.{name} is used by {what}, which the same migration makes before",
-                hint=f"put this change before, and let {what} use the column as it then is",
+                hint="put this change before that one, and let the index use the column as it then is",
             )
 
     def _refuse_constrained(self, name: str, doing: str) -> None:

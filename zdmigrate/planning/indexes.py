@@ -28,8 +28,8 @@ class Index:
     """An index to build or to drop, for the table and each of its partitions.
 
     `label` names the steps. `tail` is the definition from the access method on, as ``CREATE INDEX`` takes it after
-    USING; `tails` are the ways in which the catalog may print it (none: whatever it prints). `partition_names` are keyed
-    by (schema, name) of every partition, partitioned ones included.
+    USING; `tails` are the ways in which the catalog may print it. `partition_names` are keyed by (schema, name) of every
+    partition, partitioned ones included.
     """
 
     name: str
@@ -309,17 +309,17 @@ def conventional(
             here = frozenset(n for s, n in used if s == at[0])
             chosen[at] = first or names.conventional(at[1], joined, "idx", here)
             used.add((at[0], chosen[at]))
-        asked = [(at[0], chosen[at]) for at in wanted]
-        found = set(_occupied(scope, asked)) - free
+        asked = [(at[0], chosen[at]) for at in wanted if (at[0], chosen[at]) not in free]
+        found = set(_occupied(scope, table, asked))
         if name is not None and (table.schema, name) in found:
-            raise _taken(table, name)
+            raise _taken(scope, table, name)
         if not found:
             return chosen.pop(wanted[0]), chosen
         taken |= found
 
 
-def _occupied(scope: Scope, wanted: Sequence[Relation]) -> Iterator[Relation]:
-    there = scope.taken(wanted)
+def _occupied(scope: Scope, table: schema.Table, wanted: Sequence[Relation]) -> Iterator[Relation]:
+    there = scope.taken(wanted) | {(table.schema, index.name) for index in table.indexes}
     for at in wanted:
         doing = scope.draft.claimed(claim(*at))
         if doing is not None and at in there:
@@ -352,8 +352,10 @@ def duplicates(table: schema.Table, keys: Sequence[str], *, predicate: str | Non
     )
 
 
-def _taken(table: schema.Table, name: str) -> Unsafe:
-    index = table.index(name)
+def _taken(scope: Scope, table: schema.Table, name: str) -> Unsafe:
+    index, doing = table.index(name), scope.draft.claimed(claim(table.schema, name))
+    if doing is not None:
+        return Unsafe(f"the index {name} is {doing} of the same migration", hint="choose another name for this one")
     if index is None:
         return Unsafe(f"the name {table.schema}.{name} is taken", hint="choose another name for the index")
     if not index.valid:

@@ -157,7 +157,7 @@ Relation = tuple[str, str]
 
 
 def index(table: Relation, name: Relation, tails: tuple[str, ...], *, unique: bool, only_declared: bool = False) -> str:
-    """Done when the table has the index, valid and defined as one of `tails` says (none: whatever it says).
+    """Done when the table has the index, valid and defined as one of `tails` says.
 
     To be repaired when it is invalid; `only_declared`: a partitioned one is, until all its parts are attached.
     """
@@ -391,7 +391,7 @@ def _defined(tails: tuple[str, ...], *, unique: bool) -> str:
     """Whether index `i` is (not) unique and its definition ends like this. Quotes come and go with other names."""
     definition = "replace(pg_get_indexdef(i.indexrelid), '\"', '')"
     texts = [literal(f" USING {tail}".replace('"', "")) for tail in dict.fromkeys(tails)]
-    ends = " OR ".join(f"right({definition}, length({text})) = {text}" for text in texts) or "true"
+    ends = " OR ".join(f"right({definition}, length({text})) = {text}" for text in texts)
     return f"i.indisunique = {str(unique).lower()} AND ({ends})"
 
 

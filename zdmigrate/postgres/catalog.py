@@ -156,7 +156,11 @@ ORDER BY a.attrelid, a.attnum
 """
 )
 
+# Nothing in pg_constraint finds foreign keys by the index that they rest on: they are read once, not for every index.
 _INDEXES = """
+WITH resting AS MATERIALIZED (
+    SELECT k.conindid, array_agg(k.conrelid::regclass || ': ' || k.conname ORDER BY k.conname) AS keys
+    FROM pg_constraint k WHERE k.contype = 'f' AND k.conparentid = 0 GROUP BY 1)
 SELECT i.indrelid::bigint, c.relname, i.indisunique, i.indisprimary, i.indisvalid,
        ARRAY(SELECT a.attname::text FROM pg_attribute a WHERE a.attrelid = i.indrelid AND a.attnum > 0
              AND (a.attnum = ANY (i.indkey::smallint[]) OR EXISTS (
@@ -172,11 +176,11 @@ SELECT i.indrelid::bigint, c.relname, i.indisunique, i.indisprimary, i.indisvali
              JOIN pg_index pi ON pi.indexrelid = t.relid JOIN pg_class tc ON tc.oid = pi.indrelid
              JOIN pg_namespace tn ON tn.oid = tc.relnamespace WHERE t.relid <> i.indexrelid),
        ARRAY(SELECT t.relid::bigint FROM pg_partition_tree(i.indexrelid) t UNION SELECT i.indexrelid::bigint ORDER BY 1),
-       ARRAY(SELECT k.conrelid::regclass || ': ' || k.conname FROM pg_constraint k
-             WHERE k.conindid = i.indexrelid AND k.contype = 'f' AND k.conparentid = 0 ORDER BY 1)
+       coalesce(f.keys, '{}')
 FROM pg_index i
 JOIN pg_class c ON c.oid = i.indexrelid
 LEFT JOIN pg_tablespace s ON s.oid = c.reltablespace
+LEFT JOIN resting f ON f.conindid = i.indexrelid
 WHERE i.indrelid = ANY (%s)
 ORDER BY i.indrelid, c.relname
 """
