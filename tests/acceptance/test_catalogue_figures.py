@@ -58,7 +58,16 @@ def in_turn(pg: ScratchServer, example: Example) -> Iterator[float]:
         yield seconds
 
 
-@pytest.mark.parametrize("example", examples(), ids=lambda example: example.name)
+USUAL = ("add_column", "change_type", "rename_column")
+"""The rest in the nightly run: they take seconds each, and a quiet machine."""
+
+EXAMPLES = [
+    pytest.param(example, id=example.name, marks=() if example.name in USUAL else pytest.mark.nightly)
+    for example in examples()
+]
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
 def test_no_transaction_holds_access_exclusive_for_long(example: Example, pg: ScratchServer) -> None:
     if not example.runs_on(pg.major):
         pytest.skip(f"not on PostgreSQL {pg.major}")
