@@ -130,6 +130,8 @@ def main() -> int:
                 except ZdmigrateError as error:
                     complaints.append(f"{example.name}: {error.message}")
         print(markdown(results, arguments.rows, server.major))
+    if not results:
+        complaints.append(f"nothing was measured: no chosen example runs on PostgreSQL {server.major}, or none ended")
     complaints += [complaint for result in results for complaint in result.complaints]
     for complaint in complaints:
         print(complaint, file=sys.stderr)

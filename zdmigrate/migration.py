@@ -349,11 +349,15 @@ def _executed(path: Path, code: types.CodeType) -> dict[str, Any]:
     module = types.ModuleType(name)
     module.__file__ = str(path)
     sys.modules[name] = module
+    # So that modules beside the file can be imported: those whose names begin with _ are no migrations.
+    here = str(path.parent)
+    sys.path.append(here)
     try:
         exec(code, module.__dict__)  # noqa: S102  # migration files are programs
     except (Exception, SystemExit) as error:
         raise _failed(path, error) from error
     finally:
+        sys.path.remove(here)
         del sys.modules[name]
     return module.__dict__
 

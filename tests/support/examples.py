@@ -28,6 +28,9 @@ NAMES = sorted(path.parent.name for path in FOLDER.glob("*/README.md"))
 Rows = Mapping[str, list[dict[str, Any]]]
 """Rows by table, as JSON values."""
 
+Columns = Mapping[str, frozenset[str]]
+"""Columns by table."""
+
 _TABLES = """
 SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND n.nspname NOT LIKE 'pg\\_%'
@@ -50,7 +53,7 @@ class Final:
 
     catalog: catalog_compare.Catalog
     rows: Rows
-    volatile: Mapping[str, frozenset[str]]
+    volatile: Columns
 
     def difference(self, rows: Rows) -> list[str]:
         """Rows that are not on both sides, for people."""
@@ -108,17 +111,20 @@ class Bench:
     def final(self, example: Example) -> Final:
         """What `bootstrap` makes of the seeded database."""
         if example.name not in self._finals:
-            (catalog, rows), (_, again) = self._bootstrapped(example), self._bootstrapped(example)
-            volatile = {table: frozenset(_differing(rows[table], again[table])) for table in rows}
+            (catalog, rows, numbered), (_, again, _) = self._bootstrapped(example), self._bootstrapped(example)
+            volatile = {
+                table: frozenset(_differing(rows[table], again[table])) | numbered.get(table, frozenset())
+                for table in rows
+            }
             self._finals[example.name] = Final(catalog, rows, volatile)
         return self._finals[example.name]
 
-    def _bootstrapped(self, example: Example) -> tuple[catalog_compare.Catalog, Rows]:
+    def _bootstrapped(self, example: Example) -> tuple[catalog_compare.Catalog, Rows, Columns]:
         with self.database(example) as database, connect(database) as connection:
             with project(example, database) as opened:
                 outcome = opened.bootstrap()
             assert outcome.exit_code == 0, outcome
-            return settled_catalog(connection), read_rows(connection)
+            return settled_catalog(connection), read_rows(connection), _numbered(connection)
 
 
 def settled_catalog(connection: psycopg.Connection[Any]) -> catalog_compare.Catalog:
@@ -129,6 +135,20 @@ def settled_catalog(connection: psycopg.Connection[Any]) -> catalog_compare.Cata
 def project(example: Example, database: Database) -> contextlib.AbstractContextManager[Project]:
     """The engine on an example's migrations."""
     return Project.open(Config(url=database.url, dir=example.migrations), report=lambda _: None)
+
+
+def _numbered(connection: psycopg.Connection[Any]) -> Columns:
+    """Columns that number the rows but are no key: which row gets which number is a matter of luck."""
+    found = connection.execute(
+        """
+        SELECT n.nspname || '.' || c.relname, array_agg(a.attname::text) FROM pg_attribute a
+        JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE a.attidentity <> '' AND NOT EXISTS (
+            SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary AND a.attnum = ANY (i.indkey::smallint[]))
+        GROUP BY 1
+        """
+    ).fetchall()
+    return {table: frozenset(names) for table, names in found}
 
 
 def _differing(rows: list[dict[str, Any]], again: list[dict[str, Any]]) -> Iterator[str]:

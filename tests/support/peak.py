@@ -1,6 +1,6 @@
-"""Runs a command and tells how long it took and how much memory it had at its peak.
+"""Runs a command and tells how long it took, how long it computed, and how much memory it had at its peak.
 
-``python -m tests.support.peak COMMAND...`` prints both. It is a small process of its own, because the kernel counts the
+``python -m tests.support.peak COMMAND...`` prints all three. It is a small process of its own, because the kernel counts the
 memory of the process that starts a command as the command's.
 """
 
@@ -17,10 +17,29 @@ from typing import NamedTuple
 
 
 class Usage(NamedTuple):
-    """Of one process."""
+    """Of one process: seconds by the clock, seconds of CPU time, peak memory."""
 
     seconds: float
+    cpu: float
     bytes: int
+
+
+class Pair(NamedTuple):
+    """A command, and right before it one that only computes: what that one waited for is the load of the machine."""
+
+    computing: Usage
+    command: Usage
+
+    @property
+    def unloaded(self) -> float:
+        """About how many seconds the command would take on an idle machine."""
+        return self.command.seconds * min(1.0, self.computing.cpu / self.computing.seconds)
+
+
+def pair(command: Sequence[str], *, cwd: Path, env: Mapping[str, str]) -> Pair:
+    """Imports, which only compute, and then the command."""
+    computing = (sys.executable, "-c", "import sqlalchemy.orm, psycopg")
+    return Pair(usage(computing, cwd=cwd, env=env), usage(command, cwd=cwd, env=env))
 
 
 def usage(command: Sequence[str], *, cwd: Path, env: Mapping[str, str]) -> Usage:
@@ -39,7 +58,7 @@ def main(command: list[str]) -> int:
     _, status, resources = os.wait4(pid, 0)
     seconds = time.perf_counter() - began
     unit = 1 if sys.platform == "darwin" else 1024
-    print(json.dumps([seconds, resources.ru_maxrss * unit]))
+    print(json.dumps([seconds, resources.ru_utime + resources.ru_stime, resources.ru_maxrss * unit]))
     return os.waitstatus_to_exitcode(status)
 
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from zdmigrate import schema as catalog
 from zdmigrate.changes.base import Change, OneShot, declared_sql, require_name
-from zdmigrate.changes.declared import Generated, Identity, column_facts
+from zdmigrate.changes.create_index import CreateIndex, create
+from zdmigrate.changes.declared import Generated, Identity, Inline, column_facts, inline
 from zdmigrate.errors import Unsafe, UsageError
 from zdmigrate.hazards import Hazard
 from zdmigrate.phases import Phase
 from zdmigrate.plan import Gate, LockMode, Mode, RowQueries, Step, Window
-from zdmigrate.planning import identity, notnull, probes
+from zdmigrate.planning import identity, notnull, planner, probes
 from zdmigrate.planning.draft import DraftColumn, Fill, TableDraft
 from zdmigrate.planning.parts import ChangePlan, Scope, Target, alter, is_tiny, on, transaction_step
 from zdmigrate.sqltext import columns_in, ident, literal
@@ -34,6 +36,9 @@ class AddColumn(Change):
     under ACCESS EXCLUSIVE: that is done where the table is tiny, else it must be accepted (gate ``rewrite``). NOT NULL of
     a generated column waits for `contract`: it could refuse what version N writes.
 
+    CHECK, foreign keys, ``unique=True`` and ``index=True`` are those of AddCheck, AddForeignKey, AddUnique and
+    CreateIndex: never built while anybody waits, and after version N where they could refuse what it writes.
+
     Locks: ACCESS EXCLUSIVE, catalog only but for that rewrite. Undo: drops the column, which loses what N+1 wrote:
     refused without ``--allow-lossy`` where there is any. Primary keys are refused. Manual: ALTER TABLE, "ADD COLUMN".
     """
@@ -47,16 +52,17 @@ class AddColumn(Change):
     backfill: str | None
     generated: Generated | None
     identity: Identity | None
+    inline: tuple[Inline, ...]
     schema: str
 
     def __init__(
         self, table: str, column: sa.Column[Any], *, backfill: str | None = None, schema: str = "public"
     ) -> None:
         facts = column_facts(column, "AddColumn")
-        _refuse(column)
         values = {"table": require_name(table, "AddColumn: table"), "schema": require_name(schema, "AddColumn: schema")}
         for field, value in {**facts, **values, "backfill": declared_sql(backfill, "AddColumn: backfill")}.items():
             object.__setattr__(self, field, value)
+        object.__setattr__(self, "inline", inline(column, self.table, self.schema, "AddColumn"))
         made = "a generated value" if self.generated else "an identity" if self.identity else None
         if made is not None and backfill is not None:
             raise UsageError(f"AddColumn: {table}.{self.name} has {made}, so there is nothing to backfill")
@@ -67,12 +73,17 @@ class AddColumn(Change):
             )
 
     def targets(self) -> tuple[Target, ...]:
-        return (Target(self.schema, self.table, self.name),)
+        brought = (target for change in self.inline for target in change.targets())
+        return (Target(self.schema, self.table, self.name), *brought)
 
     def describe(self) -> dict[str, Any]:
-        later = ("generated", "identity")  # what older releases knew nothing of must not change their checksums
-        values = dataclasses.asdict(self)
-        return {"change": "AddColumn", **{k: v for k, v in values.items() if v is not None or k not in later}}
+        values = dataclasses.asdict(self) | {"inline": [change.describe() for change in self.inline]}
+        later = (
+            "generated",
+            "identity",
+            "inline",
+        )  # what older releases knew nothing of must not change their checksums
+        return {"change": "AddColumn", **{k: v for k, v in values.items() if v or k not in later}}
 
     def one_shot(self, scope: Scope) -> OneShot:
         table = scope.live_table(self.schema, self.table)
@@ -84,7 +95,7 @@ class AddColumn(Change):
             made = self.generated or self.identity
             default = default if made is None else f" {made.text}"
             add = alter(table, f"ADD COLUMN {self._definition()}{default}{null}")
-            return OneShot(add, *self._comment(table), there=False)
+            return OneShot(add, *self._comment(table), *self._brought(table), there=False)
         statements = [
             alter(table, f"ADD COLUMN {self._definition()}"),
             f"UPDATE {ident(self.schema, self.table)} SET {ident(self.name)} = {self.backfill}",
@@ -93,9 +104,28 @@ class AddColumn(Change):
             statements.append(alter(table, f"ALTER COLUMN {ident(self.name)} SET{default}"))
         if null:
             statements.append(alter(table, f"ALTER COLUMN {ident(self.name)} SET NOT NULL"))
-        return OneShot(*statements, *self._comment(table), there=False)
+        return OneShot(*statements, *self._comment(table), *self._brought(table), there=False)
+
+    def _brought(self, table: catalog.Table) -> Iterator[str]:
+        for change in self.inline:
+            if isinstance(change, CreateIndex):
+                yield from create(table, change.name or "", change.definition, None)
+            else:
+                named = "" if change.name is None else f"CONSTRAINT {ident(change.name)} "
+                yield alter(table, f"ADD {named}{change.constraint.clause}")
 
     def plan(self, scope: Scope) -> ChangePlan:
+        parts = [self._column(scope), *(change.plan(scope) for change in self.inline)]
+        return ChangePlan(
+            window=planner.combine(part.window for part in parts),
+            steps=tuple(step for part in parts for step in part.steps),
+            reads=tuple(name for part in parts for name in part.reads),
+            objects=tuple(name for part in parts for name in part.objects),
+            hazards=tuple(hazard for part in parts for hazard in part.hazards),
+            gates=tuple(gate for part in parts for gate in part.gates),
+        )
+
+    def _column(self, scope: Scope) -> ChangePlan:
         table = scope.table(self.schema, self.table)
         table.refuse_taken(self.name)
         type_ = scope.type_name(self.type)
@@ -214,6 +244,7 @@ class AddColumn(Change):
         table.depend(sorted(named), "the generated column", self.name)
         initial, physical = table.initial(made.expression), table.physical(made.expression)
         scope.trial(live, f"ALTER TABLE {{table}} ADD COLUMN {self._definition()} {made.over(initial)}")
+        scope.expression(live, self._cast(initial))
         table.add(self._drafted(type_, computed=True, value=f"({initial})::{self.type}"))
         rewrites = made.stored and not is_tiny(live)
         add = alter(live, f"ADD COLUMN {self._definition()} {made.over(physical)}")
@@ -283,16 +314,3 @@ class AddColumn(Change):
         message = f"until contract, a NULL that N+1 writes into {self.name} is replaced by the backfill's value"
         remedy = 'make the column NOT NULL, or accept it: --override explicit_null="reason"'
         return Hazard(id="C29", phase=Phase.DUAL_WRITE, message=message, remedy=remedy, accept="explicit_null")
-
-
-def _refuse(column: sa.Column[Any]) -> None:
-    found = {
-        "primary_key=True": column.primary_key,
-        "unique=True": bool(column.unique),
-        "index=True": bool(column.index),
-        "a foreign key": bool(column.foreign_keys),
-        "a constraint": bool(column.constraints),
-    }
-    wrong = [what for what, there in found.items() if there]
-    if wrong:
-        raise UsageError(f"AddColumn: {column.name} has {', '.join(wrong)}, which AddColumn does not build")

@@ -10,6 +10,7 @@ from zdmigrate import schema as catalog
 from zdmigrate.changes import table_ddl
 from zdmigrate.changes.base import Change, OneShot
 from zdmigrate.errors import Drift, Unsafe
+from zdmigrate.hazards import Hazard
 from zdmigrate.phases import Phase
 from zdmigrate.plan import Gate, LockMode, Step, TableLock, Window
 from zdmigrate.planning import probes
@@ -81,7 +82,8 @@ class CreateTable(Change):
         return ChangePlan(
             window=Window(old_until=Phase.CONTRACT, new_from=Phase.EXPAND),
             steps=(self._create(scope, made, types), *keys),
-            reads=tuple(".".join(target) for target in targets if target != (table.schema, table.name)),
+            reads=tuple(f"{home}.{name}" for home, name in targets if (home, name) != (table.schema, table.name)),
+            hazards=tuple(self._kept(made, key) for key in table.foreign_keys if key.keeps and not _is_own(made, key)),
             gates=tuple(_published(made)),
         )
 
@@ -131,11 +133,10 @@ class CreateTable(Change):
 
     def _foreign_key(self, scope: Scope, made: catalog.Table, key: table_ddl.ForeignKey) -> Step:
         self._refuse_unreferable(scope, key)
-        itself = key.target == (made.schema, made.name)
 
         def locks(mode: LockMode) -> tuple[TableLock, ...]:
             other = TableLock(schema=key.target[0], name=key.target[1], mode=mode)
-            return on(made, mode) if itself else (*on(made, mode), other)
+            return on(made, mode) if _is_own(made, key) else (*on(made, mode), other)
 
         return transaction_step(
             scope, Phase.EXPAND, f"foreign_key.{key.name}", f"let {made.name} refer to {key.target[1]}",
@@ -143,6 +144,15 @@ class CreateTable(Change):
             do=_statements(key),
             undo=[alter(made, f"DROP CONSTRAINT {ident(key.name)}")],
             locks=locks(LockMode.SHARE_ROW_EXCLUSIVE), undo_locks=locks(LockMode.ACCESS_EXCLUSIVE),
+        )  # fmt: skip
+
+    def _kept(self, made: catalog.Table, key: table_ddl.ForeignKey) -> Hazard:
+        target = ".".join(key.target)
+        return Hazard(
+            id="C15", phase=Phase.EXPAND,
+            message=f"version N cannot delete rows of {target} that rows of N+1 in {made.schema}.{made.name} refer to, nor "
+            "change the values that they refer to",
+            remedy="give the foreign key ON DELETE CASCADE or SET NULL, or let N delete none",
         )  # fmt: skip
 
     def _refuse_unreferable(self, scope: Scope, key: table_ddl.ForeignKey) -> None:
@@ -166,6 +176,10 @@ class CreateTable(Change):
                 f"({', '.join(key.referenced)}) of {shown}",
                 hint="add one in a migration before this one",
             )
+
+
+def _is_own(made: catalog.Table, key: table_ddl.ForeignKey) -> bool:
+    return key.target == (made.schema, made.name)
 
 
 def _column(key: str) -> str:

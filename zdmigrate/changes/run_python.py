@@ -93,7 +93,7 @@ class RunPython(Change):
 
     def plan(self, scope: Scope) -> ChangePlan:
         return authored.Authored(
-            mode=Mode.PYTHON, title="call the migration's own function for {phase}",
+            name="python", mode=Mode.PYTHON, title="call the migration's own function for {phase}",
             expand=self._called("expand"), contract=self._called("contract"),
             undo=None if self.revert is None else self._called("revert"),
             probe=None, locks=self.locks, takes_away=self.takes_away, rewrites=self.rewrites,

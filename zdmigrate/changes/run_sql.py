@@ -33,9 +33,9 @@ class RunSQL(Change):
     Without ``revert=`` there is no way back from `expand`; ``revert=[]`` says that nothing needs to be undone. No way
     leads back from `contract`.
 
-    `locks` declares the strongest lock on each table that was there before. Before each transaction is committed,
-    zdmigrate reads off the server which locks it holds, and rolls back if one is stronger, on a table that is not
-    declared, or if a table is rewritten or read while others wait (unless ``rewrites=True``).
+    `locks` declares the strongest lock that any of them takes on each table that was there before. Before each
+    transaction is committed, zdmigrate reads off the server which locks it holds, and rolls back if one is stronger, on a
+    table that is not declared, or if a table is rewritten or read while others wait (unless ``rewrites=True``).
 
     `probe` is a boolean query: is `expand` done (`contract`, where that is all there is)? ``autocommit=True`` runs what
     cannot be in a transaction (CONCURRENTLY, VACUUM, CALL); it needs a probe, and statements that can be repeated.
@@ -88,7 +88,7 @@ class RunSQL(Change):
 
     def plan(self, scope: Scope) -> ChangePlan:
         return authored.Authored(
-            mode=Mode.AUTOCOMMIT if self.autocommit else Mode.TRANSACTION,
+            name="sql", mode=Mode.AUTOCOMMIT if self.autocommit else Mode.TRANSACTION,
             title="the migration's own SQL for {phase}", expand=self.expand, contract=self.contract, undo=self.revert,
             probe=self.probe, locks=self.locks, takes_away=self.takes_away, rewrites=self.rewrites,
         ).plan(scope)  # fmt: skip

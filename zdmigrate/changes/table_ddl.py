@@ -56,6 +56,8 @@ class ForeignKey:
     target: tuple[str, str]
     referenced: tuple[str, ...]
     add: str
+    keeps: bool
+    """Whether a row that is referred to cannot be deleted: no ON DELETE that says otherwise."""
     comment: str | None
 
 
@@ -204,6 +206,7 @@ class _Compiler:
             references = f"REFERENCES {ident(schema or self.schema, target)} ({', '.join(map(ident, referenced))})"
             yield ForeignKey(
                 name=name, columns=columns, target=(schema or self.schema, target), referenced=referenced,
+                keeps=(key.ondelete or "NO ACTION").upper() in ("NO ACTION", "RESTRICT"),
                 add=f"ALTER TABLE {home} ADD {' '.join([constraint, references, *self._rules(key)])}",
                 comment=None if key.comment is None else
                 f"COMMENT ON CONSTRAINT {ident(name)} ON {home} IS {literal(key.comment)}",

@@ -130,6 +130,10 @@ class Entity:
         """The fields that no other version has."""
         return [field for field in self.of(version) if field.only is version]
 
+    def generated(self, version: Version) -> list[Field]:
+        """The fields that the server computes from others, whoever writes those."""
+        return [field for field in self.of(version) if field.attributes[version].column.computed is not None]
+
     def mine(self, version: Version) -> list[Field]:
         """The fields in the version's own table, without satellites."""
         return [field for field in self.of(version) if field.attributes[version].cls is self.classes[version]]

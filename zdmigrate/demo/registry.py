@@ -52,6 +52,11 @@ class Row:
                 self._derive(field.name, version, changed, inserted=inserted)
             elif inserted or alone:
                 self.values.pop(field.name, None)
+        for field in self.entity.generated(version):
+            if field.derive is not None:
+                self._derive(field.name, other(version), changed, inserted=inserted)
+            elif changed:
+                self.values.pop(field.name, None)
 
     def saw(self, version: Version, found: Mapping[str, object]) -> None:
         """A version read these fields: what is known must be so.

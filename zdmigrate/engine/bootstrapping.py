@@ -45,7 +45,7 @@ def one(connection: Connection, store: Store, file: MigrationFile) -> str | None
     large = [f"{t.schema}.{t.name} ({t.rows} rows)" for t in snapshot.tables if t.rows > MOST_ROWS]
     if large:
         raise Unsafe(f"{file.id}: {', '.join(large)}: this is not a fresh database", hint="zdmigrate advance")
-    with session.transaction(connection, lock_timeout=timedelta(seconds=5), search_path=authored.SEARCH_PATH) as cursor:
+    with session.transaction(connection, lock_timeout=timedelta(seconds=5)) as cursor:
         statements = _bring(connection, cursor, file, store.schema)
         store.register(cursor, file.id, file.title or "", file.checksum)
         made = store.record(cursor, file.id)

@@ -18,7 +18,7 @@ from zdmigrate.engine.executor import Executor
 from zdmigrate.engine.reporting import Event, EventKind
 from zdmigrate.errors import Drift, Irreversible, Progressed, Unsafe, Waiting
 from zdmigrate.phases import Phase
-from zdmigrate.plan import Direction, Mode, Plan, RowQueries
+from zdmigrate.plan import Direction, Mode, Plan, RowQueries, Step
 from zdmigrate.planning import sync
 from zdmigrate.postgres import session
 from zdmigrate.postgres.session import Cursor
@@ -100,13 +100,20 @@ class Run:
                 self._refuse_hold(self._record())
                 if self.out_of_time():
                     raise Progressed(f"out of time before {step.title}", hint="run the command again")
-                self.executor.do(step)
+                self._do(phase, step)
         with self.executor.fenced() as cursor:
             self._store.complete_phase(cursor, record.key, before=record.phase, after=phase)
             if phase is Phase.BACKFILL:
                 self._store.set_verified(cursor, record.key, verified=True)
             self._log(cursor, phase, "complete", "done")
         self._announce(phase, f"{phase} is complete")
+
+    def _do(self, phase: Phase, step: Step) -> None:
+        try:
+            self.executor.do(step)
+        except psycopg.errors.IntegrityError:
+            self._refuse_impossible(phase, where="cannot go on")  # rows that were written meanwhile
+            raise
 
     def _backward(self, record: Record, phase: Phase) -> None:
         self._announce(phase, f"undoing {phase} …")
@@ -189,7 +196,7 @@ class Run:
                         found.append(f"a value does not fit: {error.diag.message_primary}")
         return list(dict.fromkeys(found))
 
-    def _refuse_impossible(self, phase: Phase) -> None:
+    def _refuse_impossible(self, phase: Phase, *, where: str = "cannot begin") -> None:
         """Rows that a step of the phase could not live with; better said before it begins.
 
         Raises:
@@ -199,7 +206,7 @@ class Run:
         found = self._rows_named([step.refused_by for step in steps if self.executor.probe(step) != "done"])
         if found:
             raise Unsafe(
-                f"{phase} cannot begin: {'; '.join(found)}",
+                f"{phase} {where}: {'; '.join(found)}",
                 hint="change that, then run the command again",
             )
 

@@ -26,6 +26,7 @@ class Authored:
     `probe` is a boolean query that says whether the first of the two is done; without it the audit says so.
     """
 
+    name: str
     mode: Mode
     title: str
     expand: tuple[str, ...]
@@ -54,7 +55,7 @@ class Authored:
     def _step(self, scope: Scope, phase: Phase, do: tuple[str, ...], probe: str | None) -> Step:
         undo = self.undo if phase is Phase.EXPAND else None
         return Step(
-            id=scope.step_id(phase, self.mode),
+            id=scope.step_id(phase, self.name),
             title=self.title.format(phase=phase),
             phase=phase,
             mode=self.mode,

@@ -54,7 +54,7 @@ class Replace(ColumnMove):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Fill:
-    """A column's NULLs get a value. `definition` is that of a column which the migration adds, else None."""
+    """A column's NULLs get a value, or whatever `where` says. `definition` is that of a column that is added, else None."""
 
     name: str
     type: str
@@ -69,6 +69,7 @@ class Fill:
     final: tuple[str, ...] = ()
     called: str | None = None
     """The column's name when it was made NOT NULL, where that is another one: the constraint is named after it."""
+    where: str | None = None
     serves_old: bool = True
     """Whether version N still works when the trigger is gone."""
 
@@ -271,25 +272,36 @@ class TableDraft:
             self._columns[name], type=type_, physical=physical, value=f"({made.up})::{type_}"
         )
 
-    def fill(self, name: str, value: str, *, not_null: bool) -> None:
-        """A value for every NULL of a column that is there; NOT NULL once every row has one."""
+    def fill(self, name: str, value: str, *, where: str | None = None, not_null: bool = False) -> None:
+        """A value for every NULL of a column that is there, or wherever the condition `where` holds.
+
+        What is written meanwhile gets the value too. `not_null`: NOT NULL, once every row has one.
+        """
         found = self.column(name)
         live = self.live_column(name)
+        if any(isinstance(m, Fill) and m.name == live.name for m in self.moves):
+            raise Unsafe(f"{self.shown}.{name} is filled twice by the same migration", hint="keep one of the two")
+        not_null = not_null or (where is not None and found.not_null)
         move = self._move(live.name)
         if isinstance(move, Replace):
-            up = f"coalesce(({move.up})::{move.type}, ({self.initial(value)})::{move.type})"
+            up = self._filled(f"({move.up})::{move.type}", f"({self.initial(value)})::{move.type}", where)
             self.moves[self.moves.index(move)] = dataclasses.replace(move, up=up, not_null=not_null or move.not_null)
             self._columns[name] = dataclasses.replace(found, not_null=not_null, value=up)
             return
         made = Fill(
-            name=live.name, type=live.type, value=f"({self.initial(value)})::{live.type}", not_null=not_null,
-            null_is_unfilled=True, serves_old=False, called=name,
+            name=live.name, type=live.type, value=f"({self.initial(value)})::{live.type}",
+            not_null=not_null and not live.not_null, null_is_unfilled=True, serves_old=False, called=name,
+            where=None if where is None else self.initial(where),
         )  # fmt: skip
+        filled = self._filled(ident(live.name), made.value, where)
         # First: what others compute from the column must find it filled.
         self.moves.insert(0, made)
-        self._columns[name] = dataclasses.replace(
-            found, not_null=not_null, value=f"coalesce({ident(live.name)}, {made.value})"
-        )
+        self._columns[name] = dataclasses.replace(found, not_null=not_null, value=filled)
+
+    def _filled(self, before: str, value: str, where: str | None) -> str:
+        if where is None:
+            return f"coalesce({before}, {value})"
+        return f"CASE WHEN {self.initial(where)} THEN {value} ELSE {before} END"
 
     def drop(self, name: str, down: str | None) -> None:
         """A column that is no longer there."""

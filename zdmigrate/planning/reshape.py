@@ -118,7 +118,7 @@ class _Reshaping:
                     made = sync.SyncColumn(name=move.name, type=move.type)
                     yield sync.SyncPair(
                         columns=known, old=(), new=(made,), up=(move.value,), down=(),
-                        null_is_unfilled=move.null_is_unfilled, volatile=move.volatile,
+                        null_is_unfilled=move.null_is_unfilled, unfilled_when=move.where, volatile=move.volatile,
                     )  # fmt: skip
                 case Drop(column=column, down=down) if down is not None:
                     old = sync.SyncColumn(name=column.name, type=column.type)

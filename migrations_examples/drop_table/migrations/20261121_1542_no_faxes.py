@@ -1,0 +1,7 @@
+"""Faxes are history."""
+
+from zdmigrate import DropTable, Migration
+
+migration = Migration(
+    DropTable("faxes"),
+)
