@@ -128,7 +128,9 @@ def test_somebody_elses_build_that_queued_behind_ours_costs_one_more_attempt(sit
         with transaction(site.database, "LOCK TABLE t IN ROW EXCLUSIVE MODE"):
             ours = site.start("advance", "--to", "backfill")
             waiting(site, "CREATE INDEX CONCURRENTLY")
-            theirs = pool.submit(site.sql, "/* theirs */ CREATE INDEX CONCURRENTLY two ON t (b)")
+            # Whoever looks first ends itself: here it is ours.
+            patient = "SET deadlock_timeout = '60s'"
+            theirs = pool.submit(site.sql, patient, "/* theirs */ CREATE INDEX CONCURRENTLY two ON t (b)")
             waiting(site, "/* theirs */")
         theirs.result()
     done = ours.wait().expect(0)

@@ -27,7 +27,8 @@ class CreateIndex(Change):
     name (None) it is called what the server would call it. A unique index refuses what version N may write, so it is
     built in `contract`, unless N does not know the columns; rows that are in its way are named before.
 
-    Locks: SHARE UPDATE EXCLUSIVE; where partitioned, SHARE on the parents for an instant. Undo: drops it, CONCURRENTLY.
+    Locks: SHARE UPDATE EXCLUSIVE; where partitioned, for an instant SHARE on the parents, and ACCESS EXCLUSIVE on the new
+    index of each partition. Undo: drops it, CONCURRENTLY.
     Refused: a name that is taken, a unique index without the partition key. Manual: CREATE INDEX, Building Indexes
     Concurrently.
     """

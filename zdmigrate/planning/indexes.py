@@ -214,7 +214,11 @@ class Index:
             do=[self._attach(leaf)],
             # An attached index goes with its parent only. Undone top down: the parent is not attached itself.
             undo=[f"DROP INDEX IF EXISTS {ident(parent[0], known[parent])}"],
-            locks=(TableLock(schema=leaf.schema, name=leaf.name, mode=LockMode.ACCESS_SHARE),),
+            # Every statement on the partition asks for its indexes: it waits while this one is attached.
+            locks=(
+                TableLock(schema=leaf.schema, name=leaf.name, mode=LockMode.ACCESS_SHARE),
+                TableLock(schema=leaf.schema, name=child, mode=LockMode.ACCESS_EXCLUSIVE),
+            ),
             undo_locks=on(table, LockMode.ACCESS_EXCLUSIVE),
         )  # fmt: skip
 
