@@ -14,7 +14,8 @@ def index() -> str:
         "",
         "One folder a change: the migration, the models of versions N and N+1, a seed, and what each phase does.",
         "`catalog.json` is what `zdmigrate plan --write-stats` read of it: `zdmigrate plan --stats catalog.json` in the folder",
-        "shows the plan without a database.",
+        "shows the plan without a database. `zdmigrate demo --example NAME` runs it, with both versions at work; `example.py`",
+        "holds what is to be known of the values ([how to write one](../docs/howto/examples.md)).",
         "",
     ]
     for folder in sorted(path.parent for path in HERE.glob("*/README.md")):

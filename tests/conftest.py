@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support.processes import Forker
 from tests.support.servers import Database, ReplicaPair, base_for_tests, binaries_for_tests
 from zdmigrate.postgres.servers import ScratchServer, ServerBinaries
 
@@ -43,3 +44,12 @@ def database(pg: ScratchServer) -> Iterator[Database]:
 def replica_pair(pg_binaries: ServerBinaries) -> Iterator[ReplicaPair]:
     with ScratchServer.start(pg_binaries, base=base_for_tests()) as primary:
         yield ReplicaPair(primary, primary.start_replica("replica1"))
+
+
+@pytest.fixture(scope="session")
+def forker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forker]:
+    driver = Forker(tmp_path_factory.mktemp("processes"))
+    try:
+        yield driver
+    finally:
+        driver.close()

@@ -16,7 +16,7 @@ import re
 import sys
 import types
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -113,6 +113,11 @@ class MigrationFile:
     @property
     def checksum(self) -> str:
         return self.migration.checksum
+
+    @property
+    def functions(self) -> dict[str, Callable[[Any], Any]]:
+        """What the steps of its plan may call, by reference."""
+        return {name: function for change in self.changes for name, function in change.functions().items()}
 
     def unknown_requirement(self, required: str, *, known: Iterable[str] = ()) -> MigrationFileError:
         """The error for a `requires` that neither the directory nor the database knows."""
@@ -344,11 +349,15 @@ def _executed(path: Path, code: types.CodeType) -> dict[str, Any]:
     module = types.ModuleType(name)
     module.__file__ = str(path)
     sys.modules[name] = module
+    # So that modules beside the file can be imported: those whose names begin with _ are no migrations.
+    here = str(path.parent)
+    sys.path.append(here)
     try:
         exec(code, module.__dict__)  # noqa: S102  # migration files are programs
     except (Exception, SystemExit) as error:
         raise _failed(path, error) from error
     finally:
+        sys.path.remove(here)
         del sys.modules[name]
     return module.__dict__
 

@@ -22,6 +22,10 @@ FORMAT = 1
 ALWAYS_TODO = "SELECT 'todo'"
 """The probe of steps that leave nothing in the catalog, and are harmless to repeat."""
 
+RECORDED = "SELECT 'recorded'"
+"""The probe of steps that only the audit knows of: its entry is written in the transaction that does the step's work, so
+it is there exactly when the work is."""
+
 
 class LockMode(enum.StrEnum):
     """A table lock, as the manual names them (section 13.3.1), weakest first."""
@@ -70,6 +74,8 @@ class Mode(enum.StrEnum):
     """One statement after the other outside a transaction (CONCURRENTLY, VALIDATE, ANALYZE): long, blocks nobody."""
     BACKFILL = "backfill"
     """Batches over `Step.rows`."""
+    PYTHON = "python"
+    """A function of the migration file, in transactions like the first; `Step.do` is the reference to it."""
     VERIFY = "verify"
     """Every row is read and counted where it is unfilled; the phase fails while there is one."""
 
@@ -126,16 +132,24 @@ class Step:
     """The same for rows that the old shape cannot hold at all: somebody must change them before it can come back."""
     refused_by: str | None = None
     """The same for rows that make the step itself impossible; asked before its phase begins."""
+    authored: bool = False
+    """Written by the migration's author: `locks` are declared, and whoever executes the step refuses any other."""
 
     @property
     def renames(self) -> bool:
         """Whether the step changes names under which queries of other steps find columns."""
-        return self.phase is not Phase.CONTRACT and any(" RENAME COLUMN " in statement for statement in self.do)
+        there = any(" RENAME COLUMN " in statement for statement in self.do)
+        return there and not self.authored and self.phase is not Phase.CONTRACT
 
     @property
     def is_probed(self) -> bool:
         """Whether the catalog can tell that the step is done (an ANALYZE or a backfill leaves nothing to see)."""
         return self.probe != ALWAYS_TODO
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether the audit tells, and not the catalog."""
+        return self.probe == RECORDED
 
 
 class Direction(enum.StrEnum):
@@ -272,5 +286,12 @@ def _transaction_text(step: Step) -> list[str]:
         if step.mode is Mode.VERIFY:
             return [f"SELECT count(*) FROM {target} WHERE {step.rows.unfilled};  -- must be 0"]
         return [f"UPDATE {target} SET {sets} WHERE {step.rows.unfilled};  -- in batches"]
+    if step.mode is Mode.PYTHON:
+        return [f"-- {name_of(reference)}(connection)" for reference in step.do]
     body = [f"{statement};" for statement in step.do]
     return ["BEGIN;", *body, "COMMIT;"] if step.mode is Mode.TRANSACTION else body
+
+
+def name_of(reference: str) -> str:
+    """The name of the function that a step of `Mode.PYTHON` calls: ``name@digest of its source``."""
+    return reference.partition("@")[0]

@@ -38,7 +38,7 @@ class Column:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Grant:
-    """A privilege on a column; `grantee` is None for PUBLIC."""
+    """A privilege on a column or a table; `grantee` is None for PUBLIC."""
 
     grantee: str | None
     privilege: str
@@ -68,6 +68,10 @@ class Index:
     comment: str | None = None
     partition_names: tuple[tuple[str, str], ...] = ()
     """(``schema.partition``, name of the partition's index), on a partitioned table."""
+    oids: tuple[int, ...] = ()
+    """Its own, and those of its partitions' indexes: what is built anew has another one."""
+    references: tuple[str, ...] = ()
+    """The foreign keys, of whatever table, that rest on it."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,11 +110,36 @@ class Trigger:
 class Function:
     """A function whose text may be about the table: one of its triggers', or one that mentions its name.
 
-    `identity` is what ``regprocedure`` prints, `columns` are the table's columns whose names are words of its text.
+    `identity` is what ``regprocedure`` prints, `columns` are the table's columns whose names are words of its text;
+    `named` where the table's own name is one.
     """
 
     identity: str
     columns: tuple[str, ...]
+    named: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Sequence:
+    """The sequence that belongs to a column: a serial one's, or an identity's (`internal`).
+
+    `identity` is what ``regclass`` prints; `dependents` are others that draw numbers from it, partitions aside.
+    """
+
+    column: str
+    schema: str
+    name: str
+    identity: str
+    internal: bool
+    start: int
+    increment: int
+    minimum: int
+    maximum: int
+    cache: int
+    cycle: bool
+    grants: tuple[Grant, ...] = ()
+    comment: str | None = None
+    dependents: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +152,18 @@ class Dependent:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Reliant:
+    """Something that keeps a table from being dropped without CASCADE.
+
+    `constraint` and `columns` say where a foreign key of another table is: (schema, table, name) and its columns there.
+    """
+
+    identity: str
+    constraint: tuple[str, str, str] | None = None
+    columns: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Leaf:
     """A relation that stores rows: the table itself, or a partition."""
 
@@ -131,6 +172,9 @@ class Leaf:
     parent_schema: str | None = None
     parent_name: str | None = None
     partitioned: bool = False
+    foreign: bool = False
+    replica_identity: str = "d"
+    replica_index: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,6 +205,14 @@ class Table:
     """Whether the connected role may make foreign keys to the table."""
     rules: tuple[str, ...] = ()
     publications: tuple[str, ...] = ()
+    grants: tuple[Grant, ...] = ()
+    """To others than its owner."""
+    row_security: bool = False
+    reliant: tuple[Reliant, ...] = ()
+    sequences: tuple[Sequence, ...] = ()
+    comment: str | None = None
+    replica_identity: str = "d"
+    """pg_class.relreplident: d, f, n, or i for the index that says `replica_identity`."""
 
     @property
     def partitioned(self) -> bool:
@@ -170,6 +222,10 @@ class Table:
     def column(self, name: str) -> Column | None:
         """The column of that name."""
         return next((column for column in self.columns if column.name == name), None)
+
+    def index(self, name: str) -> Index | None:
+        """The index of that name."""
+        return next((index for index in self.indexes if index.name == name), None)
 
     @property
     def column_names(self) -> frozenset[str]:
@@ -202,21 +258,25 @@ class TypeFacts:
     canonical: str | None = None
     brings: tuple[str, ...] = ()
     error: str | None = None
+    labels: tuple[str, ...] = ()
+    """Those of an enum."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
     """DDL tried on an empty temporary copy of a table, which is rolled back; ``{table}`` stands for the copy.
 
-    `definition` is the server's own text of the one index or constraint that was made, `defaults` are those of all
-    columns afterwards, `messages` what it said at debug1 (``rewriting table``, ``verifying table``), and `error` its
-    message where it refused.
+    `definition` is the server's own text of the one index or constraint that was made, `columns` are the names that it
+    gave to an index's columns (``lower`` for ``lower(email)``), `defaults` are those of all columns afterwards,
+    `messages` what it said at debug1 (``rewriting table``, ``verifying table``), and `error` its message where it
+    refused.
     """
 
     schema: str
     table: str
     statement: str
     definition: str | None = None
+    columns: tuple[str, ...] = ()
     defaults: tuple[tuple[str, str], ...] = ()
     messages: tuple[str, ...] = ()
     error: str | None = None
@@ -226,7 +286,8 @@ class Trial:
 class Question:
     """What a change must know of the server before it can plan: an expression over a table, a trial, a type, a table.
 
-    With neither expression nor trial nor type it asks for the table itself.
+    With neither expression nor trial nor type it asks for the table itself. `given` are the statements by which the
+    migration makes the table: they are executed first, and rolled back.
     """
 
     schema: str = ""
@@ -234,6 +295,18 @@ class Question:
     expression: str | None = None
     trial: str | None = None
     type: str | None = None
+    given: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Creation:
+    """The table that statements would make, as the catalog would have it; `error` is the server's message instead."""
+
+    schema: str
+    table: str
+    statements: tuple[str, ...]
+    made: Table | None = None
+    error: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,6 +321,7 @@ class Snapshot:
     expressions: tuple[ExpressionFacts, ...] = ()
     types: tuple[TypeFacts, ...] = ()
     trials: tuple[Trial, ...] = ()
+    creations: tuple[Creation, ...] = ()
     asked: tuple[tuple[str, str], ...] = ()
     """The tables that were looked for, found or not."""
 

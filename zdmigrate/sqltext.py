@@ -22,6 +22,12 @@ def literal(value: str) -> str:
     return "E'" + quoted.replace("\\", "\\\\") + "'" if "\\" in quoted else f"'{quoted}'"
 
 
+def dollar(body: str) -> str:
+    """A dollar-quoted string constant."""
+    tag = next(tag for n in range(1000) if (tag := f"$zd{n or ''}$") not in body)
+    return f"{tag}{body}{tag}"
+
+
 class Token(NamedTuple):
     """A piece of SQL. `kind` is one of word, quoted, string, number, space, comment, dollar, other."""
 
@@ -34,17 +40,17 @@ class Token(NamedTuple):
         if self.kind == "word":
             return self.text.lower()
         if self.kind == "quoted":
-            return self.text[1:-1].replace('""', '"')
+            return self.text[self.text.index('"') + 1 : -1].replace('""', '"')
         return None
 
 
 _TOKEN = re.compile(
     r"""
-    (?P<comment>--[^\n]*|/\*.*?\*/)
+    (?P<comment>--[^\n]*|/\*)
   | (?P<space>\s+)
   | (?P<string>[eE]'(?:[^'\\]|\\.|'')*'|(?:[bBxXnN]|[uU]&)?'(?:[^']|'')*')
   | (?P<dollar>\$(?P<tag>(?:[A-Za-z_\u0080-\U0010ffff][\w\u0080-\U0010ffff]*)?)\$.*?\$(?P=tag)\$)
-  | (?P<quoted>"(?:[^"]|"")*")
+  | (?P<quoted>(?:[uU]&)?"(?:[^"]|"")*")
   | (?P<number>\d[\w.]*)
   | (?P<word>[A-Za-z_\u0080-\U0010ffff][\w$\u0080-\U0010ffff]*)
   | (?P<other>::|.)
@@ -55,9 +61,61 @@ _TOKEN = re.compile(
 
 def tokens(text: str) -> Iterator[Token]:
     """`text` in pieces; joined they give `text` again."""
-    for match in _TOKEN.finditer(text):
-        kind = match.lastgroup or "other"
-        yield Token("dollar" if kind == "tag" else kind, match.group())
+    place = 0
+    while place < len(text):
+        match = _TOKEN.match(text, place)
+        assert match is not None  # the last alternative takes any character
+        kind, end = match.lastgroup or "other", match.end()
+        if match.group() == "/*":
+            end = _comment_end(text, end)
+        yield Token("dollar" if kind == "tag" else kind, text[place:end])
+        place = end
+
+
+def _comment_end(text: str, place: int) -> int:
+    """Where a comment ends that began before `place`: comments nest (manual, section 4.1.5)."""
+    depth = 1
+    for match in re.compile(r"/\*|\*/").finditer(text, place):
+        depth += 1 if match.group() == "/*" else -1
+        if depth == 0:
+            return match.end()
+    return len(text)
+
+
+def statements(text: str) -> Iterator[str]:
+    """The statements of a script, without the semicolons between them (a rule's or an SQL function's own ones stay)."""
+    pieces: list[Token] = []
+    closing: list[str] = []
+    before = ""
+    for token in tokens(text):
+        word = token.text.lower() if token.kind in ("word", "other") else ""
+        if word == ";" and not closing:
+            yield from _solid(pieces)
+            pieces = []
+            continue
+        if word == "(":
+            closing.append(")")
+        elif (before, word) == ("begin", "atomic") or (word == "case" and "end" in closing):
+            closing.append("end")
+        elif closing and word == closing[-1]:
+            closing.pop()
+        pieces.append(token)
+        before = before if token.kind in ("space", "comment") else word
+    yield from _solid(pieces)
+
+
+def _solid(pieces: list[Token]) -> Iterator[str]:
+    if any(piece.kind not in ("space", "comment") for piece in pieces):
+        yield "".join(piece.text for piece in pieces).strip()
+
+
+def index_tail(definition: str) -> str:
+    """What follows USING in the server's text of an index: the access method, the keys, and so on."""
+    pieces = list(tokens(definition))
+    for index, piece in enumerate(pieces):
+        if piece.kind == "word" and piece.text == "USING":
+            return "".join(p.text for p in pieces[index + 1 :]).strip()
+    raise ValueError(f"not an index definition: {definition}")
 
 
 class AmbiguousName(ValueError):
@@ -98,12 +156,16 @@ def replace_columns(expression: str, columns: Callable[[str], str | None]) -> st
     replaced = [piece.text for piece in pieces]
     for position, index in enumerate(solid):
         piece = pieces[index]
-        target = None if piece.name is None else columns(piece.name)
-        if target is None:
-            continue
+        if piece.kind == "quoted" and piece.text[0] != '"' and "\\" in piece.text:
+            raise AmbiguousName(
+                f"{piece.text} in {expression!r} is a name with escapes; write the characters themselves"
+            )
         before = pieces[solid[position - 1]].text.lower() if position else ""
         after = pieces[solid[position + 1]].text if position + 1 < len(solid) else ""
         if before in (".", "::", "collate") or after in ("(", "."):
+            continue
+        target = None if piece.name is None else columns(piece.name)
+        if target is None:
             continue
         if piece.kind == "word" and piece.name in _GRAMMAR_WORDS and not (_ends(before) and _ends(after)):
             raise AmbiguousName(f"{piece.text!r} in {expression!r} may be the column or a word of SQL; quote it")

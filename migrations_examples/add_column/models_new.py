@@ -1,5 +1,6 @@
 """Version N+1."""
 
+import sqlalchemy as sa
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
@@ -13,4 +14,4 @@ class User(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     name: Mapped[str]
     country: Mapped[str]
-    locale: Mapped[str]
+    locale: Mapped[str] = mapped_column(sa.String(8))

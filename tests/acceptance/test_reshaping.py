@@ -290,3 +290,17 @@ def test_what_cannot_be_is_said_when_it_is_planned(
         with pytest.raises(Unsafe, match=re.escape(message)) as refused:
             project.plan([])
         assert re.match(r".*0001_it\.py:3: ", refused.value.message)
+
+
+def test_what_fills_a_renamed_column_does_not_overwrite_what_the_new_version_writes(
+    stage: Callable[[Case], Stage],
+) -> None:
+    changes = ('RenameColumn("t", "n", "m")', """SetNotNull("t", "m", backfill="'?'")""")
+    made = stage(Case(schema=T, changes=changes, by_hand=()))
+    name = made.make()
+    with made.project(name) as project:
+        for phase in (Phase.DUAL_WRITE, Phase.BACKFILL, Phase.SWITCH_READS):
+            assert project.advance([], target=phase).exit_code == 0
+            for columns, value, expected in (("m", "'new'", "new"), ("n", "'old'", "old"), ("n", "NULL", "?")):
+                found = made.rows(name, f"INSERT INTO t ({columns}) VALUES ({value}) RETURNING n, m")
+                assert found == [(expected, expected)], phase

@@ -150,3 +150,42 @@ def test_nulls_in_a_column_that_was_not_null(site: Site) -> None:
     assert site.value(
         "SELECT attnotnull FROM pg_attribute WHERE attrelid = 'users'::regclass AND attname = 'user_email'"
     )
+
+
+def test_a_disabled_trigger_stops_an_advance_but_not_a_revert(site: Site) -> None:
+    with_users(site)
+    site.run("advance", "--to", "dual_write").expect(0)
+    name = site.value("SELECT tgname FROM pg_trigger WHERE tgrelid = 'users'::regclass AND NOT tgisinternal LIMIT 1")
+    site.sql(f'ALTER TABLE users DISABLE TRIGGER "{name}"')
+    site.run("advance").expect(7)
+    site.run("revert", RENAME, "--to", "none").expect(0)
+    assert columns(site) == ["id", "user_email"]
+    assert site.value("SELECT count(*) FROM pg_trigger WHERE tgrelid = 'users'::regclass AND NOT tgisinternal") == 0
+
+
+def test_a_second_revert_says_why_it_holds_now(site: Site) -> None:
+    with_users(site)
+    site.run("advance", "--to", "switch_reads").expect(0)
+    for target in ("backfill", "none"):
+        site.run("revert", RENAME, "--to", target).expect(0)
+        held = site.run("status", "--format", "json").expect(0).migration(RENAME)["hold"]
+        assert held["reason"] == f"reverted to {target}"
+
+
+def test_verify_under_a_hold_closes_and_opens_its_gate(site: Site) -> None:
+    with_users(site)
+    site.run("advance", "--to", "backfill").expect(0)
+    site.run("hold", RENAME, "looking").expect(0)
+    site.run("verify").expect(0)
+    (trigger,) = site.rows("SELECT tgname FROM pg_trigger WHERE tgrelid = 'users'::regclass AND tgname LIKE '!zd%'")[0]
+    site.sql(
+        f'ALTER TABLE users DISABLE TRIGGER "{trigger}"',
+        "UPDATE users SET email_address = 'lost' WHERE id = 3",
+        f'ALTER TABLE users ENABLE ALWAYS TRIGGER "{trigger}"',
+    )
+    site.run("verify").expect(6)
+    site.run("unhold", RENAME).expect(0)
+    assert "verified" in site.run("advance", "--to", "switch_reads").expect(4).out
+    site.sql("UPDATE users SET email_address = user_email WHERE id = 3")
+    site.run("verify").expect(0)
+    site.run("advance", "--to", "switch_reads").expect(0)

@@ -27,7 +27,8 @@ _numbers = itertools.count(1)
 class Case:
     """A schema with data, the changes as source text, and the DDL that somebody would write by hand.
 
-    `backwards` is False where a revert is not what is tested (an irreversible change, or one that loses values).
+    `lossy`: going back loses values, and may. `backwards` is False where a revert is not what is tested (an irreversible
+    change).
     """
 
     schema: tuple[str, ...]
@@ -36,6 +37,7 @@ class Case:
     before_retire: tuple[str, ...] = ()
     data: str | None = None
     backwards: bool = True
+    lossy: bool = False
     overrides: Mapping[str, str] = dataclasses.field(default_factory=lambda: EVERYTHING)
 
 
@@ -45,10 +47,13 @@ class Stage:
     def __init__(self, server: ScratchServer, directory: Path, case: Case) -> None:
         self._server, self._case, self._names = server, case, list[str]()
         self._directory = directory
-        (directory / f"{ID}.py").write_text(
-            f"import sqlalchemy as sa\nfrom zdmigrate import *\nmigration = Migration({', '.join(case.changes)})\n",
-            encoding="utf-8",
-        )
+        self.changes = case.changes
+        self.write(ID, *case.changes)
+
+    def write(self, id_: str, *changes: str) -> None:
+        """A migration file."""
+        text = f"import sqlalchemy as sa\nfrom zdmigrate import *\nmigration = Migration({', '.join(changes)})\n"
+        (self._directory / f"{id_}.py").write_text(text, encoding="utf-8")
 
     def make(self) -> str:
         """A database of its own."""
@@ -70,8 +75,10 @@ class Stage:
             return connection.execute(query.encode()).fetchall()
 
     @contextmanager
-    def project(self, name: str) -> Iterator[Project]:
-        config = Config(url=self._server.conninfo(name), dir=self._directory, lock_budget=timedelta(seconds=20))
+    def project(self, name: str, *, user: str = "postgres") -> Iterator[Project]:
+        config = Config(
+            url=self._server.conninfo(name, user=user), dir=self._directory, lock_budget=timedelta(seconds=20)
+        )
         with Project.open(config, report=lambda _: None) as project:
             yield project
 
@@ -100,7 +107,8 @@ def walk(stage: Stage, case: Case) -> Plan:
             for _ in range(2):  # the second changes nothing
                 _expect(project.advance([], target=phase, overrides=case.overrides))
             if case.backwards and phase.position <= plan.undoable_until.position and not case.before_retire:
-                _expect(project.revert(ID, target=Phase.NONE, overrides=case.overrides))
+                back = project.revert(ID, target=Phase.NONE, overrides=case.overrides, allow_lossy=case.lossy)
+                _expect(back)
                 _same(before, stage.catalog(by_phases), f"before (-), after {phase} (+)")
                 project.unhold(ID)
                 _expect(project.advance([], target=phase, overrides=case.overrides))

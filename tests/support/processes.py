@@ -146,7 +146,7 @@ class Site:
         given = "".join(f", {name}={value!r}" for name, value in options.items())
         body = f"""
             import sqlalchemy as sa
-            from zdmigrate import AddColumn, DropColumn, Migration, RenameColumn
+            from zdmigrate import *
 
             migration = Migration({", ".join(changes)}{given})
             """

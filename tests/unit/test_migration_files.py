@@ -140,7 +140,7 @@ def test_a_coding_cookie_and_a_byte_order_mark(directory: Path) -> None:
         ("import json\njson.loads('{')\n", 3, "JSONDecodeError: Expecting property name"),
         ("import sys\nsys.exit('bye')\n", 3, "SystemExit: bye"),
         ("import zdmigrate_has_no_such_module\n", 2, "ModuleNotFoundError: No module named"),
-        ("from zdmigrate import RenameTable\n", 2, "ImportError: cannot import name 'RenameTable'"),
+        ("from zdmigrate import RenameEverything\n", 2, "ImportError: cannot import name 'RenameEverything'"),
         ("assert False\n", 2, "AssertionError"),
         ("migrations = Migration(DropColumn('t', 'a'))\n", 1, "it does not define `migration`"),
         ("x = 1\nmigration = 'rename'\n", 3, "`migration` must be a Migration, not a str"),

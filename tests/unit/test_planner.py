@@ -197,7 +197,7 @@ def test_contradictions_are_refused_and_say_where(changes: tuple[Change, ...], m
     ("make", "message"),
     [
         (lambda: AddColumn("users", sa.Column("v", sa.Text, nullable=False)), "NOT NULL"),
-        (lambda: AddColumn("users", sa.Column("v", sa.Text, unique=True)), "unique=True"),
+        (lambda: AddColumn("users", sa.Column("v", sa.Text, primary_key=True)), "primary_key=True"),
         (lambda: AddColumn("users", sa.Column("v")), "has no type"),
         (lambda: AddColumn("users", "v"), r"must be a sqlalchemy\.Column"),  # type: ignore[arg-type]
         (lambda: AddColumn("users", sa.Column("v", sa.Text), backfill="(SELECT 1)"), "without SELECT"),

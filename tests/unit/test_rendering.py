@@ -297,6 +297,7 @@ def test_history_as_aligned_lines() -> None:
         actor="ann",
         host="ci-1",
         deployment="d42",
+        artifact=None,
         sql_hash="abc",
         duration_ms=1234.56,
         detail=None,

@@ -49,6 +49,76 @@ def test_columns_are_told_from_everything_else(expression: str, expected: str) -
     assert replace_columns(expression, lambda name: "X" if name == "user_email" else None) == expected
 
 
+NAMES = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=20)
+PIECES = st.lists(
+    st.one_of(
+        NAMES.map(ident),
+        NAMES.map(literal),
+        NAMES.map(lambda name: "$q$" + name.replace("$", "") + "$q$"),
+        NAMES.map(lambda name: "/*" + name.replace("*", "").replace("/", "") + "*/"),
+        NAMES.map(lambda name: "--" + name.replace("\n", "") + "\n"),
+        st.sampled_from(["+", "||", "lower(", ")", "::text", "12.5e3", "E'\\'", "U&'d\\0061'", ",", "[1]"]),
+    ),
+    max_size=12,
+).map(" ".join)
+
+
+@given(PIECES)
+def test_replacing_nothing_changes_nothing(expression: str) -> None:
+    assert replace_columns(expression, lambda _: None) == expression
+
+
+@given(PIECES, NAMES, NAMES)
+def test_a_column_is_renamed_there_and_back(expression: str, old: str, new: str) -> None:
+    known = frozenset({old, new})
+    if new not in columns_in(expression, known):
+        there = replace_columns(expression, lambda name: ident(new) if name == old else None)
+        assert old not in columns_in(there, known) or old == new
+        assert replace_columns(there, lambda name: ident(old) if name == new else None) == replace_columns(
+            expression, lambda name: ident(old) if name == old else None
+        )
+
+
+@given(PIECES, NAMES)
+def test_only_the_column_is_touched(expression: str, old: str) -> None:
+    """Every token but the column's stays as it was, in its place."""
+    before = list(tokens(expression))
+    after = list(tokens(replace_columns(expression, lambda name: '"x"' if name == old else None)))
+    assert len(before) == len(after)
+    for was, now in zip(before, after, strict=True):
+        assert now == was or (was.name == old and now.text == '"x"')
+
+
+@pytest.mark.parametrize(
+    ("text", "kinds"),
+    [
+        ("E'it\\'s' b'1' N'n' U&'\\0061'", "string string string string"),
+        ("$$a$$ $tag_1$ $$ ' \" $tag_1$ $1", "dollar dollar other number"),
+        ("'a''b' 'a\\' 'b'", "string string string"),
+        ('"a""b" "a b"', "quoted quoted"),
+        ("a--b\nc", "word comment word"),
+        ("a/*b*/c", "word comment word"),
+        ("1e5 1.5 a1 _b ünï", "number number word word word"),
+        ("a::text", "word other word"),
+    ],
+)
+def test_kinds_of_tokens(text: str, kinds: str) -> None:
+    assert [token.kind for token in tokens(text) if token.kind != "space"] == kinds.split()
+
+
+def test_a_name_in_unicode_escapes_is_refused_not_missed() -> None:
+    with pytest.raises(AmbiguousName, match="escapes"):
+        columns_in(r'U&"\0061b"', frozenset({"ab"}))
+    assert columns_in('U&"ab"', frozenset({"ab"})) == {"ab"}
+    assert columns_in("u & b", frozenset({"u", "b"})) == {"u", "b"}
+
+
+def test_comments_nest() -> None:
+    assert replace_columns("/* a /* a */ ' a */ a || 'a'", lambda name: "X" if name == "a" else None) == (
+        "/* a /* a */ ' a */ X || 'a'"
+    )
+
+
 def test_a_column_named_like_a_word_of_the_grammar() -> None:
     def year(name: str) -> str | None:
         return "X" if name == "year" else None

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from zdmigrate import schema as catalog
 from zdmigrate.changes.base import Change, OneShot, declared_sql, require_name
-from zdmigrate.errors import UsageError
+from zdmigrate.changes.create_index import CreateIndex, create
+from zdmigrate.changes.declared import Generated, Identity, Inline, column_facts, inline
+from zdmigrate.errors import Unsafe, UsageError
 from zdmigrate.hazards import Hazard
 from zdmigrate.phases import Phase
-from zdmigrate.plan import Gate, LockMode, RowQueries, Window
-from zdmigrate.planning import probes
+from zdmigrate.plan import Gate, LockMode, Mode, RowQueries, Step, Window
+from zdmigrate.planning import identity, notnull, planner, probes
 from zdmigrate.planning.draft import DraftColumn, Fill, TableDraft
-from zdmigrate.planning.parts import ChangePlan, Scope, Target, alter, on, transaction_step
-from zdmigrate.sqltext import ident, literal
+from zdmigrate.planning.parts import ChangePlan, Scope, Target, alter, is_tiny, on, transaction_step
+from zdmigrate.sqltext import columns_in, ident, literal
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -28,9 +31,16 @@ class AddColumn(Change):
     nothing for it. A volatile one, or `backfill` (a SQL expression over the row's other columns), is filled in batches;
     until `contract` a trigger fills what version N inserts. NOT NULL is proven before it is set.
 
-    Locks: ACCESS EXCLUSIVE, catalog only. Undo: drops the column, which loses what N+1 wrote: refused without
-    ``--allow-lossy`` where there is any. Keys, unique, indexes, foreign keys, identity and generated columns are
-    refused.
+    ``sa.Identity()``: rows are numbered in batches from a sequence, which becomes the identity's in `contract`.
+    ``sa.Computed(…, persisted=False)`` (PostgreSQL 18) is added at once. A stored one makes the server rewrite the table
+    under ACCESS EXCLUSIVE: that is done where the table is tiny, else it must be accepted (gate ``rewrite``). NOT NULL of
+    a generated column waits for `contract`: it could refuse what version N writes.
+
+    CHECK, foreign keys, ``unique=True`` and ``index=True`` are those of AddCheck, AddForeignKey, AddUnique and
+    CreateIndex: never built while anybody waits, and after version N where they could refuse what it writes.
+
+    Locks: ACCESS EXCLUSIVE, catalog only but for that rewrite. Undo: drops the column, which loses what N+1 wrote:
+    refused without ``--allow-lossy`` where there is any. Primary keys are refused. Manual: ALTER TABLE, "ADD COLUMN".
     """
 
     table: str
@@ -40,26 +50,40 @@ class AddColumn(Change):
     default: str | None
     comment: str | None
     backfill: str | None
+    generated: Generated | None
+    identity: Identity | None
+    inline: tuple[Inline, ...]
     schema: str
 
     def __init__(
         self, table: str, column: sa.Column[Any], *, backfill: str | None = None, schema: str = "public"
     ) -> None:
-        facts = _column_facts(column)
+        facts = column_facts(column, "AddColumn")
         values = {"table": require_name(table, "AddColumn: table"), "schema": require_name(schema, "AddColumn: schema")}
         for field, value in {**facts, **values, "backfill": declared_sql(backfill, "AddColumn: backfill")}.items():
             object.__setattr__(self, field, value)
-        if not self.nullable and self.default is None and backfill is None:
+        object.__setattr__(self, "inline", inline(column, self.table, self.schema, "AddColumn"))
+        made = "a generated value" if self.generated else "an identity" if self.identity else None
+        if made is not None and backfill is not None:
+            raise UsageError(f"AddColumn: {table}.{self.name} has {made}, so there is nothing to backfill")
+        if not self.nullable and self.default is None and backfill is None and made is None:
             raise UsageError(
                 f"AddColumn: {table}.{self.name} is NOT NULL, but nothing says what rows without a value get",
                 hint="give the column a server_default, or AddColumn a backfill=",
             )
 
     def targets(self) -> tuple[Target, ...]:
-        return (Target(self.schema, self.table, self.name),)
+        brought = (target for change in self.inline for target in change.targets())
+        return (Target(self.schema, self.table, self.name), *brought)
 
     def describe(self) -> dict[str, Any]:
-        return {"change": "AddColumn", **dataclasses.asdict(self)}
+        values = dataclasses.asdict(self) | {"inline": [change.describe() for change in self.inline]}
+        later = (
+            "generated",
+            "identity",
+            "inline",
+        )  # what older releases knew nothing of must not change their checksums
+        return {"change": "AddColumn", **{k: v for k, v in values.items() if v or k not in later}}
 
     def one_shot(self, scope: Scope) -> OneShot:
         table = scope.live_table(self.schema, self.table)
@@ -68,8 +92,10 @@ class AddColumn(Change):
         null = "" if self.nullable else " NOT NULL"
         default = "" if self.default is None else f" DEFAULT {self.default}"
         if self.backfill is None:
+            made = self.generated or self.identity
+            default = default if made is None else f" {made.text}"
             add = alter(table, f"ADD COLUMN {self._definition()}{default}{null}")
-            return OneShot(add, *self._comment(table), there=False)
+            return OneShot(add, *self._comment(table), *self._brought(table), there=False)
         statements = [
             alter(table, f"ADD COLUMN {self._definition()}"),
             f"UPDATE {ident(self.schema, self.table)} SET {ident(self.name)} = {self.backfill}",
@@ -78,12 +104,35 @@ class AddColumn(Change):
             statements.append(alter(table, f"ALTER COLUMN {ident(self.name)} SET{default}"))
         if null:
             statements.append(alter(table, f"ALTER COLUMN {ident(self.name)} SET NOT NULL"))
-        return OneShot(*statements, *self._comment(table), there=False)
+        return OneShot(*statements, *self._comment(table), *self._brought(table), there=False)
+
+    def _brought(self, table: catalog.Table) -> Iterator[str]:
+        for change in self.inline:
+            if isinstance(change, CreateIndex):
+                yield from create(table, change.name or "", change.definition, None)
+            else:
+                named = "" if change.name is None else f"CONSTRAINT {ident(change.name)} "
+                yield alter(table, f"ADD {named}{change.constraint.clause}")
 
     def plan(self, scope: Scope) -> ChangePlan:
+        parts = [self._column(scope), *(change.plan(scope) for change in self.inline)]
+        return ChangePlan(
+            window=planner.combine(part.window for part in parts),
+            steps=tuple(step for part in parts for step in part.steps),
+            reads=tuple(name for part in parts for name in part.reads),
+            objects=tuple(name for part in parts for name in part.objects),
+            hazards=tuple(hazard for part in parts for hazard in part.hazards),
+            gates=tuple(gate for part in parts for gate in part.gates),
+        )
+
+    def _column(self, scope: Scope) -> ChangePlan:
         table = scope.table(self.schema, self.table)
         table.refuse_taken(self.name)
         type_ = scope.type_name(self.type)
+        if self.generated is not None:
+            return self._computed(scope, table, type_, self.generated)
+        if self.identity is not None:
+            return self._numbered(scope, table, type_, self.identity)
         volatile = False
         for text in (self.default, self.backfill):
             if text is not None:
@@ -133,6 +182,7 @@ class AddColumn(Change):
             # A NULL in a NOT NULL column is unfilled, whatever the expression would say, and a volatile one must not
             # be asked twice.
             null_is_unfilled=not self.nullable or facts.volatile,
+            volatile=facts.volatile,
             definition=self._definition(),
             settings=self._comment(table.live),
             default=self.default,
@@ -148,6 +198,100 @@ class AddColumn(Change):
             hazards=(hazard,) if self.nullable else (),
             gates=(gate,) if self.nullable else (),
         )
+
+    def _numbered(self, scope: Scope, table: TableDraft, type_: str, made: Identity) -> ChangePlan:
+        """Adding an identity column at once would rewrite the table. The numbers come from a sequence of its own first."""
+        live = table.live
+        identity.refuse(scope, live, self.name, type_)
+        if scope.sync == "app":
+            raise Unsafe(
+                f'{table.shown}.{self.name}: with sync="app" nobody numbers the rows that version N inserts',
+                hint='leave sync="app" out, or put this change into a migration of its own',
+            )
+        scope.trial(live, f"ALTER TABLE {{table}} ADD COLUMN {self._definition()} {made.text}")
+        name = scope.name("seq", self.name, live.schema, live.name)
+        numbers = ident(live.schema, name)
+        value = f"(pg_catalog.nextval({literal(numbers)}::pg_catalog.regclass))::{self.type}"
+        fill = Fill(
+            name=self.name, type=type_, value=value, not_null=True, null_is_unfilled=True, volatile=True,
+            definition=self._definition(), settings=self._comment(live),
+            final=(
+                identity.add(live, self.name, made.options, always=made.always),
+                identity.continued(live, self.name, numbers),
+                f"DROP SEQUENCE {numbers}",
+            ),
+        )  # fmt: skip
+        # Its own name as its value: nobody else may draw a number by computing from it.
+        table.add(self._drafted(type_, computed=True), fill)
+        options = f" {made.options}" if made.options else ""
+        step = transaction_step(
+            scope, Phase.EXPAND, f"sequence.{self.name}", f"make a sequence that numbers the rows in {self.name}",
+            probe=probes.sequence(live.schema, name),
+            # Version N's role draws the numbers for its rows, by the trigger.
+            do=[f"CREATE SEQUENCE {numbers} AS {self.type}{options}", f"GRANT USAGE ON SEQUENCE {numbers} TO PUBLIC"],
+            undo=[f"DROP SEQUENCE {numbers}"], locks=(),
+        )  # fmt: skip
+        return ChangePlan(steps=(step,), window=Window(old_until=Phase.CONTRACT, new_from=Phase.BACKFILL))
+
+    def _computed(self, scope: Scope, table: TableDraft, type_: str, made: Generated) -> ChangePlan:
+        live, shown = table.live, f"{table.shown}.{self.name}"
+        if not made.stored and scope.snapshot.major < 18:
+            raise Unsafe(
+                f"{shown}: PostgreSQL {scope.snapshot.major} has no virtual generated columns, 18 has",
+                hint="persisted=True, a view, or a plain column with backfill=",
+            )
+        named = columns_in(made.expression, live.column_names | {column.name for column in table.columns})
+        table.depend(sorted(named), "the generated column", self.name)
+        initial, physical = table.initial(made.expression), table.physical(made.expression)
+        scope.trial(live, f"ALTER TABLE {{table}} ADD COLUMN {self._definition()} {made.over(initial)}")
+        scope.expression(live, self._cast(initial))
+        table.add(self._drafted(type_, computed=True, value=f"({initial})::{self.type}"))
+        rewrites = made.stored and not is_tiny(live)
+        add = alter(live, f"ADD COLUMN {self._definition()} {made.over(physical)}")
+        step = transaction_step(
+            scope, Phase.EXPAND, f"add.{self.name}", f"add {self.name}, which the server computes",
+            probe=probes.generated(live, self.name, type_=type_, kind="s" if made.stored else "v"),
+            do=[add], undo=[alter(live, f"DROP COLUMN {ident(self.name)}")],
+            locks=on(live, LockMode.ACCESS_EXCLUSIVE),
+        )  # fmt: skip
+        # A large table is rewritten outside a transaction, for which there is a time limit.
+        mode = Mode.AUTOCOMMIT if rewrites else Mode.TRANSACTION
+        step = dataclasses.replace(step, mode=mode, rewrites=made.stored, scans=made.stored)
+        strict = () if self.nullable else self._never_null(scope, live)
+        return ChangePlan(
+            steps=(step, *self._commented(scope, live), *strict),
+            gates=(self._rewrite(table),) if rewrites else (),
+            window=Window(old_until=Phase.RETIRE if strict else Phase.CONTRACT, new_from=Phase.EXPAND),
+        )
+
+    def _never_null(self, scope: Scope, table: catalog.Table) -> tuple[Step, ...]:
+        made = notnull.conventional(table, self.name)
+        first, *others = notnull.proven(scope, table, self.name, Phase.CONTRACT, made=made)
+        shown = literal(f"{table.schema}.{table.name}")
+        nulls = (
+            f"SELECT format('row %s of %s is NULL in %s', ctid, {shown}, {literal(self.name)}) "
+            f"FROM {ident(table.schema, table.name)} WHERE {ident(self.name)} IS NULL LIMIT 5"
+        )
+        return (dataclasses.replace(first, refused_by=nulls, takes_away=True), *others)
+
+    def _rewrite(self, table: TableDraft) -> Gate:
+        size = f"{table.live.rows} rows, {table.live.bytes / 2**20:.1f} MB"
+        return Gate(
+            name="rewrite", phase=Phase.EXPAND, exit_code=6,
+            detail=f"adding the stored generated column {self.name} rewrites {table.shown} ({size}) while nobody can read or "
+            "write it; add a plain column with backfill= instead, a virtual one on PostgreSQL 18, or accept it: "
+            '--override rewrite="reason"',
+        )  # fmt: skip
+
+    def _commented(self, scope: Scope, table: catalog.Table) -> tuple[Step, ...]:
+        if self.comment is None:
+            return ()
+        step = transaction_step(
+            scope, Phase.EXPAND, f"comment.{self.name}", f"comment on {self.name}",
+            probe=probes.column_comment(table, self.name, self.comment),
+            do=self._comment(table), locks=on(table, LockMode.SHARE_UPDATE_EXCLUSIVE),
+        )  # fmt: skip
+        return (step,)
 
     def _drafted(self, type_: str, *, computed: bool, value: str | None = None) -> DraftColumn:
         return DraftColumn(
@@ -170,37 +314,3 @@ class AddColumn(Change):
         message = f"until contract, a NULL that N+1 writes into {self.name} is replaced by the backfill's value"
         remedy = 'make the column NOT NULL, or accept it: --override explicit_null="reason"'
         return Hazard(id="C29", phase=Phase.DUAL_WRITE, message=message, remedy=remedy, accept="explicit_null")
-
-
-def _column_facts(column: sa.Column[Any]) -> dict[str, Any]:
-    """What an ``sa.Column`` says, as text; refuses what this change does not build."""
-    import sqlalchemy as sa
-    from sqlalchemy.dialects import postgresql
-
-    if not isinstance(column, sa.Column):
-        raise UsageError(f"AddColumn: the second argument must be a sqlalchemy.Column, got {type(column).__name__}")
-    name = require_name(column.name, "AddColumn: the column's name")
-    found = {
-        "primary_key=True": column.primary_key,
-        "unique=True": bool(column.unique),
-        "index=True": bool(column.index),
-        "a foreign key": bool(column.foreign_keys),
-        "a generated value": column.computed is not None,
-        "an identity": column.identity is not None,
-        "a constraint": bool(column.constraints),
-    }
-    wrong = [what for what, there in found.items() if there]
-    if wrong:
-        raise UsageError(f"AddColumn: {name} has {', '.join(wrong)}, which AddColumn does not build")
-    if isinstance(column.type, sa.types.NullType):
-        raise UsageError(f"AddColumn: {name} has no type")
-    # Not the paramstyle of a driver, for which every percent sign would be doubled.
-    dialect = postgresql.dialect(paramstyle="named")  # type: ignore[no-untyped-call]
-    default = postgresql.base.PGDDLCompiler(dialect, None).get_column_default_string(column)  # type: ignore[arg-type]
-    return {
-        "name": name,
-        "type": column.type.compile(dialect=dialect),
-        "nullable": bool(column.nullable),
-        "default": default,
-        "comment": column.comment,
-    }

@@ -26,7 +26,7 @@ class AddsConstraint(Change):
         """What is added."""
 
     def targets(self) -> tuple[Target, ...]:
-        return (Target(self.schema, self.table, of=self.constraint.shown),)
+        return (Target(self.schema, self.table, item=self.constraint.shown),)
 
     def describe(self) -> dict[str, Any]:
         return {"change": type(self).__name__, **dataclasses.asdict(self)}

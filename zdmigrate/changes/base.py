@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from zdmigrate.errors import UsageError
@@ -16,15 +17,26 @@ class OneShot:
     """The equivalent DDL of a change for a fresh database.
 
     `there` says whether the new shape is there already (then nothing is to do), or the old one; None: it cannot be
-    told, and the migration's other changes decide.
+    told, and the migration's other changes decide, unless `probe` can: a boolean query. `functions` are called with the
+    connection, after the statements.
     """
 
     statements: tuple[str, ...]
     there: bool | None
+    probe: str | None
+    functions: tuple[Callable[[Any], Any], ...]
 
-    def __init__(self, *statements: str, there: bool | None) -> None:
+    def __init__(
+        self,
+        *statements: str,
+        there: bool | None,
+        probe: str | None = None,
+        functions: tuple[Callable[[Any], Any], ...] = (),
+    ) -> None:
         object.__setattr__(self, "statements", statements)
         object.__setattr__(self, "there", there)
+        object.__setattr__(self, "probe", probe)
+        object.__setattr__(self, "functions", functions)
 
 
 class Change(abc.ABC):
@@ -60,6 +72,10 @@ class Change(abc.ABC):
             zdmigrate.errors.Drift: the database holds a mixture of both shapes.
         """
 
+    def functions(self) -> Mapping[str, Callable[[Any], Any]]:
+        """The functions that its steps of `Mode.PYTHON` call, by the references that the steps hold."""
+        return {}
+
 
 def require_name(value: object, what: str) -> str:
     """`value`, if it can be an identifier of PostgreSQL (1 to 63 bytes, no NUL)."""
@@ -94,3 +110,10 @@ def type_text(type_: object, what: str) -> str:
         raise UsageError(f"{what}: the type must be a SQLAlchemy type or the text of one, got {type_!r}")
     # Not the paramstyle of a driver, for which every percent sign would be doubled.
     return made.compile(dialect=postgresql.dialect(paramstyle="named"))  # type: ignore[no-untyped-call]
+
+
+def text_or_none(value: object, what: str) -> str | None:
+    """`value`, if it is text (without NUL, which no server takes) or None."""
+    if value is not None and (not isinstance(value, str) or "\0" in value):
+        raise UsageError(f"{what} must be text, got {value!r}")
+    return value

@@ -100,7 +100,7 @@ class ChangeType(Change):
         default = self._default(scope, table, column)
         name = ident(self.column)
         change = f"ALTER COLUMN {name} TYPE {self.type}"
-        if self.up is None and self._casts(scope, table):
+        if self.up is None and self._casts(scope, table, column):
             return OneShot(alter(table, change), there=False)
         statements = [alter(table, f"{change} USING ({self.up or name})::{self.type}")]
         if default is not None:
@@ -119,10 +119,10 @@ class ChangeType(Change):
             return self._in_place(scope, table, column, type_)
         return self._beside(scope, table, column, type_)
 
-    def _casts(self, scope: Scope, table: catalog.Table) -> bool:
+    def _casts(self, scope: Scope, table: catalog.Table, column: catalog.Column) -> bool:
         """Whether the server finds a cast by itself, for the default too."""
         try:
-            scope.trial(table, self._alter("{table}", self.type))
+            scope.trial(table, _alter("{table}", column, self.type))
         except Unsafe:
             return False
         return True
@@ -131,8 +131,8 @@ class ChangeType(Change):
         """The new column's default: what the server makes of the old one, or what `up` does."""
         if column.default is None:
             return None
-        if self.up is None and self._casts(scope, table):
-            return dict(scope.trial(table, self._alter("{table}", self.type)).defaults).get(self.column)
+        if self.up is None and self._casts(scope, table, column):
+            return dict(scope.trial(table, _alter("{table}", column, self.type)).defaults).get(column.name)
         return f"({self._with(self.up or ident(self.column), f'({column.default})')})::{self.type}"
 
     # In place.
@@ -145,16 +145,16 @@ class ChangeType(Change):
         )
         if self.up is not None or linked or moved or column.generated or column.identity:
             return False
-        if not self._casts(scope, table.live):
+        if not self._casts(scope, table.live, column):
             return False
-        tried = scope.trial(table.live, self._alter("{table}", self.type))
+        tried = scope.trial(table.live, _alter("{table}", column, self.type))
         return not any(what in message for message in tried.messages for what in _COSTLY)
 
     def _in_place(self, scope: Scope, table: TableDraft, column: catalog.Column, type_: str) -> ChangePlan:
         live = table.live
         target = ident(live.schema, live.name)
-        forth, back = self._alter(target, self.type), self._alter(target, column.type)
-        tried = scope.trial(live, f"{self._alter('{table}', self.type)}; {self._alter('{table}', column.type)}")
+        forth, back = _alter(target, column, self.type), _alter(target, column, column.type)
+        tried = scope.trial(live, f"{_alter('{table}', column, self.type)}; {_alter('{table}', column, column.type)}")
         step = transaction_step(
             scope, Phase.EXPAND, f"type.{column.name}", f"make {column.name} {type_}; no row is touched",
             probe=probes.column_type(live, column.name, done=type_, todo=column.type),
@@ -179,9 +179,6 @@ class ChangeType(Change):
             steps=(dataclasses.replace(step, undo_blocked=((Phase.NONE, blocked),)),),
             hazards=(self._warm(Phase.EXPAND),), gates=tuple(gates),
         )  # fmt: skip
-
-    def _alter(self, target: str, type_: str) -> str:
-        return f"ALTER TABLE {target} ALTER COLUMN {ident(self.column)} TYPE {type_}"
 
     # Beside the old column.
 
@@ -265,6 +262,10 @@ class ChangeType(Change):
     def _warm_gate(self, phase: Phase) -> Gate:
         hazard = self._warm(phase)
         return Gate(name="warm_connections", phase=phase, detail=f"{hazard.message}; {hazard.remedy}", exit_code=6)
+
+
+def _alter(target: str, column: catalog.Column, type_: str) -> str:
+    return f"ALTER TABLE {target} ALTER COLUMN {ident(column.name)} TYPE {type_}"
 
 
 def _family(type_: str) -> tuple[str, ...] | None:

@@ -39,7 +39,7 @@ class DropConstraint(Change):
             object.__setattr__(self, field, require_name(value, f"DropConstraint: {field}"))
 
     def targets(self) -> tuple[Target, ...]:
-        return (Target(self.schema, self.table, of=self.name),)
+        return (Target(self.schema, self.table, item=self.name),)
 
     def describe(self) -> dict[str, Any]:
         return {"change": "DropConstraint", **dataclasses.asdict(self)}

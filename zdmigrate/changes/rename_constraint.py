@@ -37,7 +37,7 @@ class RenameConstraint(Change):
             raise UsageError(f"RenameConstraint: the constraint {old!r} has that name already")
 
     def targets(self) -> tuple[Target, ...]:
-        return tuple(Target(self.schema, self.table, of=name) for name in (self.old, self.new))
+        return tuple(Target(self.schema, self.table, item=name) for name in (self.old, self.new))
 
     def describe(self) -> dict[str, Any]:
         return {"change": "RenameConstraint", **dataclasses.asdict(self)}

@@ -77,7 +77,7 @@ class SetNotNull(Change):
 
     def _at_the_end(self, scope: Scope, table: TableDraft) -> ChangePlan:
         live, phase = table.live, table.strict_phase([self.column])
-        made = notnull.conventional(live, self.column)
+        made = notnull.conventional(live, table.settled(self.column))
         steps = list(notnull.proven(scope, live, self.column, phase, made=made))
         nulls = (
             f"SELECT format('row %s of %s is NULL in %s', ctid, {literal(table.shown)}, {literal(self.column)}) "

@@ -33,7 +33,10 @@ def status(*, ids: tuple[str, ...], stale: timedelta | None) -> int:
 @click.argument("ids", nargs=-1, metavar="[ID]...", shell_complete=complete_ids)
 @common_options()
 def verify(*, ids: tuple[str, ...]) -> int:
-    """Read every row of the tables in flight and count those where old and new shape disagree. Changes nothing.
+    """Read every row of the tables in flight and count those where old and new shape disagree.
+
+    Changes no table. It takes the lease and is audited; rows that disagree close the gate `verified`, and a run that finds
+    none opens it again. It works under a hold too.
 
     \b
     Example:

@@ -23,12 +23,17 @@ _EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--sql", is_flag=True, help="Only the SQL, for reading.")
 @click.option("--stats", type=_EXISTING_FILE, help="Plan from a saved catalog, without connecting.")
 @click.option("--write-stats", type=_FILE, help="Save the catalog for a later --stats.")
+@click.option("--check-locks", is_flag=True, help="Try it on a scratch server with the database's schema.")
 @common_options(FORMATS)
-def plan(*, ids: tuple[str, ...], sql: bool, stats: Path | None, write_stats: Path | None) -> int:
+def plan(*, ids: tuple[str, ...], sql: bool, stats: Path | None, write_stats: Path | None, check_locks: bool) -> int:
     """Show, phase by phase, what would be done: each step's SQL, its locks and what they block, whether it scans or
     rewrites, rows and size, gates, warnings, and what can be undone until when. Changes nothing.
 
     IDs may be shortened to a unique prefix; without one, every migration of the directory is planned.
+
+    --check-locks starts a PostgreSQL server of the same version, copies the schema to it (pg_dump, no rows) and takes
+    what has not begun through all phases there, with the functions of RunPython. A lock that RunSQL or RunPython does
+    not declare is then found before production (exit code 6).
 
     \b
     Example:
@@ -36,10 +41,13 @@ def plan(*, ids: tuple[str, ...], sql: bool, stats: Path | None, write_stats: Pa
       zdmigrate plan 20261121 --format markdown > plan.md
       zdmigrate plan --write-stats production.stats
       zdmigrate plan --stats production.stats --sql
+      zdmigrate plan 20261121 --check-locks
     """
     app = current()
     if stats is not None and write_stats is not None:
         raise click.UsageError("--stats reads a saved catalog, --write-stats saves one: give one of them")
+    if stats is not None and check_locks:
+        raise click.UsageError("--check-locks copies the database's schema, and --stats is without a database")
     if sql and app.format != "text":
         raise click.UsageError(f"--sql is a format of its own, and cannot be combined with --format {app.format}")
     if stats is not None:
@@ -54,6 +62,13 @@ def plan(*, ids: tuple[str, ...], sql: bool, stats: Path | None, write_stats: Pa
                 app.narrate(f"catalog saved in {write_stats}")
     if not plans:
         app.narrate(f"no migration to show; the directory is {app.config.dir}")
+    if check_locks:
+        from zdmigrate.engine import rehearsal
+
+        if (failed := rehearsal.run(app.config, ids)) is not None:
+            message = f"on a scratch server: {failed.message}"
+            return app.fail(message, hint=failed.hint, exit_code=failed.exit_code)
+        app.narrate("on a scratch server no step took another lock than it declares")
     click.echo(_rendered(app, plans, sql=sql), nl=False)
     return 0
 

@@ -261,7 +261,7 @@ def _undo_sql(step: Step) -> list[str]:
 
 
 def _blocked(lock: TableLock, mode: Mode) -> str:
-    if lock.mode.blocks == "nothing" or mode != "transaction":
+    if lock.mode.blocks == "nothing" or mode not in ("transaction", "python"):
         return f"blocks {lock.mode.blocks}"
     return f"blocks {lock.mode.blocks} for an instant, and nobody waits longer than the lock timeout"
 
@@ -272,6 +272,7 @@ def _work(plan: Plan, step: Step) -> str:
     how = {
         Mode.TRANSACTION: "one transaction",
         Mode.AUTOCOMMIT: "outside of a transaction",
+        Mode.PYTHON: "a function of the migration file, in transactions",
         Mode.BACKFILL: "in small batches",
         Mode.VERIFY: "reads every row, changes nothing",
     }[step.mode]
@@ -281,6 +282,8 @@ def _work(plan: Plan, step: Step) -> str:
         (False, True): "rewrites the table",
         (True, True): "scans and rewrites the table",
     }[step.scans, step.rewrites]
+    if step.authored:
+        what = "as the migration's author wrote it" + (", which may rewrite a table" if step.rewrites else "")
     sizes = [f"{each.table}: {_amount(each)}" for each in _touched(plan, step)] if step.rows or step.scans else []
     return ", ".join([how, *([] if step.mode is Mode.VERIFY else [what]), *sizes])
 

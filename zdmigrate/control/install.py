@@ -6,7 +6,7 @@ from importlib import resources
 
 from zdmigrate.errors import Drift, UsageError
 from zdmigrate.postgres.session import Connection, Cursor
-from zdmigrate.sqltext import ident, literal
+from zdmigrate.sqltext import ident
 
 VERSION = 1
 """The newest version of the control schema that this zdmigrate knows."""
@@ -72,5 +72,4 @@ def grants(schema: str, role: str) -> tuple[str, ...]:
         f"GRANT SELECT ON {ident(schema, 'read_switch')} TO {who}",
         f"GRANT SELECT (project, id, phase, running, phase_since) ON {ident(schema, 'migration')} TO {who}",
         f"GRANT SELECT, INSERT, UPDATE ON {ident(schema, 'app_instance')} TO {who}",
-        f"COMMENT ON SCHEMA {ident(schema)} IS {literal('zdmigrate: state of schema migrations')}",
     )

@@ -68,6 +68,7 @@ class HistoryEntry:
     actor: str
     host: str
     deployment: str | None
+    artifact: str | None
     sql_hash: str | None
     duration_ms: float | None
     detail: str | None
@@ -201,13 +202,13 @@ class Store:
         """Drop the backfill's cursors: the next one starts from the beginning."""
         self._run(cursor, "DELETE FROM {backfill} WHERE migration = %s", (key,))
 
-    def set_hold(self, cursor: Cursor, ids: Iterable[str], reason: str) -> int:
-        """Hold migrations; one that is held keeps its first reason."""
+    def set_hold(self, cursor: Cursor, ids: Iterable[str], reason: str, *, again: bool = False) -> int:
+        """Hold migrations; one that is held keeps its first reason, unless it is held `again`."""
         statement = (
             "UPDATE {migration} SET hold_reason = %s, hold_by = session_user, hold_since = clock_timestamp() "
-            "WHERE project = %s AND id = ANY (%s) AND hold_reason IS NULL"
+            "WHERE project = %s AND id = ANY (%s) AND (hold_reason IS NULL OR %s)"
         )
-        return self._run(cursor, statement, (reason, self.project, list(ids))).rowcount
+        return self._run(cursor, statement, (reason, self.project, list(ids), again)).rowcount
 
     def clear_hold(self, cursor: Cursor, ids: Iterable[str]) -> int:
         """Let migrations go on."""
@@ -233,11 +234,21 @@ class Store:
             ),
         )  # fmt: skip
 
+    def was_done(self, connection: Connection, id_: str, step: str) -> bool:
+        """Whether the audit says that a step was done, and not undone since."""
+        statement = (
+            "SELECT action = 'do' FROM {event} WHERE project = %s AND migration = %s AND step = %s "
+            "AND action IN ('do', 'undo') AND outcome = 'done' ORDER BY number DESC LIMIT 1"
+        )
+        row = self._run(connection, statement, (self.project, id_, step)).fetchone()
+        return bool(row and row[0])
+
     def history(self, connection: Connection, id_: str | None, limit: int) -> list[HistoryEntry]:
         """The newest `limit` entries of the audit."""
         statement = (
-            "SELECT at, migration, phase, step, action, outcome, actor, host, deployment, sql_hash, duration_ms, detail "
-            "FROM {event} WHERE project = %s AND (%s::text IS NULL OR migration = %s) ORDER BY number DESC LIMIT %s"
+            "SELECT at, migration, phase, step, action, outcome, actor, host, deployment, artifact, sql_hash, "
+            "duration_ms, detail FROM {event} "
+            "WHERE project = %s AND (%s::text IS NULL OR migration = %s) ORDER BY number DESC LIMIT %s"
         )
         rows = self._run(connection, statement, (self.project, id_, id_, limit)).fetchall()
         names = [field.name for field in dataclasses.fields(HistoryEntry)]

@@ -5,15 +5,12 @@ from __future__ import annotations
 import hashlib
 from datetime import timedelta
 
-from zdmigrate import schema
-from zdmigrate.changes.base import OneShot
 from zdmigrate.control.store import Event, Store
-from zdmigrate.engine import planned
+from zdmigrate.engine import functions, planned
 from zdmigrate.errors import Drift, Irreversible, Unsafe
 from zdmigrate.migration import MigrationFile
 from zdmigrate.phases import Phase
-from zdmigrate.planning import planner, sync
-from zdmigrate.planning.draft import Unanswered
+from zdmigrate.planning import authored, planner
 from zdmigrate.postgres import session
 from zdmigrate.postgres.session import Connection
 
@@ -48,8 +45,8 @@ def one(connection: Connection, store: Store, file: MigrationFile) -> str | None
     large = [f"{t.schema}.{t.name} ({t.rows} rows)" for t in snapshot.tables if t.rows > MOST_ROWS]
     if large:
         raise Unsafe(f"{file.id}: {', '.join(large)}: this is not a fresh database", hint="zdmigrate advance")
-    with session.transaction(connection, lock_timeout=timedelta(seconds=5), search_path=sync.SEARCH_PATH) as cursor:
-        statements = _bring(connection, cursor, file, snapshot, store.schema)
+    with session.transaction(connection, lock_timeout=timedelta(seconds=5)) as cursor:
+        statements = _bring(connection, cursor, file, store.schema)
         store.register(cursor, file.id, file.title or "", file.checksum)
         made = store.record(cursor, file.id)
         assert made is not None
@@ -60,9 +57,7 @@ def one(connection: Connection, store: Store, file: MigrationFile) -> str | None
     return detail
 
 
-def _bring(
-    connection: Connection, cursor: session.Cursor, file: MigrationFile, snapshot: schema.Snapshot, control: str
-) -> list[str]:
+def _bring(connection: Connection, cursor: session.Cursor, file: MigrationFile, control: str) -> list[str]:
     """Execute what is not there; each change sees what those before it made.
 
     Raises:
@@ -70,38 +65,34 @@ def _bring(
     """
     statements: list[str] = []
     there: set[bool] = set()
-    for position in range(len(file.changes)):
-        one = _one_shot(connection, file, position, control, snapshot if position == 0 else None)
-        there |= set() if one.there is None else {one.there}
+    for position, change in enumerate(file.changes):
+        snapshot = planned.read(
+            connection,
+            [file],
+            control,
+            lambda f, s, at=position: planner.one_shot_questions(f, s, at),  # type: ignore[misc]
+        )
+        cursor.execute("SELECT set_config('search_path', %s, true)", (authored.SEARCH_PATH,))  # reading has changed it
+        one = change.one_shot(planner.scope_of(file, snapshot, position))
+        is_there = one.there
+        if is_there is None and one.probe is not None:
+            row = cursor.execute(one.probe.encode()).fetchone()
+            is_there = bool(row and row[0])
+        there |= set() if is_there is None else {is_there}
         if len(there) > 1:
             raise Drift(
                 f"{file.id}: some of its changes are there and some are not", hint="bring the database to one side"
             )
-        for statement in () if one.there or there == {True} else one.statements:
+        if is_there or there == {True}:
+            continue
+        for statement in one.statements:
             cursor.execute(statement.encode())
             statements.append(statement)
+        for function in one.functions:
+            for _ in functions.called(file.id, function, connection):
+                pass  # one that yields goes on in the same transaction
+            statements.append(f"{function.__name__}()")
     return statements
-
-
-def _one_shot(
-    connection: Connection, file: MigrationFile, position: int, control: str, snapshot: schema.Snapshot | None
-) -> OneShot:
-    """What one change says, when the server has answered all that it asks."""
-    asked: tuple[schema.Question, ...] = ()
-    while True:
-        if snapshot is None:
-            # Rolled back, with the settings of the read.
-            with connection.transaction(force_rollback=True):
-                snapshot = planned.read(connection, [file], control, asked)
-        scope = planner.scope_of(file, snapshot, position)
-        try:
-            found = file.changes[position].one_shot(scope)
-        except Unanswered:
-            pass
-        else:
-            if not scope.draft.questions:
-                return found
-        asked, snapshot = (*asked, *scope.draft.questions), None
 
 
 def adopted_cannot_go_back(id_: str) -> Irreversible:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
+from typing import Any, LiteralString
 
 import psycopg
 import tenacity
@@ -16,11 +18,14 @@ from zdmigrate.backfill import values, verification, worker
 from zdmigrate.control.lease import Lease
 from zdmigrate.control.store import Event as AuditEvent
 from zdmigrate.control.store import Store
+from zdmigrate.engine import functions
 from zdmigrate.engine.reporting import Event, EventKind, Reporter
+from zdmigrate.engine.wording import counted
 from zdmigrate.errors import Drift, Irreversible, LockBudgetExceeded, Progressed, Unsafe
-from zdmigrate.plan import LockMode, Mode, Step, TableLock
-from zdmigrate.planning import sync
-from zdmigrate.postgres import blockers, session
+from zdmigrate.phases import Phase
+from zdmigrate.plan import LockMode, Mode, Step, TableLock, name_of
+from zdmigrate.planning import authored, sync
+from zdmigrate.postgres import blockers, lockwatch, session
 from zdmigrate.sqltext import ident
 
 PATIENT = timedelta(seconds=1)
@@ -29,9 +34,12 @@ PATIENT = timedelta(seconds=1)
 _WORK = timedelta(seconds=2)
 """Longest that a catalog change may take once it has its locks."""
 
-_OWN_PARTITIONED = (
-    "SELECT FROM pg_class WHERE oid = to_regclass(%s) AND relkind = 'p' AND pg_has_role(relowner, 'USAGE')"
-)
+_OWN_KIND = "SELECT relkind::text FROM pg_class WHERE oid = to_regclass(%s) AND pg_has_role(relowner, 'USAGE')"
+
+_SHOWN = 120
+
+_ATTEMPTS = 3
+"""How often a concurrent build begins anew that the server ended because of a deadlock."""
 
 _RETRIED = (
     psycopg.errors.LockNotAvailable,
@@ -61,10 +69,24 @@ class Executor:
     limits: Limits
     report: Reporter
     should_stop: Callable[[], bool]
+    functions: Mapping[str, Callable[[Any], Any]]
     sleep: Callable[[float], None] = time.sleep
 
     def do(self, step: Step) -> None:
-        """Bring a step about, unless it is done."""
+        """Bring a step about, unless it is done.
+
+        Raises:
+            LockBudgetExceeded: it lost against the same others again and again.
+        """
+        for _ in range(_ATTEMPTS):
+            try:
+                return self._bring_about(step)
+            except psycopg.errors.DeadlockDetected:
+                # Somebody queued behind a concurrent build for its table, and the build would wait for them.
+                self._tell(step, f"another session was in the way, once more: {step.title}")
+        raise self._budget_exceeded(step.locks)
+
+    def _bring_about(self, step: Step) -> None:
         state = self.probe(step)
         if state == "done":
             return
@@ -78,9 +100,22 @@ class Executor:
             case Mode.VERIFY:
                 self.verify(step)
             case _:
-                self._run(step, "do", step.do, step.mode, step.locks)
+                try:
+                    self._run(step, "do", step.do, step.mode, step.locks)
+                except psycopg.IntegrityError as error:
+                    raise self._impossible(step, error) from error
         if step.is_probed and (now := self.probe(step)) != "done":
             raise Drift(f"{step.id} was executed, but the catalog says: {now}", hint="run: zdmigrate verify")
+
+    def _impossible(self, step: Step, error: psycopg.IntegrityError) -> Unsafe:
+        """Rows were written that the step cannot live with. A unique index would refuse others while it is half-built."""
+        if step.repair and self.probe(step) == "repair":
+            self._run(step, "repair", step.repair, Mode.AUTOCOMMIT, step.locks)
+        said = ": ".join(filter(None, (error.diag.message_primary, error.diag.message_detail)))
+        return Unsafe(
+            f"{step.title}: {said}; what was half-built is gone" if step.repair else f"{step.title}: {said}",
+            hint="change these rows, then run the command again",
+        )
 
     def undo(self, step: Step) -> None:
         """Take a step back, unless it is not there.
@@ -90,11 +125,21 @@ class Executor:
         """
         if step.irreversible:
             self.refuse_done(step)
-        # Without undo it is not even probed: what it worked on may be gone since an earlier attempt.
-        if not step.undo or (self.probe(step) == "todo" and step.is_probed):
+        # Without undo it is not even probed: what it worked on may be gone since an earlier attempt. What is recorded is
+        # recorded as undone, also where there is nothing else to do.
+        if not (step.undo or step.is_recorded) or (step.is_probed and self._state_before_undo(step) == "todo"):
             return
         self._tell(step, f"undo: {step.title}")
         self._run(step, "undo", step.undo, step.undo_mode, step.undo_locks)
+
+    def _state_before_undo(self, step: Step) -> str:
+        """Triggers that somebody disabled or changed are dropped all the same: their names and functions are ours."""
+        try:
+            return self.probe(step)
+        except Drift:
+            if step.phase is not Phase.DUAL_WRITE:
+                raise
+            return "changed"
 
     def refuse_done(self, step: Step) -> None:
         """Raise for a step that is done.
@@ -114,10 +159,14 @@ class Executor:
         Raises:
             Drift: anything else.
         """
+        if step.is_recorded:
+            return "done" if self.store.was_done(self.connection, self.migration, step.id) else "todo"
         answers: list[str] = []
+        timeout = self.limits.lock_timeout
+        path = authored.SEARCH_PATH if step.authored else session.CATALOG_PATH
 
         def ask() -> None:
-            with session.transaction(self.connection, lock_timeout=self.limits.lock_timeout, read_only=True) as cursor:
+            with session.transaction(self.connection, lock_timeout=timeout, search_path=path, read_only=True) as cursor:
                 row = cursor.execute(step.probe.encode()).fetchone()
                 answers.append(str(row[0]) if row else "no answer")
 
@@ -134,32 +183,99 @@ class Executor:
             self.lease.fence(cursor)
             yield cursor
 
+    def function(self, reference: str) -> Callable[[Any], Any]:
+        """What a step of `Mode.PYTHON` calls.
+
+        Raises:
+            Drift: the migration's file is gone, or has another function of that name.
+        """
+        found = self.functions.get(reference)
+        if found is None:
+            raise Drift(
+                f"{self.migration}: the plan calls {name_of(reference)}(), which is no longer in the migration's file as it "
+                "was when the migration began",
+                hint="restore the file",
+            )
+        return found
+
     def _run(self, step: Step, action: str, statements: Sequence[str], mode: Mode, locks: Sequence[TableLock]) -> None:
-        if mode is Mode.TRANSACTION:
-            self._retried(locks, lambda: self._transaction(step, action, statements, locks))
-            return
-        started = time.monotonic()
-        for statement in statements:
-            self._long_statement(statement, locks)
-        with self.fenced() as cursor:
-            self._log(cursor, step, action, statements, started)
+        match mode:
+            case Mode.TRANSACTION:
+                self._retried(locks, lambda: self._transaction(step, action, statements, locks))
+            case Mode.PYTHON:
+                self._retried(locks, lambda: self._calls(step, action, statements, locks))
+            case _:
+                started = time.monotonic()
+                for statement in statements:
+                    self._long_statement(step, statement, locks)
+                with self.fenced() as cursor:
+                    self._log(cursor, step, action, statements, started)
 
     def _transaction(self, step: Step, action: str, statements: Sequence[str], locks: Sequence[TableLock]) -> None:
+        started = time.monotonic()
+        with self._locking(step, locks) as cursor:
+            over = self._watching(step, cursor, locks)
+            for statement in statements:
+                with over(_shown(statement)):
+                    cursor.execute(statement.encode())
+            self._log(cursor, step, action, statements, started)
+
+    def _calls(self, step: Step, action: str, references: Sequence[str], locks: Sequence[TableLock]) -> None:
+        """Call a step's function. One that yields is committed there, and goes on in the next transaction."""
+        started = time.monotonic()
+        work = (
+            each for ref in references for each in functions.called(self.migration, self.function(ref), self.connection)
+        )
+        what = ", ".join(f"{name_of(reference)}()" for reference in references)
+        done = False
+        while not done:
+            if action == "do" and self.should_stop():
+                raise Progressed(f"stopped in {what}", hint="run the command again")
+            with self._locking(step, locks) as cursor:
+                with self._watching(step, cursor, locks)(what):
+                    done = next(work, _DONE) is _DONE
+                if done:
+                    self._log(cursor, step, action, references, started)
+
+    @contextlib.contextmanager
+    def _locking(self, step: Step, locks: Sequence[TableLock]) -> Iterator[session.Cursor]:
+        """A fenced transaction that has taken the step's strongest lock."""
         # Two tables are locked one after the other: those behind the first also wait while we wait for the second.
         tables = len({(lock.schema, lock.name) for lock in locks}) or 1
         timeout = self.limits.lock_timeout / tables
-        started = time.monotonic()
         with session.transaction(
             self.connection,
             lock_timeout=timeout,
             statement_timeout=self.limits.lock_timeout + _WORK,
-            search_path=sync.SEARCH_PATH,
+            search_path=_path(step),
         ) as cursor:
             self.lease.fence(cursor)
-            self._lock_first(cursor, locks, timeout)
-            for statement in statements:
-                cursor.execute(statement.encode())
-            self._log(cursor, step, action, statements, started)
+            if not step.authored:  # what is declared is the most that it may take, not what it takes
+                self._lock_first(cursor, locks, timeout)
+            yield cursor
+
+    def _watching(
+        self, step: Step, cursor: session.Cursor, declared: Sequence[TableLock]
+    ) -> Callable[[str], contextlib.AbstractContextManager[None]]:
+        """What sees to it that a step of the author's own takes no other locks than it declares, and not for long."""
+        if not step.authored:
+            return lambda _: contextlib.nullcontext()
+        watch = lockwatch.Watch(cursor, declared, control=self.store.schema, rewrites=step.rewrites)
+
+        @contextlib.contextmanager
+        def over(what: str) -> Iterator[None]:
+            try:
+                with watch.over(what):
+                    yield
+            except psycopg.errors.QueryCanceled as error:
+                if self.lease.is_lost:
+                    raise
+                raise Unsafe(
+                    f"{what}: not done within {(self.limits.lock_timeout + _WORK).total_seconds():g} s, with its locks held",
+                    hint="nothing of it stays; do it in batches: a function of RunPython that yields",
+                ) from error
+
+        return over
 
     def _lock_first(self, cursor: session.Cursor, locks: Sequence[TableLock], timeout: timedelta) -> None:
         """Lock a partitioned table at once: else each partition has the lock timeout anew, while the others wait.
@@ -171,17 +287,18 @@ class Executor:
         for lock in locks:
             if lock.mode in (LockMode.ACCESS_EXCLUSIVE, LockMode.SHARE_ROW_EXCLUSIVE):
                 name = ident(lock.schema, lock.name)
-                if cursor.execute(_OWN_PARTITIONED, (name,)).fetchone() is not None:
+                kind = cursor.execute(_OWN_KIND, (name,)).fetchone()
+                if kind == ("p",):
                     usual = session.milliseconds(self.limits.lock_timeout + _WORK)
                     cursor.execute(set_timeout, (session.milliseconds(timeout),))
                     cursor.execute(f"LOCK TABLE {name} IN {lock.mode} MODE".encode())
                     cursor.execute(set_timeout, (usual,))
-                elif lock is locks[0]:
+                elif kind == ("r",) and lock is locks[0]:
                     cursor.execute(f"LOCK TABLE {name} IN {lock.mode} MODE".encode())
 
-    def _long_statement(self, statement: str, locks: Sequence[TableLock]) -> None:
+    def _long_statement(self, step: Step, statement: str, locks: Sequence[TableLock]) -> None:
         """A statement outside a transaction. It cannot carry the fence: its backend is recorded in the lease."""
-        concurrent = " CONCURRENTLY " in statement
+        concurrent = re.search(r"\bCONCURRENTLY\b", statement, re.IGNORECASE) is not None
         timeout = self.limits.lock_budget if concurrent else self.limits.lock_timeout
 
         def attempt() -> None:
@@ -191,21 +308,59 @@ class Executor:
                 self.connection,
                 lock_timeout=session.milliseconds(timeout),
                 statement_timeout="0",
-                search_path=sync.SEARCH_PATH,
+                search_path=_path(step),
             ):
                 self.connection.execute(statement.encode())
 
         if concurrent:
             # It waits for old transactions, and nobody waits for it: no need to be brief.
             try:
-                attempt()
+                with self._alone(locks):
+                    attempt()
             except psycopg.errors.LockNotAvailable as error:
                 older = blockers.snapshots(self.connection, older_than=timeout)
                 raise self._budget_exceeded(locks, older) from error
         else:
             self._retried(locks, attempt)
 
-    def _retried(self, locks: Sequence[TableLock], attempt: Callable[[], None]) -> None:
+    @contextlib.contextmanager
+    def _alone(self, locks: Sequence[TableLock]) -> Iterator[None]:
+        """Only one builds on a table at a time, and the others do not queue for it.
+
+        Whoever waits for the table's lock has a snapshot, which the build waits for in turn: the server ends that
+        deadlock by throwing away the build.
+        """
+        tables = sorted({f"zdmigrate builds on {lock.table}" for lock in locks})
+
+        def enter() -> None:
+            # Everybody but autovacuum, which gives way to who queues.
+            builders = [b for b in blockers.find(self.connection, locks) if not b.autovacuum]
+            if builders:
+                self._tell_blocked(builders)
+                raise _InTheWay
+            for number, name in enumerate(tables):
+                if not self._advisory("pg_try_advisory_lock", name):
+                    self._leave(tables[:number])
+                    raise _InTheWay
+
+        self._retried((), enter, blocked_by=locks)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(psycopg.Error):  # a session that is gone holds no lock
+                self._leave(tables)
+
+    def _advisory(self, function: LiteralString, name: str) -> bool:
+        row = self.connection.execute(f"SELECT {function}(hashtextextended(%s, 0))", (name,)).fetchone()
+        return row is not None and bool(row[0])
+
+    def _leave(self, tables: Sequence[str]) -> None:
+        for name in tables:
+            self._advisory("pg_advisory_unlock", name)
+
+    def _retried(
+        self, locks: Sequence[TableLock], attempt: Callable[[], None], *, blocked_by: Sequence[TableLock] = ()
+    ) -> None:
         budget = self.limits.lock_budget.total_seconds()
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception(self._contended),
@@ -213,21 +368,25 @@ class Executor:
             stop=tenacity.stop_after_delay(budget),
             sleep=self.sleep,
         )
+        told: set[str] = set()
         try:
             for one in retrying:
                 with one:
-                    self._stand_back(locks)
+                    self._stand_back(locks, told)
                     attempt()
         except tenacity.RetryError as error:
-            raise self._budget_exceeded(locks) from error.last_attempt.exception()
+            raise self._budget_exceeded(locks or blocked_by) from error.last_attempt.exception()
 
     def _contended(self, error: BaseException) -> bool:
         return isinstance(error, (*_RETRIED, _InTheWay)) and not self.lease.is_lost
 
-    def _stand_back(self, locks: Sequence[TableLock]) -> None:
+    def _stand_back(self, locks: Sequence[TableLock], told: set[str]) -> None:
         found = blockers.find(self.connection, locks, older_than=PATIENT) if locks else []
         if found:
-            self._tell_blocked(found)
+            pids = " ".join(sorted(str(blocker.pid) for blocker in found))
+            if pids not in told:  # said once for the same ones
+                told.add(pids)
+                self._tell_blocked(found)
             raise _InTheWay
 
     def _budget_exceeded(
@@ -261,7 +420,7 @@ class Executor:
         if not outcome.complete:
             raise Progressed(f"stopped while filling rows ({outcome.rows} so far)", hint="run the command again")
         with self.fenced() as cursor:
-            self._log(cursor, step, "do", (repr(step.rows),), started, detail=f"{outcome.rows} rows")
+            self._log(cursor, step, "do", (repr(step.rows),), started, detail=counted(outcome.rows, "row"))
 
     def verify(self, step: Step) -> None:
         """Read every row and prove that none is unfilled."""
@@ -283,8 +442,9 @@ class Executor:
                 self.store.forget_backfill(cursor, self.lease.key)
                 self.store.set_verified(cursor, self.lease.key, verified=False)
             raise Unsafe(
-                f"{found.unfilled} rows of {step.rows.schema}.{step.rows.table} are not filled: {', '.join(found.sample)}",
-                hint="find out what writes past the sync trigger, or why the expression gives NULL; then run it again",
+                f"{counted(found.unfilled, 'row')} of {step.rows.schema}.{step.rows.table} not filled: {', '.join(found.sample)}",
+                hint="find out what writes past the sync trigger, or why the expression gives NULL; mend the rows and run "
+                f"zdmigrate verify {self.migration}, or: zdmigrate revert {self.migration} --to dual_write, then advance",
             )
         with self.fenced() as cursor:
             self._log(
@@ -331,6 +491,19 @@ class Executor:
                 done=progress.pages_done, total=progress.pages_total,
             )
         )  # fmt: skip
+
+
+_DONE = object()
+
+
+def _path(step: Step) -> str:
+    return authored.SEARCH_PATH if step.authored else sync.SEARCH_PATH
+
+
+def _shown(statement: str) -> str:
+    """The statement, or its beginning, in one line."""
+    text = " ".join(statement.split())
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
 class _InTheWay(Exception):

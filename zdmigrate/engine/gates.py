@@ -9,6 +9,7 @@ from datetime import timedelta
 from zdmigrate.control.policy import Policy
 from zdmigrate.control.store import Record, Store
 from zdmigrate.engine.outcome import GateState
+from zdmigrate.engine.wording import spoken
 from zdmigrate.errors import Unsafe, UsageError, Waiting, ZdmigrateError
 from zdmigrate.phases import Phase
 from zdmigrate.plan import Direction, Gate, Plan
@@ -65,8 +66,9 @@ def refusal(checked: list[tuple[Gate, GateState]], phase: Phase) -> ZdmigrateErr
 
 OVERRIDABLE = frozenset(
     (
-        "drained", "dual_writers", "exclusion_scan", "explicit_null", "functions", "immediate_unique", "old_reads_null",
-        "publication", "retire_soak", "rewrite", "soak", "table_triggers", "warm_connections",
+        "drained", "dual_writers", "exclusion_scan", "explicit_null", "functions", "identity_numbers", "immediate_unique",
+        "old_reads_null", "publication", "retire_soak", "rewrite", "soak", "table_triggers", "view_limits",
+        "warm_connections",
     )
 )  # fmt: skip
 FIRM = frozenset(("requires", "verified"))
@@ -117,11 +119,7 @@ def _soaked(soak: timedelta, record: Record) -> tuple[bool, str]:
     left = soak - record.phase_age
     if left <= timedelta(0):
         return True, f"{record.phase} is complete since {record.phase_since:%Y-%m-%d %H:%M} UTC"
-    return False, f"{record.phase} has to soak for {soak}; {_rounded(left)} to go"
-
-
-def _rounded(value: timedelta) -> timedelta:
-    return timedelta(seconds=int(value.total_seconds()) + 1)
+    return False, f"{record.phase} has to soak for {spoken(soak)}; {spoken(left)} to go"
 
 
 def _drained(gate: Gate, record: Record, facts: Facts) -> tuple[bool, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import msgspec
 
@@ -16,21 +16,19 @@ from zdmigrate.planning.draft import Unanswered
 from zdmigrate.postgres import catalog
 from zdmigrate.postgres.session import Connection
 
+Ask = Callable[[MigrationFile, schema.Snapshot], Iterable[schema.Question]]
+
 
 def read(
-    connection: Connection,
-    files: Iterable[MigrationFile],
-    control_schema: str,
-    asked_before: Iterable[schema.Question] = (),
+    connection: Connection, files: Iterable[MigrationFile], control_schema: str, ask: Ask = planner.questions
 ) -> schema.Snapshot:
     """The snapshot that the files' changes need: the planner says what it must still know, until it asks nothing."""
     files = list(files)
     names = {(target.schema, target.table) for f in files for change in f.changes for target in change.targets()}
-    questions = dict.fromkeys(asked_before)
-    names |= {(q.schema, q.table) for q in questions if q.table}
+    questions: dict[schema.Question, None] = {}
     while True:
         snapshot = catalog.snapshot(connection, names, tuple(questions), control_schema=control_schema)
-        asked = [q for file in files for q in planner.questions(file, snapshot) if q not in questions]
+        asked = [q for file in files for q in ask(file, snapshot) if q not in questions]
         if not asked:
             return snapshot
         questions |= dict.fromkeys(asked)
@@ -68,12 +66,21 @@ def refuse_conflicts(
     touches, reads = set(touches), set(reads)
     for other in others:
         read = set() if other.plan is None else set(other.plan.reads)
-        common = sorted((touches & {*other.touches, *read}) | (reads & set(other.touches)))
+        theirs = set(other.touches)
+        common = sorted({*_within(touches, theirs | read), *_within(theirs, touches | reads)})
         if other.key != mine and common:
             raise Unsafe(
                 f"{id_} needs {', '.join(common)}, and so does {other.id}, which is in flight ({other.phase})",
                 hint=f"finish or revert {other.id} first",
             )
+
+
+def _within(claimed: set[str], needed: set[str]) -> Iterator[str]:
+    """What is needed of what somebody claims: the same, or a column, index or constraint of a whole table."""
+    for name in needed:
+        parents = {name[:place] for place, character in enumerate(name) if character in ".:"}
+        if not claimed.isdisjoint({name, *parents}):
+            yield name
 
 
 def refuse_edited(file: MigrationFile, record: Record) -> None:

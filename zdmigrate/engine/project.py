@@ -115,13 +115,12 @@ class Project:
         gates.refuse_unknown(overrides or {})
         self._check_environment()
         record = self._record_named(id_)
-        return Outcome(
-            migrations=(
-                self._guarded(
-                    record.id, lambda: self._work.revert(record, target, overrides or {}, allow_lossy=allow_lossy)
-                ),
-            )
-        )
+
+        def work() -> None:
+            file = self._file_or_none(record.id)
+            self._work.revert(record, file, target, overrides or {}, allow_lossy=allow_lossy)
+
+        return Outcome(migrations=(self._guarded(record.id, work),))
 
     def hold(self, id_: str | None, reason: str) -> Outcome:
         """Stop a migration, or all of the project, at the next step."""

@@ -18,7 +18,7 @@ from zdmigrate.engine.executor import Executor
 from zdmigrate.engine.reporting import Event, EventKind
 from zdmigrate.errors import Drift, Irreversible, Progressed, Unsafe, Waiting
 from zdmigrate.phases import Phase
-from zdmigrate.plan import Direction, Plan, RowQueries, Step
+from zdmigrate.plan import Direction, Mode, Plan, RowQueries, Step
 from zdmigrate.planning import sync
 from zdmigrate.postgres import session
 from zdmigrate.postgres.session import Cursor
@@ -73,6 +73,7 @@ class Run:
                 hint="write a new migration the other way round",
             )
         self._refuse_dropped(phases)
+        self._refuse_lost_functions(phases)
         for phase in phases:
             self._pass_gates(phase, Direction.BACKWARD, record)
         self._refuse_losses(phases, allow_lossy=allow_lossy)
@@ -152,6 +153,13 @@ class Run:
                 if step.irreversible:
                     self.executor.refuse_done(step)
 
+    def _refuse_lost_functions(self, phases: Sequence[Phase]) -> None:
+        for phase in phases:
+            for step in self.plan.phase(phase).steps:
+                if step.undo_mode is Mode.PYTHON and self.executor.probe(step) == "done":
+                    for reference in step.undo:
+                        self.executor.function(reference)
+
     def _refuse_losses(self, phases: Sequence[Phase], *, allow_lossy: bool) -> None:
         done = [s for p in phases for s in self.plan.phase(p).steps if s.undo_loses or s.undo_blocked]
         done = [step for step in done if self.executor.probe(step) == "done"]
@@ -199,7 +207,7 @@ class Run:
         if found:
             raise Unsafe(
                 f"{phase} {where}: {'; '.join(found)}",
-                hint="change these rows, then run the command again",
+                hint="change that, then run the command again",
             )
 
     def _refuse_unsynced(self, record: Record) -> None:

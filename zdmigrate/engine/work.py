@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
+from typing import Any
 
 from zdmigrate.backfill import values
 from zdmigrate.config import Config
@@ -52,7 +53,7 @@ class Work:
             return
         with self._lease(record or self.register(file)) as held:
             plan = self._bind_plan(file, held)
-            run = self._run(plan, file.requires, held, overrides, deadline)
+            run = self._run(plan, file.requires, held, overrides, deadline, file.functions)
             run.advance(plan.automatic_target if target is None else target)
 
     def register(self, file: MigrationFile) -> Record:
@@ -82,8 +83,16 @@ class Work:
             wanted = plan.automatic_target
         return record.phase.position >= wanted.position
 
-    def revert(self, record: Record, target: Phase, overrides: Mapping[str, str], *, allow_lossy: bool) -> None:
-        """Take one migration back and leave a hold; see `Project.revert`."""
+    def revert(
+        self,
+        record: Record,
+        file: MigrationFile | None,
+        target: Phase,
+        overrides: Mapping[str, str],
+        *,
+        allow_lossy: bool,
+    ) -> None:
+        """Take one migration back and leave a hold; see `Project.revert`. Only its functions are in the file's hands."""
         plan = record.plan
         if plan is None and record.phase is Phase.CONTRACT:
             raise bootstrapping.adopted_cannot_go_back(record.id)
@@ -91,10 +100,11 @@ class Work:
             current = self.store.record(self.connection, record.id)
             plan = None if current is None else current.plan
             if plan is not None:
-                run = self._run(plan, (), held, overrides, float("inf"))
+                functions = {} if file is None else file.functions
+                run = self._run(plan, (), held, overrides, float("inf"), functions)
                 run.check_revert(target, allow_lossy=allow_lossy)
                 with run.executor.fenced() as cursor:
-                    self.store.set_hold(cursor, [record.id], f"reverted to {target}")
+                    self.store.set_hold(cursor, [record.id], f"reverted to {target}", again=True)
                 run.revert(target)
 
     def verify(self, record: Record) -> None:
@@ -102,7 +112,9 @@ class Work:
         plan = record.plan
         if plan is not None:
             with self._lease(record) as held:
-                executor = self._run(plan, (), held, {}, float("inf")).executor
+                # Looking is allowed under a hold, so nothing but the lease stops it.
+                executor = self._run(plan, (), held, {}, float("inf"), {}).executor
+                executor = dataclasses.replace(executor, should_stop=lambda: False)
                 renamed = any(s.renames and s.phase.position <= record.phase.position for s in plan.steps())
                 for step in plan.steps():
                     if step.phase.position <= record.phase.position:
@@ -112,9 +124,18 @@ class Work:
                             )
                         if step.mode is Mode.VERIFY and not renamed:
                             executor.verify(step)
+                if record.phase.position >= Phase.BACKFILL.position and not renamed:
+                    with executor.fenced() as cursor:
+                        self.store.set_verified(cursor, record.key, verified=True)
 
     def _run(
-        self, plan: Plan, requires: tuple[str, ...], held: lease.Lease, overrides: Mapping[str, str], deadline: float
+        self,
+        plan: Plan,
+        requires: tuple[str, ...],
+        held: lease.Lease,
+        overrides: Mapping[str, str],
+        deadline: float,
+        functions: Mapping[str, Callable[[Any], Any]],
     ) -> Run:
         policy = self.store.policy(self.connection)
         facts = gates.Facts(connection=self.connection, store=self.store, policy=policy, overrides=overrides)
@@ -140,6 +161,7 @@ class Work:
             ),
             report=self.report,
             should_stop=out_of_time,
+            functions=functions,
         )
         watch = _Watch(executor=executor, plan=plan, out_of_time=out_of_time)
         return Run(
@@ -204,6 +226,8 @@ class _Watch:
         record = executor.store.record(executor.connection, executor.migration)
         if record is not None and record.hold_reason is not None:
             raise Waiting(f"on hold: {record.hold_reason}", hint=f"zdmigrate unhold {record.id}")
+        if record is not None and record.running in (Phase.EXPAND, Phase.CONTRACT):
+            return  # not yet there, or no longer
         for step in self._triggers:
             if executor.probe(step) != "done":
                 raise Drift(f"{executor.migration}: {step.title}: the triggers are gone", hint="zdmigrate revert")

@@ -115,11 +115,9 @@ class IndexCopy:
             tails=(tail, *later),
             tablespace=original.tablespace,
             partition_names={(p.schema, p.name): self.partition_name(scope, p) for p in table.partitions},
+            comment=original.comment if self.kind == "ix" else None,
         )
-        comment = (
-            () if original.comment is None or self.kind != "ix" else (_index_comment(scope, table, index, original),)
-        )
-        return (*index.build(scope, table, Phase.BACKFILL), *comment)
+        return tuple(index.build(scope, table, Phase.BACKFILL))
 
     def take_names(self, scope: Scope, table: schema.Table) -> Iterator[str]:
         """The statements that give it the original's names."""
@@ -198,11 +196,3 @@ def _not_valid_then_validate(
     if not original.validated:
         return (add,)
     return (add, validate(scope, table, Phase.BACKFILL, f"valid.{original.name}", name, probes.validated(table, name)))
-
-
-def _index_comment(scope: Scope, table: schema.Table, index: Index, original: schema.Index) -> Step:
-    return transaction_step(
-        scope, Phase.BACKFILL, f"index_comment.{original.name}", f"carry the comment of {original.name}",
-        probe=ALWAYS_TODO,
-        do=[f"COMMENT ON INDEX {ident(table.schema, index.name)} IS {literal(original.comment or '')}"], locks=(),
-    )  # fmt: skip

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable
-from typing import Literal
+from typing import Any, Literal
 
 from zdmigrate import schema
 from zdmigrate.errors import Unsafe
@@ -54,19 +54,22 @@ class Replace(ColumnMove):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Fill:
-    """A column's NULLs get a value. `definition` is that of a column which the migration adds, else None."""
+    """A column's NULLs get a value, or whatever `where` says. `definition` is that of a column that is added, else None."""
 
     name: str
     type: str
     value: str
     not_null: bool
     null_is_unfilled: bool
+    volatile: bool = False
+    """Whether `value` is another one each time."""
     definition: str | None = None
     settings: tuple[str, ...] = ()
     default: str | None = None
     final: tuple[str, ...] = ()
     called: str | None = None
     """The column's name when it was made NOT NULL, where that is another one: the constraint is named after it."""
+    where: str | None = None
     serves_old: bool = True
     """Whether version N still works when the trigger is gone."""
 
@@ -112,13 +115,20 @@ class AddedConstraint:
 
 
 class TableDraft:
-    """One table: as it is (`live`), and as the migration makes it. `place` begins the ids of its own steps."""
+    """One table: as it is (`live`), and as the migration makes it. `place` begins the ids of its own steps.
 
-    def __init__(self, live: schema.Table, place: int, *, fresh: bool = False) -> None:
-        self.live, self.place, self.fresh = live, place, fresh
+    `made_by` are the statements that make it, where the migration does: then it is `fresh`.
+    """
+
+    def __init__(self, live: schema.Table, place: int, *, made_by: tuple[str, ...] = ()) -> None:
+        self.live, self.place, self.made_by, self.fresh = live, place, made_by, bool(made_by)
+        self._closed: str | None = None
         self.moves: list[Move] = []
         self._columns = {c.name: _unchanged(c) for c in live.columns}
         self._gone: dict[str, str] = {}
+        self._settled: set[str] = set()
+        self._kept: dict[str, str] = {}
+        self._indexes: set[str] = set()
         self._added: list[AddedConstraint] = []
         self._lost: dict[str, str] = {}
 
@@ -126,6 +136,22 @@ class TableDraft:
     def shown(self) -> str:
         """``schema.table``, for people."""
         return f"{self.live.schema}.{self.live.name}"
+
+    def close(self, why: str) -> None:
+        """No other change of the migration may be about the table; `why` ends the sentence that says so."""
+        self._closed = why
+
+    def refuse_closed(self) -> None:
+        """Refuse a table that was closed.
+
+        Raises:
+            Unsafe: it was.
+        """
+        if self._closed is not None:
+            raise Unsafe(
+                f"{self.shown} {self._closed} by the same migration, which must not change it otherwise",
+                hint="put the other change into a second migration, with requires=",
+            )
 
     @property
     def columns(self) -> tuple[DraftColumn, ...]:
@@ -186,8 +212,14 @@ class TableDraft:
     def rename(self, old: str, new: str) -> None:
         """Another name for a column."""
         live, found = self.live_column(old), self.column(old)
+        self._refuse_kept(old)
         self._refuse_constrained(old, "renamed")
         self.refuse_taken(new)
+        if old in self._settled:
+            raise Unsafe(
+                f"a change before this one, whose turn comes after names have changed, calls {self.shown}.{old} so",
+                hint="put the RenameColumn first, and use the new name in the other change",
+            )
         move = self._move(live.name)
         if isinstance(move, Rename):
             raise Unsafe(f"{self.shown}.{old} is renamed twice", hint=f"rename it once: {live.name} to {new}")
@@ -218,6 +250,7 @@ class TableDraft:
         `default` is what its default is in the end, if it has one.
         """
         live = self.live_column(name)
+        self._refuse_kept(name)
         self._refuse_constrained(name, "changed")
         move = self._move(live.name)
         if isinstance(move, Replace):
@@ -239,37 +272,90 @@ class TableDraft:
             self._columns[name], type=type_, physical=physical, value=f"({made.up})::{type_}"
         )
 
-    def fill(self, name: str, value: str, *, not_null: bool) -> None:
-        """A value for every NULL of a column that is there; NOT NULL once every row has one."""
+    def fill(self, name: str, value: str, *, where: str | None = None, not_null: bool = False) -> None:
+        """A value for every NULL of a column that is there, or wherever the condition `where` holds.
+
+        What is written meanwhile gets the value too. `not_null`: NOT NULL, once every row has one.
+        """
         found = self.column(name)
         live = self.live_column(name)
+        if any(isinstance(m, Fill) and m.name == live.name for m in self.moves):
+            raise Unsafe(f"{self.shown}.{name} is filled twice by the same migration", hint="keep one of the two")
+        not_null = not_null or (where is not None and found.not_null)
         move = self._move(live.name)
         if isinstance(move, Replace):
-            up = f"coalesce(({move.up})::{move.type}, ({self.initial(value)})::{move.type})"
+            up = self._filled(f"({move.up})::{move.type}", f"({self.initial(value)})::{move.type}", where)
             self.moves[self.moves.index(move)] = dataclasses.replace(move, up=up, not_null=not_null or move.not_null)
             self._columns[name] = dataclasses.replace(found, not_null=not_null, value=up)
             return
         made = Fill(
-            name=live.name, type=live.type, value=f"({self.initial(value)})::{live.type}", not_null=not_null,
-            null_is_unfilled=True, serves_old=False, called=name,
+            name=live.name, type=live.type, value=f"({self.initial(value)})::{live.type}",
+            not_null=not_null and not live.not_null, null_is_unfilled=True, serves_old=False, called=name,
+            where=None if where is None else self.initial(where),
         )  # fmt: skip
+        filled = self._filled(ident(live.name), made.value, where)
         # First: what others compute from the column must find it filled.
         self.moves.insert(0, made)
-        self._columns[name] = dataclasses.replace(
-            found, not_null=not_null, value=f"coalesce({ident(live.name)}, {made.value})"
-        )
+        self._columns[name] = dataclasses.replace(found, not_null=not_null, value=filled)
+
+    def _filled(self, before: str, value: str, where: str | None) -> str:
+        if where is None:
+            return f"coalesce({before}, {value})"
+        return f"CASE WHEN {self.initial(where)} THEN {value} ELSE {before} END"
 
     def drop(self, name: str, down: str | None) -> None:
         """A column that is no longer there."""
         live = self.live_column(name)
+        self._refuse_kept(name)
         self._refuse_constrained(name, "dropped")
-        if self._move(live.name) is not None:
+        if self._move(live.name) is not None or live != self.live.column(live.name):
             raise Unsafe(
                 f"{self.shown}.{name} is changed and dropped by the same migration", hint="keep one of the two"
             )
         self.moves.append(Drop(column=live, down=None if down is None else self.initial(down)))
         del self._columns[name]
         self._gone[name] = "dropped"
+
+    def amend(self, name: str, **facts: Any) -> None:
+        """Note facts of a column that the migration changes in place, for the changes of it that are declared later."""
+        column = self.column(name)
+        live = dataclasses.replace(self.live_column(name), **facts)
+        self._columns[name] = dataclasses.replace(column, live=live, default=live.default)
+        move = self._move(live.name)
+        if move is not None and not isinstance(move, Fill):
+            self.moves[self.moves.index(move)] = dataclasses.replace(move, column=live)
+
+    def depend(self, columns: Iterable[str], kind: str, identity: str) -> None:
+        """Note that something which the migration makes depends on columns, so that they cannot be dropped or replaced.
+
+        Raises:
+            Unsafe: one of them is replaced already.
+        """
+        for name in columns:
+            live = self.column(name).live
+            if live is None:
+                raise Unsafe(
+                    f"{identity} of {self.shown} is made of {name}, which is added by the same migration",
+                    hint="add it in a migration of its own",
+                )
+            if self.is_replaced(name):
+                raise Unsafe(
+                    f"{identity} of {self.shown} is made of {name}, whose type is changed by the same migration",
+                    hint="add it in a migration of its own",
+                )
+            dependent = schema.Dependent(column=live.name, kind=kind, identity=identity)
+            self.live = dataclasses.replace(self.live, dependents=(*self.live.dependents, dependent))
+
+    def is_replaced(self, name: str) -> bool:
+        """Whether another column takes this one's place."""
+        live = self.column(name).live
+        return live is not None and isinstance(self._move(live.name), Replace)
+
+    def settled(self, name: str) -> str:
+        """A column's name in steps of `contract`: no change that follows may give it another one."""
+        self.column(name)
+        self._settled.add(name)
+        return name
 
     @property
     def added(self) -> tuple[AddedConstraint, ...]:
@@ -279,7 +365,7 @@ class TableDraft:
     @property
     def names_taken(self) -> frozenset[str]:
         """Names of constraints and indexes that are there before the end, or that the migration makes."""
-        return self.live.relation_names | {added.name for added in self._added} | set(self._lost)
+        return self.live.relation_names | {added.name for added in self._added} | set(self._lost) | self._indexes
 
     def constraint(self, name: str) -> schema.Constraint:
         """The constraint as it is in the catalog.
@@ -342,11 +428,27 @@ class TableDraft:
 
     def retype(self, name: str, type_: str) -> None:
         """Note that a column is of another type in the new shape, in the same place."""
+        self._refuse_constrained(name, "changed")
         self._columns[name] = dataclasses.replace(self.column(name), type=type_)
 
     def require(self, name: str, *, not_null: bool) -> None:
         """Note that a column is NOT NULL in the new shape, or may be NULL."""
-        self._columns[name] = dataclasses.replace(self.column(name), not_null=not_null)
+        found = self.column(name)
+        self._columns[name] = dataclasses.replace(found, not_null=not_null)
+        move = None if found.live is None else self._move(found.live.name)
+        if isinstance(move, Replace) and not not_null:
+            self.moves[self.moves.index(move)] = dataclasses.replace(move, not_null=False)
+
+    def add_index(self, name: str, columns: Iterable[str]) -> None:
+        """An index that was not there. From here on its columns are neither renamed nor replaced nor dropped.
+
+        Raises:
+            Unsafe: a constraint that the migration adds has its name.
+        """
+        if any(added.name == name for added in self._added):
+            raise Unsafe(f"{self.shown} gets a constraint {name!r} in the same migration", hint="choose another name")
+        self._indexes.add(name)
+        self._kept |= {column: f"the index {name}" for column in columns if column not in self._kept}
 
     def initial(self, text: str) -> str:
         """An expression over the new shape, over the columns as they are before the migration."""
@@ -376,6 +478,14 @@ class TableDraft:
 
         return replace_columns(text, known)
 
+    def _refuse_kept(self, name: str) -> None:
+        what = self._kept.get(name)
+        if what is not None:
+            raise Unsafe(
+                f"{self.shown}.{name} is used by {what}, which the same migration makes before",
+                hint="put this change before that one, and let the index use the column as it then is",
+            )
+
     def _refuse_constrained(self, name: str, doing: str) -> None:
         """What a constraint of the migration says of a column must be said of it as it is in the end."""
         found = [added.name for added in self._added if name in added.columns]
@@ -402,6 +512,7 @@ class Draft:
         self._gone: dict[tuple[str, str], str] = {}
         self._claims: dict[str, str] = {}
         self._questions: dict[schema.Question, None] = {}
+        self._made: set[str] = set()
 
     @property
     def tables(self) -> tuple[TableDraft, ...]:
@@ -431,6 +542,12 @@ class Draft:
         del self._tables[table.live.schema, name]
         self._gone[table.live.schema, name] = why
 
+    def makes(self, what: str) -> bool:
+        """Whether a change is the first of the migration to make something that several need (a type)."""
+        first = what not in self._made
+        self._made.add(what)
+        return first
+
     def claim(self, what: str, doing: str) -> None:
         """An index, a constraint, a default: only one change of a migration may be about it.
 
@@ -440,6 +557,10 @@ class Draft:
         before = self._claims.setdefault(what, doing)
         if before is not doing:
             raise Unsafe(f"{what} is already {before} by the same migration", hint="keep one of the two")
+
+    def claimed(self, what: str) -> str | None:
+        """What an earlier change of the migration does with it."""
+        return self._claims.get(what)
 
     def ask(self, question: schema.Question) -> None:
         """Note what the server must be asked before the plan can be made."""

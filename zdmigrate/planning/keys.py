@@ -197,8 +197,8 @@ class Unique(_Key):
         if self.deferrable and not addition.table.fresh:
             yield Hazard(
                 id="C13", phase=addition.phase, accept="immediate_unique",
-                message=f"until {addition.name} is a constraint, its index checks each row at once: a transaction of N+1 that has "
-                "duplicates before it commits fails with 23505",
+                message=f"until {addition.name} is a constraint, its index checks each row at once: a transaction of N+1 "
+                "that has duplicates before it commits fails with 23505",
                 remedy='let N+1 have none, or accept it: --override immediate_unique="reason"',
             )  # fmt: skip
 

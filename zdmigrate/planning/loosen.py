@@ -8,7 +8,7 @@ from zdmigrate import schema
 from zdmigrate.hazards import Hazard
 from zdmigrate.phases import Phase
 from zdmigrate.plan import Gate, LockMode, Mode, Window
-from zdmigrate.planning import draft, notnull, probes
+from zdmigrate.planning import notnull, probes
 from zdmigrate.planning.parts import ChangePlan, Scope, alter, on, transaction_step
 from zdmigrate.sqltext import ident, literal
 
@@ -19,11 +19,12 @@ def not_null(scope: Scope, table: schema.Table, column: schema.Column, *, remedy
     made = next(kept, scope.name("nn", column.name, table.schema, table.name))
     shown, target = literal(f"{table.schema}.{table.name}"), ident(table.schema, table.name)
     # It is asked before anything is undone, when the column may have another name.
-    names = [column.name, draft.retired(scope.migration, table, column.name)]
-    value = ", ".join(f"to_jsonb(t) ->> {literal(name)}" for name in names)
+    name = (
+        f"SELECT attname FROM pg_attribute WHERE attrelid = to_regclass({literal(target)}) AND attnum = {column.number}"
+    )
     nulls = (
         f"SELECT format('row %s of %s is NULL in %s', t.ctid, {shown}, {literal(column.name)}) "
-        f"FROM {target} t WHERE coalesce({value}) IS NULL LIMIT 5"
+        f"FROM {target} t WHERE (to_jsonb(t) ->> ({name})) IS NULL LIMIT 5"
     )
     step = transaction_step(
         scope, Phase.EXPAND, f"allow_null.{column.name}", f"let N+1 write NULL to {column.name}",

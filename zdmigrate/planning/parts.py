@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from zdmigrate import schema
 from zdmigrate.errors import Unsafe
@@ -17,25 +17,28 @@ from zdmigrate.sqltext import ident
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Target:
-    """A column, or something else `of` the table (an index, a constraint), that a change claims while it is in flight.
-
-    Without either it is the whole table.
-    """
+    """What a change claims while it is in flight: a column, an index or constraint (`item`), or a whole table."""
 
     schema: str
     table: str
     column: str | None = None
-    of: str | None = None
+    item: str | None = None
 
     def __str__(self) -> str:
-        name = ".".join(part for part in (self.schema, self.table, self.column) if part is not None)
-        return name if self.of is None else f"{name}: {self.of}"
+        if self.item is not None:
+            return item_name(self.schema, self.table, self.item)
+        return ".".join(part for part in (self.schema, self.table, self.column) if part is not None)
 
     def overlaps(self, other: Target) -> bool:
         """Whether two changes that claim these would get in each other's way."""
+        mine, others = (self.column, self.item), (other.column, other.item)
         same_table = (self.schema, self.table) == (other.schema, other.table)
-        mine, theirs = (self.column, self.of), (other.column, other.of)
-        return same_table and ((None, None) in (mine, theirs) or mine == theirs)
+        return same_table and ((None, None) in (mine, others) or mine == others)
+
+
+def item_name(schema_name: str, table_name: str, item: str) -> str:
+    """An index or a constraint of a table, by a name that two plans can compare."""
+    return f"{schema_name}.{table_name}: {item}"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,11 +72,25 @@ class Scope:
         """
         found = self.draft.find(schema_name, table_name)
         if found is not None:
+            found.refuse_closed()
             return found
         why = self.draft.gone(schema_name, table_name)
         if why is not None:
             raise Unsafe(f"{schema_name}.{table_name} was {why} by the same migration", hint="use its new name")
         return self.draft.put(TableDraft(self.live_table(schema_name, table_name), self.position))
+
+    def whole_table(self, schema_name: str, table_name: str, doing: str) -> TableDraft:
+        """A table that no other change of the migration is about: this one changes all of it.
+
+        Raises:
+            Unsafe: as `table`, or a change before this one is about it.
+        """
+        if self.draft.find(schema_name, table_name) is not None:
+            raise Unsafe(
+                f"{schema_name}.{table_name} is {doing}, and changed otherwise by the same migration",
+                hint="put the other change into a migration of its own, and name it in requires= of the second",
+            )
+        return self.table(schema_name, table_name)
 
     def live_table(self, schema_name: str, table_name: str) -> schema.Table:
         """The table as it is in the catalog, if zdmigrate can work on it.
@@ -118,6 +135,21 @@ class Scope:
             raise Unanswered(self.draft.questions)
         return table
 
+    def taken(self, wanted: Iterable[tuple[str, str]]) -> frozenset[tuple[str, str]]:
+        """Which of the names (schema, name) a relation of any kind has.
+
+        Raises:
+            Unanswered: the server has not been asked about all of them yet.
+        """
+        names_ = dict.fromkeys(wanted)
+        there = {(t.schema, t.name) for t in self.snapshot.tables}
+        unknown = names_.keys() - there - set(self.snapshot.asked)
+        for schema_name, name in (n for n in names_ if n in unknown):
+            self.draft.ask(schema.Question(schema=schema_name, table=name))
+        if unknown:
+            raise Unanswered(self.draft.questions)
+        return frozenset(names_.keys() & there)
+
     def expression(self, table: schema.Table, text: str) -> schema.ExpressionFacts:
         """What the server says of an expression over the table's columns as they are in the catalog.
 
@@ -129,7 +161,8 @@ class Scope:
                 if facts.error is not None:
                     raise Unsafe(f"the expression {text!r} does not work on {table.schema}.{table.name}: {facts.error}")
                 return facts
-        self.draft.ask(schema.Question(schema=table.schema, table=table.name, expression=text))
+        given = self._given(table)
+        self.draft.ask(schema.Question(schema=table.schema, table=table.name, expression=text, given=given))
         return schema.ExpressionFacts(schema=table.schema, table=table.name, expression=text)
 
     def trial(self, table: schema.Table, statement: str) -> schema.Trial:
@@ -143,7 +176,8 @@ class Scope:
                 if facts.error is not None:
                     raise Unsafe(f"{table.schema}.{table.name}: {facts.error}", hint=f"the server refused: {statement}")
                 return facts
-        self.draft.ask(schema.Question(schema=table.schema, table=table.name, trial=statement))
+        given = self._given(table)
+        self.draft.ask(schema.Question(schema=table.schema, table=table.name, trial=statement, given=given))
         return schema.Trial(schema=table.schema, table=table.name, statement=statement)
 
     def type_name(self, text: str) -> str:
@@ -152,14 +186,44 @@ class Scope:
         Raises:
             Unsafe: it does not know the type.
         """
+        facts = self.type_facts(text)
+        if facts is None:
+            return text
+        if facts.canonical is None:
+            raise Unsafe(f"the type {text} does not work on this server: {facts.error}")
+        refuse_type(facts.canonical, facts.brings)
+        return facts.canonical
+
+    def type_facts(self, text: str) -> schema.TypeFacts | None:
+        """What the server knows of a type; None while it has not been asked."""
         for facts in self.snapshot.types:
             if facts.text == text:
-                if facts.canonical is None:
-                    raise Unsafe(f"the type {text} does not work on this server: {facts.error}")
-                refuse_type(facts.canonical, facts.brings)
-                return facts.canonical
+                return facts
         self.draft.ask(schema.Question(type=text))
-        return text
+        return None
+
+    def created(self, schema_name: str, table_name: str, statements: tuple[str, ...]) -> schema.Table:
+        """The table that statements would make.
+
+        Raises:
+            Unsafe: the server refused them.
+            Unanswered: it has not been asked yet.
+        """
+        for facts in self.snapshot.creations:
+            if (facts.schema, facts.table, facts.statements) == (schema_name, table_name, statements):
+                if facts.made is None:
+                    raise Unsafe(
+                        f"{schema_name}.{table_name} cannot be created: {facts.error}",
+                        hint="correct it; nothing is left of the attempt",
+                    )
+                return facts.made
+        self.draft.ask(schema.Question(schema=schema_name, table=table_name, given=statements))
+        raise Unanswered(self.draft.questions)
+
+    def _given(self, table: schema.Table) -> tuple[str, ...]:
+        """The statements that make a table of this migration, without which the server cannot answer."""
+        found = self.draft.find(table.schema, table.name)
+        return () if found is None else found.made_by
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,7 +268,7 @@ def objects_of(table: schema.Table, column: str) -> tuple[str, ...]:
     """The indexes and constraints on a column, by names that two plans can compare."""
     found = [i.name for i in table.indexes if column in i.columns]
     found += [k.name for k in table.constraints if column in k.columns]
-    return tuple(f"{table.schema}.{table.name}: {name}" for name in dict.fromkeys(found))
+    return tuple(item_name(table.schema, table.name, name) for name in dict.fromkeys(found))
 
 
 def on(table: schema.Table, mode: LockMode) -> tuple[TableLock, ...]:
@@ -236,6 +300,20 @@ def refuse_dependents(table: schema.Table, column: str, *, doing: str) -> None:
         raise Unsafe(
             f"{table.schema}.{table.name}.{column} cannot be {doing}: {', '.join(found)} depend on it",
             hint="drop or change those first, or move them to the new column in a release of their own",
+        )
+
+
+def refuse_given(table: schema.Table, column: schema.Column, *, doing: str) -> None:
+    """Refuse columns whose values the server makes.
+
+    Raises:
+        Unsafe: it is a generated or an identity column.
+    """
+    what = "a generated" if column.generated else "an identity" if column.identity else None
+    if what is not None:
+        raise Unsafe(
+            f"{table.schema}.{table.name}.{column.name} is {what} column, which cannot be {doing}",
+            hint="leave the column as it is, and let N+1 use another one",
         )
 
 

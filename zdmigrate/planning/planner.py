@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
@@ -22,6 +23,7 @@ class PlannedChange(Protocol):
 
     def targets(self) -> tuple[Target, ...]: ...
     def plan(self, scope: Scope) -> ChangePlan: ...
+    def one_shot(self, scope: Scope) -> object: ...
 
 
 class Planned(Protocol):
@@ -89,6 +91,18 @@ def questions(migration: Planned, snapshot: schema.Snapshot) -> tuple[schema.Que
     except ZdmigrateError:
         pass  # it is said when the plan is made
     return ()
+
+
+def one_shot_questions(migration: Planned, snapshot: schema.Snapshot, position: int) -> tuple[schema.Question, ...]:
+    """What the server must be asked before the change at `position` can say its one-shot DDL."""
+    scope = scope_of(migration, snapshot, position)
+    try:
+        migration.changes[position].one_shot(scope)
+    except Unanswered as unanswered:
+        return unanswered.questions
+    except ZdmigrateError:
+        pass  # it is said when the DDL is asked for
+    return scope.draft.questions
 
 
 def _parts(migration: Planned, draft: Draft) -> Iterator[ChangePlan]:
@@ -184,9 +198,13 @@ def _first_beyond(old_until: Phase, phase: Phase, steps: list[Step]) -> bool:
     return bool(beyond) and phase is min(beyond, key=lambda p: p.position)
 
 
+_CHANGES_COLUMNS = re.compile(r"^ALTER TABLE .*\b(?:(?:ADD|DROP|RENAME) COLUMN|ALTER COLUMN .* TYPE) ", re.DOTALL)
+
+
 def _warm_connections(steps: list[Step]) -> tuple[Hazard, ...]:
     """What statements that were prepared before meet when columns come and go."""
-    changing = [s.phase for s in steps if any("COLUMN" in text for text in s.do) and s.phase is not Phase.BACKFILL]
+    columns = [s for s in steps if any(_CHANGES_COLUMNS.search(text) for text in s.do)]
+    changing = [s.phase for s in columns if not s.makes_table]
     return tuple(
         Hazard(
             id="C23", phase=phase,

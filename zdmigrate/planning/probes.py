@@ -6,7 +6,7 @@ The executor runs them under ``search_path = pg_catalog``.
 from __future__ import annotations
 
 from zdmigrate import schema
-from zdmigrate.planning import sync
+from zdmigrate.planning import names, sync
 from zdmigrate.sqltext import ident, literal
 
 
@@ -29,6 +29,64 @@ def column_type(table: schema.Table, name: str, *, done: str, todo: str) -> str:
         f"SELECT coalesce((SELECT CASE format_type(a.atttypid, a.atttypmod) WHEN {literal(done)} THEN 'done' "
         f"WHEN {literal(todo)} THEN 'todo' ELSE {literal(other)} END FROM {_attribute(table, name)}), {literal(other)})"
     )
+
+
+def default(table: schema.Table, at: int | str, wanted: str | None, *, instead_of_none: bool = False) -> str:
+    """Done when the column, by its number or name, has this default (None: none).
+
+    With `instead_of_none` it had none before: a third one was set by hand.
+    """
+    other = f"a default that is not the plan's was set on a column of {table.schema}.{table.name}"
+    strange = f"WHEN d.found IS NOT NULL THEN {literal(other)} " if instead_of_none else ""
+    found = (
+        "(SELECT pg_get_expr(d.adbin, d.adrelid) FROM pg_attrdef d JOIN pg_attribute a ON a.attrelid = d.adrelid "
+        f"AND a.attnum = d.adnum WHERE {_at(table, at)})"
+    )
+    return (
+        f"SELECT CASE WHEN d.found IS NOT DISTINCT FROM {_text(wanted)} THEN 'done' {strange}ELSE 'todo' END "
+        f"FROM (SELECT {found}) AS d(found)"
+    )
+
+
+def column_comment(table: schema.Table, at: int | str, comment: str | None) -> str:
+    """Done when the column, by its number or name, has this comment."""
+    found = f"(SELECT col_description(a.attrelid, a.attnum) FROM pg_attribute a WHERE {_at(table, at)})"
+    return _commented(found, comment)
+
+
+def comment(catalog: str, object_: str, comment: str | None) -> str:
+    """Done when the object has this comment; `object_` is a query for its oid in a catalog."""
+    return _commented(f"obj_description(({object_}), {literal(catalog)})", comment)
+
+
+def identity(table: schema.Table, number: int, *, done: tuple[str, ...], todo: str) -> str:
+    """Done when the column's attidentity is in `done`."""
+    other = f"a column of {table.schema}.{table.name} was made an identity, or not, by hand"
+    listed = ", ".join(map(literal, done))
+    return (
+        f"SELECT coalesce((SELECT CASE WHEN a.attidentity IN ({listed}) THEN 'done' "
+        f"WHEN a.attidentity = {literal(todo)} THEN 'todo' ELSE {literal(other)} END "
+        f"FROM pg_attribute a WHERE {_at(table, number)}), {literal(other)})"
+    )
+
+
+def generated(table: schema.Table, name: str, *, type_: str, kind: str) -> str:
+    """Done when the column is there, of this type, and generated: ``s`` stored, ``v`` virtual."""
+    other = f"column {table.schema}.{table.name}.{name} exists, but is not the generated one of the plan"
+    return (
+        f"SELECT coalesce((SELECT CASE WHEN format_type(a.atttypid, a.atttypmod) = {literal(type_)} "
+        f"AND a.attgenerated = {literal(kind)} THEN 'done' ELSE {literal(other)} END FROM {_attribute(table, name)}), 'todo')"
+    )
+
+
+def sequence(schema_name: str, name: str) -> str:
+    """Done when there is a sequence of the name."""
+    return f"SELECT CASE WHEN to_regclass({literal(ident(schema_name, name))}) IS NULL THEN 'todo' ELSE 'done' END"
+
+
+def sequence_absent(schema_name: str, name: str) -> str:
+    """Done when there is none."""
+    return f"SELECT CASE WHEN to_regclass({literal(ident(schema_name, name))}) IS NULL THEN 'done' ELSE 'todo' END"
 
 
 def columns_absent(table: schema.Table, names: tuple[str, ...]) -> str:
@@ -94,18 +152,125 @@ def function(control: str, name: str, *, done: tuple[str, ...], todo: str) -> st
     )
 
 
-def index(schema_name: str, name: str, tails: tuple[str, ...]) -> str:
-    """Done when the index is there, valid and defined as one of `tails` says; to be repaired when it is invalid."""
-    definition = "replace(pg_get_indexdef(i.indexrelid), '\"', '')"
-    expected = [literal(tail.replace('"', "")) for tail in dict.fromkeys(tails)]
-    as_expected = " OR ".join(f"right({definition}, length({text})) = {text}" for text in expected)
-    other = f"index {schema_name}.{name} exists with another definition than the plan's"
+Relation = tuple[str, str]
+"""Schema and name."""
+
+
+def index(table: Relation, name: Relation, tails: tuple[str, ...], *, unique: bool, only_declared: bool = False) -> str:
+    """Done when the table has the index, valid and defined as one of `tails` says.
+
+    To be repaired when it is invalid; `only_declared`: a partitioned one is, until all its parts are attached.
+    """
+    other = f"index {'.'.join(name)} exists with another definition than the plan's"
+    repair = "" if only_declared else "WHEN NOT i.indisvalid THEN 'repair' "
     return (
-        "SELECT coalesce((SELECT CASE WHEN NOT i.indisvalid THEN 'repair' "
-        f"WHEN {as_expected} THEN 'done' "
-        f"ELSE {literal(other)} END FROM pg_index i "
-        "JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_namespace n ON n.oid = c.relnamespace "
-        f"WHERE n.nspname = {literal(schema_name)} AND c.relname = {literal(name)}), 'todo')"
+        f"SELECT coalesce((SELECT CASE WHEN i.indrelid <> {_regclass(table)} THEN {literal(other)} {repair}"
+        f"WHEN {_defined(tails, unique=unique)} THEN 'done' ELSE {literal(other)} END FROM {_index(name)}), 'todo')"
+    )
+
+
+def index_dropped(
+    table: Relation,
+    name: Relation,
+    tails: tuple[str, ...],
+    *,
+    unique: bool,
+    oids: tuple[int, ...],
+    comment: str | None,
+    clustered: bool,
+) -> str:
+    """Done when it is gone; to be repaired when dropping it, or building it again, was interrupted."""
+    other = f"index {'.'.join(name)} exists with another definition than the plan's"
+    said = "NULL" if comment is None else literal(comment)
+    whole = (
+        f"i.indisvalid AND i.indisclustered = {str(clustered).lower()} "
+        f"AND obj_description(i.indexrelid, 'pg_class') IS NOT DISTINCT FROM {said}"
+    )
+    return (
+        f"SELECT coalesce((SELECT CASE WHEN i.indrelid <> {_regclass(table)} OR NOT ({_same(tails, unique=unique, oids=oids)}) "
+        f"THEN {literal(other)} WHEN {whole} THEN 'todo' ELSE 'repair' END FROM {_index(name)}), 'done')"
+    )
+
+
+def index_renamed(
+    table: Relation, before: Relation, after: Relation, tails: tuple[str, ...], *, unique: bool, oids: tuple[int, ...]
+) -> str:
+    """To do while the index has its name from before; done when the later one is that of this very index."""
+    lost = f"neither {before[1]} nor {after[1]} is the index that the plan knows of {'.'.join(table)}"
+    here = f"i.indrelid = {_regclass(table)} AND ({_same(tails, unique=unique, oids=oids)})"
+    return (
+        f"SELECT CASE WHEN EXISTS (SELECT FROM {_index(before)} AND {here}) THEN 'todo' "
+        f"WHEN EXISTS (SELECT FROM {_index(after)} AND {here}) THEN 'done' ELSE {literal(lost)} END"
+    )
+
+
+def index_rebuilt(table: Relation, name: Relation, oids: tuple[int, ...]) -> str:
+    """Done when the index is another one than those; to be repaired when an interrupted REINDEX left something."""
+    lost = f"there is no index {'.'.join(name)} any more"
+    return (
+        f"SELECT coalesce((SELECT CASE WHEN i.indisvalid AND i.indexrelid NOT IN ({', '.join(map(str, oids))}) "
+        f"THEN 'done' WHEN EXISTS ({rebuild_remains(table, name)}) THEN 'repair' ELSE 'todo' END "
+        f"FROM {_index(name)} AND i.indrelid = {_regclass(table)}), {literal(lost)})"
+    )
+
+
+def index_remains(table: Relation, name: Relation) -> str:
+    """Done when an interrupted REINDEX CONCURRENTLY has left nothing of the index behind."""
+    return f"SELECT CASE WHEN EXISTS ({rebuild_remains(table, name)}) THEN 'todo' ELSE 'done' END"
+
+
+def rebuild_remains(table: Relation, name: Relation) -> str:
+    """A query for the invalid indexes that an interrupted REINDEX CONCURRENTLY left: the same but for their names."""
+    made = ", ".join(
+        literal(names.conventional(name[1], "", f"{label}{number or ''}"))
+        for label in ("ccnew", "ccold")
+        for number in range(10)
+    )
+    text = "substr(pg_get_indexdef({0}), strpos(pg_get_indexdef({0}), ' ON '))"
+    return (
+        "SELECT rn.nspname, rc.relname FROM pg_index r JOIN pg_class rc ON rc.oid = r.indexrelid "
+        "JOIN pg_namespace rn ON rn.oid = rc.relnamespace "
+        f"WHERE r.indrelid = {_regclass(table)} AND NOT r.indisvalid AND rc.relname IN ({made}) "
+        f"AND {text.format('r.indexrelid')} = {text.format(_regclass(name))}"
+    )
+
+
+def replica_identity(table: Relation, identity: str, index: str | None) -> str:
+    """Done when the table has this replica identity (pg_class.relreplident), by this index where it is one."""
+    by = (
+        ""
+        if index is None
+        else (
+            f" AND EXISTS (SELECT FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid "
+            f"WHERE i.indrelid = c.oid AND i.indisreplident AND x.relname = {literal(index)})"
+        )
+    )
+    return (
+        f"SELECT CASE WHEN EXISTS (SELECT FROM pg_class c WHERE c.oid = {_regclass(table)} "
+        f"AND c.relreplident = {literal(identity)}{by}) THEN 'done' ELSE 'todo' END"
+    )
+
+
+def index_complete(table: Relation, name: str) -> str:
+    """Done when the partitioned index is valid; else it names the partitions that have no part of it."""
+    index, shown = (table[0], name), f"{table[0]}.{name}"
+    without = (
+        f"SELECT string_agg(p.relid::regclass::text, ', ') FROM pg_partition_tree({_regclass(table)}) p "
+        f"WHERE p.level > 0 AND NOT EXISTS (SELECT FROM pg_partition_tree(to_regclass({literal(ident(*index))})) x "
+        "JOIN pg_index i ON i.indexrelid = x.relid WHERE i.indrelid = p.relid)"
+    )
+    remedy = f"create an index of the same definition on each CONCURRENTLY, and attach it to {shown}"
+    return (
+        f"SELECT CASE WHEN (SELECT bool_or(i.indisvalid) FROM {_index(index)}) THEN 'done' ELSE concat("
+        f"{literal(f'{shown} is not complete; partitions without it: ')}, ({without}), {literal(f'; {remedy}')}) END"
+    )
+
+
+def index_comment(schema_name: str, name: str, comment: str) -> str:
+    """Done when the index has this comment."""
+    return (
+        f"SELECT CASE WHEN obj_description(to_regclass({literal(ident(schema_name, name))}), 'pg_class') = "
+        f"{literal(comment)} THEN 'done' ELSE 'todo' END"
     )
 
 
@@ -123,15 +288,6 @@ def index_attached(schema_name: str, name: str, *, completes: tuple[str, str] | 
         "SELECT CASE WHEN NOT EXISTS (SELECT FROM pg_inherits h JOIN pg_class c ON c.oid = h.inhrelid "
         f"JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = {literal(schema_name)} "
         f"AND c.relname = {literal(name)}) THEN 'todo' {whole}ELSE 'done' END"
-    )
-
-
-def index_exists(schema_name: str, name: str) -> str:
-    """Done when there is an index of the name, valid or not (a partitioned one is invalid until all are attached)."""
-    return (
-        "SELECT CASE WHEN EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
-        f"WHERE n.nspname = {literal(schema_name)} AND c.relname = {literal(name)} AND c.relkind IN ('i', 'I')) "
-        "THEN 'done' ELSE 'todo' END"
     )
 
 
@@ -231,8 +387,47 @@ def constraint_or_not_null(table: schema.Table, name: str, columns: tuple[str, .
     )
 
 
+def _defined(tails: tuple[str, ...], *, unique: bool) -> str:
+    """Whether index `i` is (not) unique and its definition ends like this. Quotes come and go with other names."""
+    definition = "replace(pg_get_indexdef(i.indexrelid), '\"', '')"
+    texts = [literal(f" USING {tail}".replace('"', "")) for tail in dict.fromkeys(tails)]
+    ends = " OR ".join(f"right({definition}, length({text})) = {text}" for text in texts)
+    return f"i.indisunique = {str(unique).lower()} AND ({ends})"
+
+
+def _same(tails: tuple[str, ...], *, unique: bool, oids: tuple[int, ...]) -> str:
+    """Whether index `i` is one that was there when the plan was made, or is defined like it."""
+    known = f"i.indexrelid IN ({', '.join(map(str, oids))}) OR " if oids else ""
+    return f"{known}{_defined(tails, unique=unique)}"
+
+
+def _index(name: Relation) -> str:
+    return (
+        "pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_namespace n ON n.oid = c.relnamespace "
+        f"WHERE n.nspname = {literal(name[0])} AND c.relname = {literal(name[1])}"
+    )
+
+
+def _regclass(name: Relation) -> str:
+    return f"to_regclass({literal(ident(*name))})"
+
+
 def _oid(table: schema.Table) -> str:
     return f"to_regclass({literal(ident(table.schema, table.name))})::oid"
+
+
+def _at(table: schema.Table, at: int | str) -> str:
+    """The condition of the column `a` with this number, which stays through renames, or this name."""
+    which = f"a.attnum = {at}" if isinstance(at, int) else f"a.attname = {literal(at)}"
+    return f"a.attrelid = {_oid(table)} AND {which} AND NOT a.attisdropped"
+
+
+def _commented(found: str, comment: str | None) -> str:
+    return f"SELECT CASE WHEN {found} IS NOT DISTINCT FROM {_text(comment)} THEN 'done' ELSE 'todo' END"
+
+
+def _text(value: str | None) -> str:
+    return "NULL" if value is None else literal(value)
 
 
 def _is_not_null(table: schema.Table, names: tuple[str, ...]) -> str:
@@ -255,4 +450,62 @@ def _constraint(table: schema.Table, *names: str) -> str:
         "pg_constraint k JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace "
         f"WHERE n.nspname = {literal(table.schema)} AND c.relname = {literal(table.name)} "
         f"AND k.conname IN ({', '.join(map(literal, names))})"
+    )
+
+
+def is_table(schema_name: str, name: str) -> str:
+    """A SQL condition: the name is a table's."""
+    return f"EXISTS (SELECT FROM {_relation(schema_name, name)} AND c.relkind IN ('r', 'p'))"
+
+
+def is_free(schema_name: str, name: str) -> str:
+    """A SQL condition: no relation has the name."""
+    return f"NOT EXISTS (SELECT FROM {_relation(schema_name, name)})"
+
+
+def either(done: str, todo: str, lost: str) -> str:
+    """Done where the one condition holds, to do where the other one does, else what is wrong."""
+    return f"SELECT CASE WHEN {done} THEN 'done' WHEN {todo} THEN 'todo' ELSE {literal(lost)} END"
+
+
+def table_with(schema_name: str, name: str, columns: tuple[tuple[str, str], ...]) -> str:
+    """Done when there is a table of the name that has these columns (name, type), and maybe more by now."""
+    listed = ", ".join(f"({literal(column)}, {literal(type_)})" for column, type_ in columns) or "(NULL, NULL)"
+    has = (
+        f"NOT EXISTS (SELECT FROM (VALUES {listed}) w(name, type) WHERE w.name IS NOT NULL AND NOT EXISTS ("
+        f"SELECT FROM pg_attribute a CROSS JOIN {_relation(schema_name, name)} AND c.oid = a.attrelid "
+        "AND a.attname = w.name AND NOT a.attisdropped AND format_type(a.atttypid, a.atttypmod) = w.type))"
+    )
+    other = f"{schema_name}.{name} exists with other columns than the plan's"
+    return either(f"{is_table(schema_name, name)} AND {has}", is_free(schema_name, name), other)
+
+
+def foreign_key(
+    table: schema.Table, name: str, columns: tuple[str, ...], target: tuple[str, str], referenced: tuple[str, ...]
+) -> str:
+    """Done when the foreign key is there, from and to these columns."""
+
+    def named(numbers: str, relation: str) -> str:
+        return (
+            f"ARRAY(SELECT a.attname::text FROM unnest({numbers}) WITH ORDINALITY u(attnum, place) JOIN pg_attribute a "
+            f"ON a.attrelid = {relation} AND a.attnum = u.attnum ORDER BY u.place)"
+        )
+
+    same = " AND ".join(
+        f"{named(*found)} = ARRAY[{', '.join(map(literal, wanted))}]"
+        for found, wanted in ((("k.conkey", "k.conrelid"), columns), (("k.confkey", "k.confrelid"), referenced))
+    )
+    to = f"k.confrelid = to_regclass({literal(ident(*target))})::oid"
+    other = f"constraint {name} of {table.schema}.{table.name} is another one than the plan's"
+    return (
+        f"SELECT coalesce((SELECT CASE WHEN k.contype = 'f' AND {to} AND {same} THEN 'done' ELSE {literal(other)} END "
+        f"FROM {_constraint(table, name)}), 'todo')"
+    )
+
+
+def _relation(schema_name: str, name: str) -> str:
+    """The relation of the name."""
+    return (
+        "pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
+        f"WHERE n.nspname = {literal(schema_name)} AND c.relname = {literal(name)}"
     )

@@ -19,7 +19,7 @@ from zdmigrate.errors import Unsafe
 from zdmigrate.hazards import Hazard
 from zdmigrate.phases import Phase
 from zdmigrate.plan import Gate, LockMode, Step
-from zdmigrate.planning import carry, draft, notnull, probes, sync, synced, usertriggers
+from zdmigrate.planning import carry, draft, indexes, notnull, probes, sync, synced, usertriggers
 from zdmigrate.planning.draft import ColumnMove, Drop, Fill, Rename, Replace, TableDraft
 from zdmigrate.planning.parts import (
     Scope,
@@ -60,6 +60,7 @@ class _Reshaping:
             return TableSteps()
         if self.synced.pairs:
             self.synced.refuse_unsyncable()
+        self._claim_indexes()
         hazards, gates = self.synced.trigger_hazards() if self.synced.pairs else ((), ())
         triggers = usertriggers.carried(self.table, [(m.column.name, m.new) for m in self.renames])
         gone = usertriggers.dropped(self.table, self._leaving(kept=False))
@@ -117,7 +118,7 @@ class _Reshaping:
                     made = sync.SyncColumn(name=move.name, type=move.type)
                     yield sync.SyncPair(
                         columns=known, old=(), new=(made,), up=(move.value,), down=(),
-                        null_is_unfilled=move.null_is_unfilled,
+                        null_is_unfilled=move.null_is_unfilled, unfilled_when=move.where, volatile=move.volatile,
                     )  # fmt: skip
                 case Drop(column=column, down=down) if down is not None:
                     old = sync.SyncColumn(name=column.name, type=column.type)
@@ -153,6 +154,15 @@ class _Reshaping:
             if any(name in shadowed for name in index.columns):
                 names = (shadowed | later, retired | later)
                 yield carry.IndexCopy(original=index, names=shadowed | replaced, later=names, kind="sx")
+
+    def _claim_indexes(self) -> None:
+        """Those that are rebuilt or dropped with a column are nothing for other changes of the migration."""
+        ends = [(m.column.name, "rebuilt on its column's successor") for m in self.replaces]
+        ends += [(m.column.name, "dropped with its column") for m in self.drops]
+        for index in self.table.indexes:
+            doing = next((doing for column, doing in ends if column in index.columns), None)
+            if doing is not None:
+                self.scope.draft.claim(indexes.claim(self.table.schema, index.name), doing)
 
     # Names.
 

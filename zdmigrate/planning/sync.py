@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 from zdmigrate.planning import names
-from zdmigrate.sqltext import ident, literal, replace_columns
+from zdmigrate.sqltext import dollar, ident, literal, replace_columns
 
 SEARCH_PATH = "pg_catalog, public, pg_temp"
 """Where the names in users' expressions are looked up, in triggers, backfill and checks alike."""
@@ -63,7 +63,8 @@ class SyncPair:
 
     `on_down_error` is what happens to a new value that `down` cannot represent: "refuse" lets the writer fail,
     "null" writes NULL to the old columns. `null_is_unfilled` is for new columns without old ones: every NULL needs
-    the fill, `up` is not asked whether it has a value (it may be volatile, or must not be NULL anyway).
+    the fill, `up` is not asked whether it has a value (it may be volatile, or must not be NULL anyway). `unfilled_when`,
+    for the same, is another condition over the row.
     """
 
     columns: frozenset[str]
@@ -73,6 +74,9 @@ class SyncPair:
     down: tuple[str, ...]
     on_down_error: Literal["refuse", "null"] = "refuse"
     null_is_unfilled: bool = False
+    unfilled_when: str | None = None
+    volatile: bool = False
+    """Whether `up` never gives the same again, so that asking it tells nothing."""
     keys: tuple[UniqueKey, ...] = ()
 
     @property
@@ -83,7 +87,7 @@ class SyncPair:
         """
         bare = {ident(column) for column in self.columns}
         casts = any(c.default is not None for c in self.old) or (self.old and self.new and not _identity(self))
-        return not casts and all(text in bare for text in (*self.up, *self.down))
+        return not casts and self.unfilled_when is None and all(text in bare for text in (*self.up, *self.down))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -113,6 +117,8 @@ def unfilled(pair: SyncPair, row: Row = BARE, *, exact: bool = False) -> str:
     """
     if not pair.new:
         return _empty(pair.old, row)
+    if pair.unfilled_when is not None:
+        return row.expression(pair.unfilled_when, pair.columns)
     empty = _empty(pair.new, row)
     if not pair.old and pair.null_is_unfilled:
         return empty
@@ -132,6 +138,8 @@ def unfilled(pair: SyncPair, row: Row = BARE, *, exact: bool = False) -> str:
 def lost(pair: SyncPair, row: Row = BARE) -> str:
     """Whether undoing would lose a new value: `up` would not give it again."""
     there = f"NOT ({_empty(pair.new, row)})"
+    if pair.volatile:
+        return there
     return f"{there} AND {_differs([row.column(c.name) for c in pair.new], _ups(pair, row))}"
 
 
@@ -183,13 +191,15 @@ def sync_function(
     """``CREATE OR REPLACE FUNCTION`` of the first trigger, which syncs what the statement wrote.
 
     `name` is qualified and quoted. `authority` decides where a statement wrote both sides and they disagree. Several
-    pairs are synced in their order, and then settled once more: one may compute from another's columns.
+    pairs are settled once more in the end: one may compute from another's columns.
     """
     row, (first, *others) = Row("NEW.", renamed or {}), pairs
     declare = dict.fromkeys(line for pair in pairs for line in _sync_declared(pair))
     if not others:
         return _function(name, [*_sync(first, authority, renamed), "RETURN NEW;"], tuple(declare), plain=first.plain)
-    body = [line for pair in pairs for line in _when(_disturbed(pair, row), _sync(pair, authority, renamed))]
+    # What only fills comes last: a value that it sets beside the one that was written would look as if it were written.
+    ordered = sorted(pairs, key=lambda pair: not (pair.old and pair.new))
+    body = [line for pair in ordered for line in _when(_disturbed(pair, row), _sync(pair, authority, renamed))]
     body += [line for pair in pairs for line in _when(_disturbed(pair, row), _settle(pair, row))]
     return _function(name, [*body, "RETURN NEW;"], tuple(declare), plain=all(pair.plain for pair in pairs))
 
@@ -487,5 +497,5 @@ def _function(name: str, body: list[str], declare: tuple[str, ...] = (), *, plai
 def _dollar(name: str, body: list[str], declare: tuple[str, ...], options: str) -> str:
     head = ["DECLARE", *_indent(list(declare))] if declare else []
     text = "\n".join([*head, "BEGIN", *_indent(body), "END"])
-    tag = next(t for t in (f"$zd{n or ''}$" for n in range(1000)) if t not in text)
-    return f"CREATE OR REPLACE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql {options}AS {tag}\n{text}\n{tag}"
+    quoted = dollar(f"\n{text}\n")
+    return f"CREATE OR REPLACE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql {options}AS {quoted}"

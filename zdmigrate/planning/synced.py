@@ -243,7 +243,9 @@ class Synced:
 
     def mentioned(self) -> frozenset[str]:
         """The columns that `up` and `down` are made of."""
-        found = [columns_in(text, pair.columns) for pair in self.pairs for text in (*pair.up, *pair.down)]
+        conditions = [(text, pair) for pair in self.pairs if (text := pair.unfilled_when) is not None]
+        texts = [(text, pair) for pair in self.pairs for text in (*pair.up, *pair.down)]
+        found = [columns_in(text, pair.columns) for text, pair in (*texts, *conditions)]
         return frozenset().union(*found, *({c.name for c in pair.old} for pair in self.pairs))
 
     @property

@@ -54,7 +54,16 @@ def dropped(table: schema.Table, columns: Sequence[str]) -> tuple[Gate, ...]:
     if not found:
         return ()
     said = "; ".join(f"{f.identity} mentions {column}" for f, column in found)
-    return (_gate(f"{said}: let it do without", found),)
+    return (_gate(f"{said}: let it do without", [(f.identity, column) for f, column in found]),)
+
+
+def naming(table: schema.Table, phase: Phase, remedy: str) -> tuple[Gate, ...]:
+    """For a table that goes: functions that still name it."""
+    found = [(f.identity, table.name) for f in table.functions if f.named]
+    if not found:
+        return ()
+    said = ", ".join(identity for identity, _ in found)
+    return (_gate(f"the text of {said} mentions {table.name}: {remedy}", found, phase),)
 
 
 def _again(table: schema.Table, trigger: schema.Trigger, columns: list[str], names: dict[str, str]) -> tuple[str, ...]:
@@ -91,18 +100,18 @@ def _functions(table: schema.Table, renamed: Sequence[tuple[str, str]]) -> tuple
     said = "; ".join(f"{f.identity} mentions {old}" for f, old, _ in found)
     remedy = ", ".join(dict.fromkeys(f"{new} instead of {old}" for _, old, new in found))
     detail = f"{said}: let it use {remedy} (both are there, and equal, since backfill)"
-    return (_gate(detail, [(f, old) for f, old, _ in found]),)
+    return (_gate(detail, [(f.identity, old) for f, old, _ in found]),)
 
 
-def _gate(detail: str, found: Sequence[tuple[schema.Function, str]]) -> Gate:
-    """Open as soon as none of the functions names the column any more, by the words of its text."""
+def _gate(detail: str, found: Sequence[tuple[str, str]], phase: Phase = Phase.RETIRE) -> Gate:
+    """Open as soon as none of the functions mentions the name any more, by the words of its text."""
     each = " UNION ALL ".join(
-        f"SELECT {literal(f'{f.identity} mentions {column}')} FROM pg_proc p "
-        f"WHERE p.oid = to_regprocedure({literal(f.identity)}) "
-        f"AND p.prosrc ~* {literal(f'(^|[^[:alnum:]_]){_escaped(column)}([^[:alnum:]_]|$)')}"
-        for f, column in found
+        f"SELECT {literal(f'{identity} mentions {name}')} FROM pg_proc p "
+        f"WHERE p.oid = to_regprocedure({literal(identity)}) "
+        f"AND p.prosrc ~* {literal(f'(^|[^[:alnum:]_]){_escaped(name)}([^[:alnum:]_]|$)')}"
+        for identity, name in found
     )
-    return Gate(name="functions", phase=Phase.RETIRE, detail=detail, exit_code=6, query=each)
+    return Gate(name="functions", phase=phase, detail=detail, exit_code=6, query=each)
 
 
 def _escaped(text: str) -> str:

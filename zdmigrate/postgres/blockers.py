@@ -37,7 +37,8 @@ class Blocker:
     """A transaction that holds a conflicting lock.
 
     `pid` is None for a prepared transaction, whose name is `gid`; `age` is None where the role may not see it;
-    `table` is None where it is not a lock on a table, but its snapshot.
+    `table` is None where it is not a lock on a table, but its snapshot. `autovacuum`: the server's own maintenance, the
+    one session that belongs to no role.
     """
 
     table: str | None
@@ -45,6 +46,7 @@ class Blocker:
     gid: str | None
     age: timedelta | None
     text: str
+    autovacuum: bool = False
 
     def __str__(self) -> str:
         since = "" if self.age is None else f", open for {self.age.total_seconds():.1f} s"
@@ -68,7 +70,7 @@ WITH RECURSIVE wanted(oid) AS (
 SELECT n.nspname || '.' || c.relname, l.pid, x.gid, clock_timestamp() - coalesce(a.xact_start, x.prepared),
        CASE WHEN l.pid IS NULL THEN 'gid ' || coalesce(quote_literal(x.gid), 'unknown')
             ELSE concat_ws(' ', a.usename, a.application_name, '(' || a.state || ')', left(a.query, %s)) END,
-       l.mode
+       l.pid IS NOT NULL AND a.pid IS NOT NULL AND a.usesysid IS NULL, l.mode
 FROM pg_locks l
 JOIN pg_class c ON c.oid = l.relation
 JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -104,8 +106,8 @@ def find(connection: Connection, locks: Sequence[TableLock], *, older_than: time
     conflicting = {mode for lock in locks for mode in _CONFLICTS[lock.mode]}
     rows: list[Any] = connection.execute(_QUERY, (names, _QUERY_LENGTH)).fetchall()
     found: dict[tuple[Any, ...], Blocker] = {}
-    for *row, mode in rows:
-        blocker = _blocker(row)
+    for *row, autovacuum, mode in rows:
+        blocker = dataclasses.replace(_blocker(row), autovacuum=autovacuum)
         if mode in conflicting and (older_than is None or (blocker.age is not None and blocker.age >= older_than)):
             found.setdefault((blocker.pid, blocker.gid, blocker.table), blocker)
     return list(found.values())

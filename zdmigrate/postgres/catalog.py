@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
@@ -13,9 +15,9 @@ import psycopg
 
 from zdmigrate import schema
 from zdmigrate.errors import Contended
-from zdmigrate.planning import sync
+from zdmigrate.planning import dependents, sync
 from zdmigrate.postgres import session
-from zdmigrate.sqltext import ident, tokens
+from zdmigrate.sqltext import ident, index_tail, tokens
 
 SAMPLE_ROWS = 1000
 """On how many rows an expression is tried."""
@@ -53,9 +55,11 @@ def _read(
     with session.transaction(connection, lock_timeout=timedelta(seconds=2), read_only=True) as cursor:
         tables = _tables(cursor, wanted, control_schema)
         role, suppress = _one(cursor, _ROLE)
-        expressions = [_expression(cursor, q) for q in questions if q.expression is not None]
+        expressions = [_expression(cursor, q) for q in questions if q.expression is not None and not q.given]
         types = [_type(cursor, q.type) for q in questions if q.type is not None]
+    expressions += [_expression_of_made(connection, q) for q in questions if q.expression is not None and q.given]
     trials = [_trial(connection, q) for q in questions if q.trial is not None]
+    made = [q for q in questions if q.given and q.expression is None and q.trial is None]
     return schema.Snapshot(
         server_version=connection.info.server_version,
         role=role,
@@ -65,6 +69,7 @@ def _read(
         expressions=tuple(expressions),
         types=tuple(types),
         trials=tuple(trials),
+        creations=tuple(_creation(connection, q, control_schema) for q in made),
         asked=tuple(wanted),
     )
 
@@ -91,11 +96,16 @@ SELECT n.nspname, c.relname, c.oid::bigint, c.relkind, pg_get_userbyid(c.relowne
              OR EXISTS (SELECT FROM pg_publication_rel r WHERE r.prpubid = p.oid AND r.prrelid = c.oid AND r.prattrs IS NULL)
              OR EXISTS (SELECT FROM pg_publication_namespace s WHERE s.pnpubid = p.oid AND s.pnnspid = n.oid)),
        ARRAY(SELECT r.rulename::text FROM pg_rewrite r WHERE r.ev_class = c.oid),
-       has_schema_privilege(n.oid, 'CREATE'), has_any_column_privilege(c.oid, 'REFERENCES')
+       has_schema_privilege(n.oid, 'CREATE'),
+       ARRAY(SELECT jsonb_build_array(CASE WHEN x.grantee = 0 THEN NULL ELSE pg_get_userbyid(x.grantee)::text END,
+                                      x.privilege_type, x.is_grantable)
+             FROM aclexplode(c.relacl) x WHERE x.grantee <> c.relowner),
+       c.relrowsecurity, obj_description(c.oid, 'pg_class'), c.relreplident::text,
+       has_any_column_privilege(c.oid, 'REFERENCES')
 FROM pg_class c
 JOIN pg_namespace n ON n.oid = c.relnamespace
 JOIN unnest(%s::text[], %s::text[]) w(schema, name) ON n.nspname = w.schema AND c.relname = w.name
-WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f')
+WHERE c.relkind <> 't'
 ORDER BY 1, 2
 """
 
@@ -146,7 +156,11 @@ ORDER BY a.attrelid, a.attnum
 """
 )
 
+# Nothing in pg_constraint finds foreign keys by the index that they rest on: they are read once, not for every index.
 _INDEXES = """
+WITH resting AS MATERIALIZED (
+    SELECT k.conindid, array_agg(k.conrelid::regclass || ': ' || k.conname ORDER BY k.conname) AS keys
+    FROM pg_constraint k WHERE k.contype = 'f' AND k.conparentid = 0 GROUP BY 1)
 SELECT i.indrelid::bigint, c.relname, i.indisunique, i.indisprimary, i.indisvalid,
        ARRAY(SELECT a.attname::text FROM pg_attribute a WHERE a.attrelid = i.indrelid AND a.attnum > 0
              AND (a.attnum = ANY (i.indkey::smallint[]) OR EXISTS (
@@ -160,10 +174,13 @@ SELECT i.indrelid::bigint, c.relname, i.indisunique, i.indisprimary, i.indisvali
        ARRAY(SELECT jsonb_build_array(tn.nspname || '.' || tc.relname, pc.relname)
              FROM pg_partition_tree(i.indexrelid) t JOIN pg_class pc ON pc.oid = t.relid
              JOIN pg_index pi ON pi.indexrelid = t.relid JOIN pg_class tc ON tc.oid = pi.indrelid
-             JOIN pg_namespace tn ON tn.oid = tc.relnamespace WHERE t.relid <> i.indexrelid)
+             JOIN pg_namespace tn ON tn.oid = tc.relnamespace WHERE t.relid <> i.indexrelid),
+       ARRAY(SELECT t.relid::bigint FROM pg_partition_tree(i.indexrelid) t UNION SELECT i.indexrelid::bigint ORDER BY 1),
+       coalesce(f.keys, '{}')
 FROM pg_index i
 JOIN pg_class c ON c.oid = i.indexrelid
 LEFT JOIN pg_tablespace s ON s.oid = c.reltablespace
+LEFT JOIN resting f ON f.conindid = i.indexrelid
 WHERE i.indrelid = ANY (%s)
 ORDER BY i.indrelid, c.relname
 """
@@ -232,8 +249,39 @@ WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = ANY (%s) AND d.refobj
 ORDER BY 1, 2, 4
 """
 
+_RELIANT = (
+    "SELECT w.oid, r.* FROM unnest(%s::bigint[]) w(oid) CROSS JOIN LATERAL ("
+    + dependents.query("w.oid::oid")
+    + ") r ORDER BY 1, 2"
+)
+# Whatever else draws from one would fail when it goes; the defaults of partitions change with their parent's.
+_SEQUENCES = """
+SELECT d.refobjid::bigint, a.attname, n.nspname, c.relname, c.oid::regclass::text, d.deptype = 'i', q.seqstart,
+       q.seqincrement, q.seqmin, q.seqmax, q.seqcache, q.seqcycle,
+       ARRAY(SELECT jsonb_build_array(CASE WHEN x.grantee = 0 THEN NULL ELSE pg_get_userbyid(x.grantee)::text END,
+                                      x.privilege_type, x.is_grantable)
+             FROM aclexplode(c.relacl) x WHERE x.grantee <> c.relowner),
+       obj_description(c.oid, 'pg_class'),
+       ARRAY(SELECT pg_describe_object(o.classid, o.objid, o.objsubid) FROM pg_depend o
+             WHERE o.refclassid = 'pg_class'::regclass AND o.refobjid = c.oid AND o.deptype = 'n'
+               AND NOT (o.classid = 'pg_attrdef'::regclass AND EXISTS (
+                   SELECT FROM pg_attrdef e WHERE e.oid = o.objid AND (e.adrelid, e.adnum) = (d.refobjid, a.attnum)
+                   UNION ALL SELECT FROM pg_attrdef e JOIN pg_partition_tree(d.refobjid) t ON t.relid = e.adrelid
+                   JOIN pg_attribute p ON (p.attrelid, p.attnum) = (e.adrelid, e.adnum)
+                   WHERE e.oid = o.objid AND p.attname = a.attname)))
+FROM pg_depend d
+JOIN pg_class c ON c.oid = d.objid AND c.relkind = 'S' JOIN pg_namespace n ON n.oid = c.relnamespace
+JOIN pg_sequence q ON q.seqrelid = c.oid
+JOIN pg_attribute a ON (a.attrelid, a.attnum) = (d.refobjid, d.refobjsubid)
+WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid = ANY (%s)
+  AND d.deptype IN ('a', 'i')
+ORDER BY 1, 5
+"""
+
 _PARTITIONS = """
-SELECT w.oid, n.nspname, c.relname, pn.nspname, pc.relname, NOT t.isleaf
+SELECT w.oid, n.nspname, c.relname, pn.nspname, pc.relname, NOT t.isleaf, c.relkind = 'f', c.relreplident::text,
+       (SELECT ic.relname FROM pg_index i JOIN pg_class ic ON ic.oid = i.indexrelid
+        WHERE i.indrelid = c.oid AND i.indisreplident)
 FROM unnest(%s::bigint[]) w(oid)
 CROSS JOIN LATERAL pg_partition_tree(w.oid::oid) t
 JOIN pg_class c ON c.oid = t.relid JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -252,7 +300,9 @@ def _tables(cursor: session.Cursor, wanted: Sequence[Name], control_schema: str)
     triggers = _grouped(cursor, _TRIGGERS, oids, lambda row: (row[-1], _trigger(row)))
     dependents = _grouped(cursor, _DEPENDENTS, oids, lambda r: schema.Dependent(column=r[0], kind=r[1], identity=r[2]))
     partitions = _grouped(cursor, _PARTITIONS, oids, _leaf)
+    sequences = _grouped(cursor, _SEQUENCES, oids, _sequence)
     functions = _grouped(cursor, _FUNCTIONS, oids, lambda row: row)
+    reliant = _grouped(cursor, _RELIANT, oids, _reliance)
     found = []
     for row in rows:
         oid = row[2]
@@ -261,11 +311,14 @@ def _tables(cursor: session.Cursor, wanted: Sequence[Name], control_schema: str)
             schema.Table(
                 schema=row[0], name=row[1], oid=oid, kind=row[3], owner=row[4], owned=row[5], is_partition=row[6],
                 inherits=row[7], rows=row[8], bytes=row[9], partition_columns=tuple(row[10]), publications=tuple(row[11]),
-                rules=tuple(row[12]), may_create=row[13], may_reference=row[14],
+                rules=tuple(row[12]), may_create=row[13],
+                grants=tuple(schema.Grant(grantee=g, privilege=p, grantable=o) for g, p, o in row[14]), row_security=row[15],
+                reliant=tuple(reliant[oid]), comment=row[16], replica_identity=row[17], may_reference=row[18],
+                sequences=tuple(sequences[oid]),
                 columns=tuple(_with_hash(cursor, column) if column.name in unique else column for column in columns[oid]),
                 indexes=tuple(indexes[oid]), constraints=tuple(constraints[oid]),
                 triggers=tuple(t for home, t in triggers[oid] if home != control_schema),
-                functions=tuple(_about(columns[oid], functions[oid], control_schema)),
+                functions=tuple(_about(row[1], columns[oid], functions[oid], control_schema)),
                 dependents=tuple(dependents[oid]), partitions=tuple(partitions[oid]),
             )
         )  # fmt: skip
@@ -293,18 +346,10 @@ def _index(row: tuple[Any, ...]) -> schema.Index:
     definition = row[6]
     return schema.Index(
         name=row[0], unique=row[1], primary=row[2], valid=row[3], columns=tuple(row[4]), keys=tuple(row[5]),
-        tail=_after_using(definition), predicate=row[7], nulls_not_distinct=row[8], constraint=row[9],
+        tail=index_tail(definition), predicate=row[7], nulls_not_distinct=row[8], constraint=row[9],
         replica_identity=row[10], clustered=row[11], tablespace=row[12], comment=row[13],
-        partition_names=tuple((table, name) for table, name in row[14]),
+        partition_names=tuple((table, name) for table, name in row[14]), oids=tuple(row[15]), references=tuple(row[16]),
     )  # fmt: skip
-
-
-def _after_using(definition: str) -> str:
-    pieces = list(tokens(definition))
-    for index, piece in enumerate(pieces):
-        if piece.kind == "word" and piece.text == "USING":
-            return "".join(p.text for p in pieces[index + 1 :]).strip()
-    raise ValueError(f"not an index definition: {definition}")
 
 
 def _constraint(row: tuple[Any, ...]) -> schema.Constraint:
@@ -322,19 +367,37 @@ def _trigger(row: tuple[Any, ...]) -> schema.Trigger:
     )  # fmt: skip
 
 
+def _reliance(row: tuple[Any, ...]) -> schema.Reliant:
+    constraint = None if row[1] is None else (row[1], row[2], row[3])
+    return schema.Reliant(identity=row[0], constraint=constraint, columns=tuple(row[4]))
+
+
 def _leaf(row: tuple[Any, ...]) -> schema.Leaf:
-    return schema.Leaf(schema=row[0], name=row[1], parent_schema=row[2], parent_name=row[3], partitioned=row[4])
+    return schema.Leaf(
+        schema=row[0], name=row[1], parent_schema=row[2], parent_name=row[3], partitioned=row[4], foreign=row[5],
+        replica_identity=row[6], replica_index=row[7],
+    )  # fmt: skip
+
+
+def _sequence(row: tuple[Any, ...]) -> schema.Sequence:
+    return schema.Sequence(
+        column=row[0], schema=row[1], name=row[2], identity=row[3], internal=row[4], start=row[5], increment=row[6],
+        minimum=row[7], maximum=row[8], cache=row[9], cycle=row[10], comment=row[12], dependents=tuple(row[13]),
+        grants=tuple(schema.Grant(grantee=g, privilege=p, grantable=o) for g, p, o in row[11]),
+    )  # fmt: skip
 
 
 def _about(
-    columns: Iterable[schema.Column], functions: Iterable[tuple[str, str, str]], control_schema: str
+    table: str, columns: Iterable[schema.Column], functions: Iterable[tuple[str, str, str]], control_schema: str
 ) -> Iterator[schema.Function]:
     names = {column.name for column in columns}
+    # Also inside of strings: that is where EXECUTE has its statements.
+    mention = re.compile(rf"(?<!\w){re.escape(table)}(?!\w)", re.IGNORECASE)
     for identity, source, home in functions:
         words = {token.name for token in tokens(source)}
-        found = tuple(sorted(names & words))
-        if found and home != control_schema:
-            yield schema.Function(identity=identity, columns=found)
+        found, named = tuple(sorted(names & words)), mention.search(source) is not None
+        if (found or named) and home != control_schema:
+            yield schema.Function(identity=identity, columns=found, named=named)
 
 
 def _with_hash(cursor: session.Cursor, column: schema.Column) -> schema.Column:
@@ -359,7 +422,8 @@ def _type(cursor: session.Cursor, text: str) -> schema.TypeFacts:
             cursor.execute(f"SET LOCAL search_path = {session.CATALOG_PATH}".encode())
             name = _one(cursor, "SELECT format_type(%s, %s)", described)[0]
             brings = _one(cursor, _BRINGS.format(type="%s"), (row[1], row[1]))[0]
-            return schema.TypeFacts(text=text, canonical=name, brings=tuple(brings))
+            labels = _one(cursor, _LABELS, (row[1],))[0]
+            return schema.TypeFacts(text=text, canonical=name, brings=tuple(brings), labels=tuple(labels))
     except psycopg.Error as error:
         return schema.TypeFacts(text=text, error=_said(error))
 
@@ -392,6 +456,37 @@ def _expression(cursor: session.Cursor, question: schema.Question) -> schema.Exp
     return dataclasses.replace(facts, type=name, volatile=volatile)
 
 
+def _expression_of_made(connection: session.Connection, question: schema.Question) -> schema.ExpressionFacts:
+    """The same over a table that the migration makes."""
+    try:
+        with _made(connection, question) as cursor:
+            return _expression(cursor, question)
+    except psycopg.Error as error:
+        text = question.expression or ""
+        return schema.ExpressionFacts(schema=question.schema, table=question.table, expression=text, error=_said(error))
+
+
+@contextlib.contextmanager
+def _made(connection: session.Connection, question: schema.Question) -> Iterator[session.Cursor]:
+    """A transaction that is rolled back, in which the statements that make the table are executed."""
+    with session.rolled_back(connection, lock_timeout=timedelta(seconds=2), search_path=sync.SEARCH_PATH) as cursor:
+        for statement in question.given:
+            cursor.execute(statement.encode())
+        yield cursor
+
+
+def _creation(connection: session.Connection, question: schema.Question, control_schema: str) -> schema.Creation:
+    """What the catalog says of a table that statements make; nothing of it is left."""
+    facts = schema.Creation(schema=question.schema, table=question.table, statements=question.given)
+    try:
+        with _made(connection, question) as cursor:
+            cursor.execute(f"SET LOCAL search_path = {session.CATALOG_PATH}".encode())
+            (made,) = _tables(cursor, [(question.schema, question.table)], control_schema)
+    except psycopg.Error as error:
+        return dataclasses.replace(facts, error=_said(error))
+    return dataclasses.replace(facts, made=made)
+
+
 _COPY = "zd_trial"
 
 
@@ -409,7 +504,7 @@ def _trial(connection: session.Connection, question: schema.Question) -> schema.
 
     connection.add_notice_handler(note)
     try:
-        with session.rolled_back(connection, lock_timeout=timedelta(seconds=2), search_path=sync.SEARCH_PATH) as cursor:
+        with _made(connection, question) as cursor:
             cursor.execute(
                 f"CREATE TEMPORARY TABLE {_COPY} (LIKE {ident(question.schema, question.table)} INCLUDING ALL)".encode()
             )
@@ -420,20 +515,24 @@ def _trial(connection: session.Connection, question: schema.Question) -> schema.
             cursor.execute("SET LOCAL client_min_messages = notice")
             said = tuple(m for m in messages if _COPY in m)
             cursor.execute(f"SET LOCAL search_path = {session.CATALOG_PATH}".encode())
-            made = [row[1] for row in cursor.execute(_OBJECTS, (_COPY, _COPY)).fetchall() if row[0] not in before]
+            made = [row[1:] for row in cursor.execute(_OBJECTS, (_COPY, _COPY)).fetchall() if row[0] not in before]
             defaults = tuple(cursor.execute(_DEFAULTS, (_COPY,)).fetchall())
     except psycopg.Error as error:
         return dataclasses.replace(facts, error=_said(error))
     finally:
         connection.remove_notice_handler(note)
-    return dataclasses.replace(facts, definition=made[0] if len(made) == 1 else None, defaults=defaults, messages=said)
+    definition, columns = made[0] if len(made) == 1 else (None, ())
+    return dataclasses.replace(facts, definition=definition, columns=tuple(columns), defaults=defaults, messages=said)
 
 
 # The indexes and constraints of the copy, with the server's text of them.
 _OBJECTS = """
-SELECT i.indexrelid, pg_get_indexdef(i.indexrelid) FROM pg_index i
+SELECT i.indexrelid, pg_get_indexdef(i.indexrelid),
+       ARRAY(SELECT a.attname::text FROM pg_attribute a WHERE a.attrelid = i.indexrelid ORDER BY a.attnum)
+FROM pg_index i
 WHERE i.indrelid = to_regclass('pg_temp.' || %s) AND NOT EXISTS (SELECT FROM pg_constraint k WHERE k.conindid = i.indexrelid)
-UNION ALL SELECT k.oid, pg_get_constraintdef(k.oid) FROM pg_constraint k WHERE k.conrelid = to_regclass('pg_temp.' || %s)
+UNION ALL SELECT k.oid, pg_get_constraintdef(k.oid), '{}' FROM pg_constraint k
+WHERE k.conrelid = to_regclass('pg_temp.' || %s)
 """
 
 _DEFAULTS = """
@@ -441,6 +540,8 @@ SELECT a.attname, pg_get_expr(d.adbin, d.adrelid) FROM pg_attrdef d
 JOIN pg_attribute a ON a.attrelid = d.adrelid AND a.attnum = d.adnum AND a.attgenerated = ''
 WHERE d.adrelid = to_regclass('pg_temp.' || %s) ORDER BY a.attnum
 """
+
+_LABELS = "SELECT ARRAY(SELECT e.enumlabel::text FROM pg_enum e WHERE e.enumtypid = %s ORDER BY e.enumsortorder)"
 
 _VOLATILE = "SELECT EXISTS (SELECT FROM pg_proc WHERE proname = ANY (%s) AND provolatile = 'v')"
 

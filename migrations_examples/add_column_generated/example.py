@@ -1,0 +1,3 @@
+"""What the harness and the demo need to know."""
+
+UP = {"User.initial": lambda row: row["name"][:1].upper()}

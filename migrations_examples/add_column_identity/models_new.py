@@ -1,0 +1,16 @@
+"""Version N+1."""
+
+from sqlalchemy import BigInteger, Identity
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class User(Base):
+    __tablename__ = "users"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    number: Mapped[int] = mapped_column(BigInteger, Identity(start=1000))

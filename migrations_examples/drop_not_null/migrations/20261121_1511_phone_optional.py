@@ -1,0 +1,7 @@
+"""Users need not have a telephone."""
+
+from zdmigrate import DropNotNull, Migration
+
+migration = Migration(
+    DropNotNull("users", "phone"),
+)

@@ -1,0 +1,108 @@
+"""kill -9 at a statement of `advance --to contract`, then the same command again: the same end, for every example.
+
+A first run counts the round trips. The default run takes a few seeded boundaries of steps, ``-m nightly`` all of them.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support import catalog_compare
+from tests.support.examples import Bench, Rows, read_rows, settled_catalog
+from tests.support.processes import Forker, Site
+from tests.support.servers import connect
+from zdmigrate.demo.example import Example
+
+SEED, SAMPLE = 20261121, 3
+WHEN = ("after", "sent")
+_STATE = "SELECT id, phase, running, hold_reason, verified_at IS NOT NULL FROM zdmigrate.migration ORDER BY id"
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """What a run leaves."""
+
+    catalog: catalog_compare.Catalog
+    rows: Rows
+    state: list[tuple[Any, ...]]
+
+
+class Killing:
+    """One example: a run that nothing happened to, and runs that were killed on the way."""
+
+    def __init__(self, bench: Bench, example: Example, forker: Forker, directory: Path) -> None:
+        self._bench = bench
+        self._example = example
+        self._forker = forker
+        overrides = [f"{gate}={reason}" for gate, reason in example.overrides.items()]
+        self._command = ("advance", "--to", "contract", *(word for each in overrides for word in ("--override", each)))
+        trace = directory / "trace.json"
+        with bench.database(example) as database:
+            site = Site(forker, database, example.folder)
+            site.run(*self._command, kill={"trace": str(trace)}).expect(0)
+            self.end = _end(site)
+        self.statements = [(step, text) for step, text in json.loads(trace.read_text())]
+
+    def boundaries(self) -> list[int]:
+        """The first and the last statement of each step, counted from 1."""
+        steps = [step for step, _ in self.statements]
+        edges = [
+            n
+            for n, step in enumerate(steps, start=1)
+            if step and (steps[n - 2] != step or n == len(steps) or steps[n] != step)
+        ]
+        assert edges
+        return edges
+
+    def check(self, number: int, when: str) -> None:
+        """Kill it at a statement, run it again, and compare."""
+        step, text = self.statements[number - 1]
+        with self._bench.database(self._example) as database:
+            site = Site(self._forker, database, self._example.folder)
+            killed = site.run(*self._command, kill={"at": number, "when": when})
+            assert killed.code in (-9, 0), killed
+            done = site.run(*self._command)
+            shown = f"{self._example.name}, {when} statement {number} ({step}: {text[:200]})"
+            assert done.code == 0, f"{shown}: {done.code}\n{done.out}\n{done.err}"
+            end = _end(site)
+        assert catalog_compare.difference(self.end.catalog, end.catalog) == [], shown
+        assert self._bench.final(self._example).difference(end.rows) == [], shown
+        assert end.state == self.end.state, shown
+
+
+def _end(site: Site) -> End:
+    with connect(site.database) as connection:
+        return End(catalog_compare.read(connection), read_rows(connection), site.rows(_STATE))
+
+
+@pytest.fixture
+def killing(bench: Bench, example: Example, forker: Forker, tmp_path: Path) -> Killing:
+    return Killing(bench, example, forker, tmp_path)
+
+
+def test_killed_at_boundaries_of_steps(bench: Bench, example: Example, killing: Killing) -> None:
+    final = bench.final(example)
+    assert final.difference(killing.end.rows) == []
+    with bench.database(example) as database, connect(database) as connection:
+        assert final.difference(read_rows(connection)) != [] or settled_catalog(connection) != final.catalog
+    chance = random.Random(f"{SEED} {example.name}")
+    boundaries = killing.boundaries()
+    for number in chance.sample(boundaries, min(SAMPLE, len(boundaries))):
+        killing.check(number, chance.choice(WHEN))
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("when", WHEN)
+def test_killed_at_every_statement(
+    example: Example, killing: Killing, capsys: pytest.CaptureFixture[str], when: str
+) -> None:
+    for number in range(1, len(killing.statements) + 1):
+        killing.check(number, when)
+    with capsys.disabled():
+        print(f"\n{example.name}, killed {when} a statement: {len(killing.statements)} kill points")

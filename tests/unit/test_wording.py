@@ -1,0 +1,25 @@
+"""Numbers and times as people say them."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from zdmigrate.engine.wording import counted, spoken
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (timedelta(milliseconds=1), "1 s"), (timedelta(seconds=59), "59 s"), (timedelta(seconds=61), "2 min"),
+        (timedelta(hours=1), "1 h"), (timedelta(hours=2, minutes=5), "2 h 5 min"), (timedelta(days=3), "3 days"),
+        (timedelta(hours=23, minutes=59, seconds=59), "1 day"), (timedelta(days=1, hours=3, minutes=1), "1 day 4 h"),
+    ],
+)  # fmt: skip
+def test_times(value: timedelta, said: str) -> None:
+    assert spoken(value) == said
+
+
+def test_counts() -> None:
+    assert [counted(n, "row") for n in (0, 1, 2)] == ["0 rows", "1 row", "2 rows"]

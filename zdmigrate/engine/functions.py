@@ -1,0 +1,30 @@
+"""Calling the functions of migration files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator
+from typing import Any
+
+import psycopg
+
+from zdmigrate.errors import ZdmigrateError
+from zdmigrate.postgres.session import Connection
+
+
+def called(migration: str, function: Callable[[Any], Any], connection: Connection) -> Iterator[object]:
+    """Call a function of a migration's file; yields where it does.
+
+    Raises:
+        ZdmigrateError: it failed; errors of the server, and ours that it raises on purpose, are passed on.
+    """
+    try:
+        result = function(connection)
+        if isinstance(result, Generator):
+            yield from result
+    except (ZdmigrateError, psycopg.Error):
+        raise
+    except Exception as error:
+        raise ZdmigrateError(
+            f"{migration}: {function.__name__}() failed: {type(error).__name__}: {error}",
+            hint="its last transaction was rolled back; correct what it stumbled over, and run the command again",
+        ) from error

@@ -1,0 +1,26 @@
+"""Numbers and times as people say them."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+
+def counted(number: int, thing: str) -> str:
+    """``1 row``, ``2 rows``."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
+def spoken(value: timedelta) -> str:
+    """``3 days``, ``1 day 4 h``, ``12 min``, ``40 s``: the two largest units, rounded up to the smaller one."""
+    seconds = -(-value // timedelta(seconds=1))
+    if seconds < 60:
+        return f"{seconds} s"
+    minutes = -(-seconds // 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 24:
+        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+    days, hours = divmod(hours + (minutes > 0), 24)
+    said = counted(days, "day")
+    return f"{said} {hours} h" if hours else said
