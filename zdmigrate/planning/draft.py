@@ -450,6 +450,10 @@ class TableDraft:
         self._indexes.add(name)
         self._kept |= {column: f"the index {name}" for column in columns if column not in self._kept}
 
+    def indexes_anew(self, columns: Iterable[str]) -> bool:
+        """Whether indexes that the migration adds are about all of these columns."""
+        return all(column in self._kept for column in columns)
+
     def initial(self, text: str) -> str:
         """An expression over the new shape, over the columns as they are before the migration."""
         return self._over(text, lambda column: column.value)

@@ -1,0 +1,7 @@
+"""One account for each address."""
+
+from zdmigrate import AddUnique, Migration
+
+migration = Migration(
+    AddUnique("users", "email"),
+)
