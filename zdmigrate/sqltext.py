@@ -160,12 +160,12 @@ def replace_columns(expression: str, columns: Callable[[str], str | None]) -> st
             raise AmbiguousName(
                 f"{piece.text} in {expression!r} is a name with escapes; write the characters themselves"
             )
-        target = None if piece.name is None else columns(piece.name)
-        if target is None:
-            continue
         before = pieces[solid[position - 1]].text.lower() if position else ""
         after = pieces[solid[position + 1]].text if position + 1 < len(solid) else ""
         if before in (".", "::", "collate") or after in ("(", "."):
+            continue
+        target = None if piece.name is None else columns(piece.name)
+        if target is None:
             continue
         if piece.kind == "word" and piece.name in _GRAMMAR_WORDS and not (_ends(before) and _ends(after)):
             raise AmbiguousName(f"{piece.text!r} in {expression!r} may be the column or a word of SQL; quote it")

@@ -1,5 +1,6 @@
 """Version N+1."""
 
+from sqlalchemy import CheckConstraint
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
@@ -9,7 +10,8 @@ class Base(DeclarativeBase):
 
 class Order(Base):
     __tablename__ = "orders"
+    __table_args__ = (CheckConstraint("amount > 0", name="positive_amount"),)
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    reference: Mapped[str] = mapped_column(unique=True)
-    cents: Mapped[int]
+    item: Mapped[str]
+    amount: Mapped[int]

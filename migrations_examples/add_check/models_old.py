@@ -11,5 +11,5 @@ class Order(Base):
     __tablename__ = "orders"
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    reference: Mapped[str] = mapped_column(unique=True)
-    cents: Mapped[int]
+    item: Mapped[str]
+    amount: Mapped[int]

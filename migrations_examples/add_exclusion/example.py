@@ -1,12 +1,6 @@
-"""What the harness and the demo need to know."""
+"""Facts for the tests and for `zdmigrate demo --example add_exclusion`."""
 
 from sqlalchemy.dialects.postgresql import Range
 
-
-def _free(rng: object, _: int) -> Range[int]:
-    """Far from all others: the number is given once."""
-    start = 1_000_000 + 10 * rng.getrandbits(50)  # type: ignore[attr-defined]
-    return Range(start, start + 5)
-
-
-VALUES = {"Booking.during": _free}
+OVERRIDES = {"exclusion_scan": "the application waits that long"}
+VALUES = {"Booking.seats": lambda _, number: Range(number * 4, number * 4 + 3)}

@@ -1,6 +1,6 @@
 """Version N."""
 
-from sqlalchemy.dialects.postgresql import INT8RANGE, Range
+from sqlalchemy.dialects.postgresql import INT4RANGE, Range
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
@@ -12,5 +12,5 @@ class Booking(Base):
     __tablename__ = "bookings"
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    guest: Mapped[str]
-    during: Mapped[Range[int]] = mapped_column(INT8RANGE)
+    name: Mapped[str]
+    seats: Mapped[Range[int]] = mapped_column(INT4RANGE)

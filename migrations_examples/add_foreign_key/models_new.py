@@ -8,8 +8,8 @@ class Base(DeclarativeBase):
     pass
 
 
-class Customer(Base):
-    __tablename__ = "customers"
+class User(Base):
+    __tablename__ = "users"
 
     id: Mapped[int] = mapped_column(primary_key=True)
     name: Mapped[str]
@@ -19,5 +19,5 @@ class Order(Base):
     __tablename__ = "orders"
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    customer_id: Mapped[int] = mapped_column(ForeignKey("customers.id"))
-    cents: Mapped[int]
+    item: Mapped[str]
+    user_id: Mapped[int] = mapped_column(ForeignKey("users.id"))

@@ -1,6 +1,5 @@
 """Version N."""
 
-from sqlalchemy import BigInteger
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
@@ -8,8 +7,8 @@ class Base(DeclarativeBase):
     pass
 
 
-class Membership(Base):
-    __tablename__ = "memberships"
+class Event(Base):
+    __tablename__ = "events"
 
-    member: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
-    team: Mapped[str | None]
+    id: Mapped[int] = mapped_column(primary_key=True)
+    kind: Mapped[str]

@@ -1,6 +1,7 @@
-CREATE TABLE memberships (
-    member bigint NOT NULL,
-    team text
+CREATE SEQUENCE event_numbers;
+CREATE TABLE events (
+    id bigint DEFAULT nextval('event_numbers'),
+    kind text NOT NULL
 );
-CREATE UNIQUE INDEX memberships_member ON memberships (member);
-INSERT INTO memberships (member, team) SELECT n, 'team ' || n % 7 FROM generate_series(1, 500) n;
+ALTER SEQUENCE event_numbers OWNED BY events.id;
+INSERT INTO events (kind) SELECT 'kind ' || n % 7 FROM generate_series(1, 500) n;

@@ -11,5 +11,5 @@ class User(Base):
     __tablename__ = "users"
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    email: Mapped[str]
     name: Mapped[str]
+    email: Mapped[str]

@@ -1,3 +1,3 @@
-"""What the harness and the demo need to know."""
+"""Facts for the tests and for `zdmigrate demo --example drop_constraint`."""
 
-VALUES = {"Order.cents": lambda rng, _: 1 + rng.randrange(1_000_000)}
+VALUES = {"User.email": lambda _, number: f"new{number}@example.org"}

@@ -7,9 +7,9 @@ class Base(DeclarativeBase):
     pass
 
 
-class Order(Base):
-    __tablename__ = "orders"
+class User(Base):
+    __tablename__ = "users"
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    reference: Mapped[str] = mapped_column(unique=True)
-    cents: Mapped[int]
+    name: Mapped[str]
+    email: Mapped[str] = mapped_column(unique=True)

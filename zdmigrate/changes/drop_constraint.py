@@ -17,15 +17,6 @@ from zdmigrate.planning.draft import Drop, TableDraft
 from zdmigrate.planning.parts import ChangePlan, Scope, Target, alter, on, on_referenced, transaction_step
 from zdmigrate.sqltext import ident, literal
 
-_LOST = {
-    "c": ("C14", "version N+1 may write what the CHECK forbade, and N is gone by then"),
-    "f": ("C18", "rows may point nowhere from then on, and what its ON DELETE and ON UPDATE did, nobody does"),
-}
-_ARBITER = (
-    "C17",
-    "ON CONFLICT on its columns, or by its name, fails with 42P10, and duplicates are accepted; its index goes too",
-)
-
 
 @dataclasses.dataclass(frozen=True, init=False)
 class DropConstraint(Change):
@@ -72,13 +63,8 @@ class DropConstraint(Change):
             locks=(*on(live, LockMode.ACCESS_EXCLUSIVE), *_others(live, constraint)),
             takes_away=True, irreversible=True,
         )  # fmt: skip
-        id_, lost = _LOST.get(constraint.kind, _ARBITER)
-        hazard = Hazard(
-            id=id_, phase=Phase.CONTRACT, message=f"without {self.name} ({constraint.definition}) {lost}",
-            remedy="see to it that version N+1 needs it no longer",
-        )  # fmt: skip
         return ChangePlan(
-            steps=(step,), window=Window(old_until=Phase.RETIRE, new_from=Phase.NONE), hazards=(hazard,),
+            steps=(step,), window=Window(old_until=Phase.RETIRE, new_from=Phase.NONE), hazards=(_announced(constraint),),
             gates=tuple(_identity(live, constraint)),
         )  # fmt: skip
 
@@ -112,6 +98,24 @@ class DropConstraint(Change):
             raise Unsafe(
                 f"{shown} cannot be dropped: {', '.join(left)} depend on it",
                 hint="drop those before it; nothing is ever dropped by CASCADE",
+            )
+
+
+def _announced(constraint: catalog.Constraint) -> Hazard:
+    def lost(*, id: str, what: str) -> Hazard:  # noqa: A002
+        return Hazard(
+            id=id, phase=Phase.CONTRACT, message=f"without {constraint.name} ({constraint.definition}) {what}",
+            remedy="see to it that version N+1 needs it no longer",
+        )  # fmt: skip
+
+    match constraint.kind:
+        case "c":
+            return lost(id="C14", what="values come in that it forbade")
+        case "f":
+            return lost(id="C18", what="rows may point nowhere, and nobody does what its ON DELETE and ON UPDATE did")
+        case _:
+            return lost(
+                id="C17", what="ON CONFLICT on its columns fails with 42P10, and duplicates come in; its index goes"
             )
 
 

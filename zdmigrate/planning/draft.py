@@ -428,6 +428,7 @@ class TableDraft:
 
     def retype(self, name: str, type_: str) -> None:
         """Note that a column is of another type in the new shape, in the same place."""
+        self._refuse_constrained(name, "changed")
         self._columns[name] = dataclasses.replace(self.column(name), type=type_)
 
     def require(self, name: str, *, not_null: bool) -> None:
@@ -448,6 +449,10 @@ class TableDraft:
             raise Unsafe(f"{self.shown} gets a constraint {name!r} in the same migration", hint="choose another name")
         self._indexes.add(name)
         self._kept |= {column: f"the index {name}" for column in columns if column not in self._kept}
+
+    def indexes_anew(self, columns: Iterable[str]) -> bool:
+        """Whether indexes that the migration adds are about all of these columns."""
+        return all(column in self._kept for column in columns)
 
     def initial(self, text: str) -> str:
         """An expression over the new shape, over the columns as they are before the migration."""

@@ -150,7 +150,7 @@ class ForeignKey(NewConstraint):
         now, count = {column.name for column in live if column is not None}, len(self.own)
         led = [{_column(key) for key in i.keys[:count]} for i in table.live.indexes if i.valid and i.predicate is None]
         added = [set(a.columns[:count]) for a in table.added if a.kind in ("p", "u")]
-        return (None not in live and now in led) or set(self.own) in added
+        return (None not in live and now in led) or set(self.own) in added or table.indexes_anew(self.own)
 
     def _locks(self, addition: Addition) -> tuple[TableLock, ...]:
         return self._both(addition.live)

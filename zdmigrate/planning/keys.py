@@ -13,6 +13,7 @@ from typing import ClassVar
 
 from zdmigrate import schema
 from zdmigrate.errors import Unsafe
+from zdmigrate.hazards import Hazard
 from zdmigrate.plan import Gate, LockMode, Step, TableLock
 from zdmigrate.planning import names, notnull, probes
 from zdmigrate.planning.constraints import Addition, NewConstraint, on_copy
@@ -192,13 +193,19 @@ class Unique(_Key):
     def _nulls_distinct(self) -> bool:
         return not self.nulls_not_distinct
 
-    def _gates(self, addition: Addition) -> Iterable[Gate]:
+    def _hazards(self, addition: Addition) -> Iterable[Hazard]:
         if self.deferrable and not addition.table.fresh:
-            yield Gate(
-                name="immediate_unique", phase=addition.phase, exit_code=6,
-                detail=f"until {addition.name} is a constraint, its index checks each row at once: a transaction of N+1 that "
-                "has duplicates before it commits fails with 23505",
+            yield Hazard(
+                id="C13", phase=addition.phase, accept="immediate_unique",
+                message=f"until {addition.name} is a constraint, its index checks each row at once: a transaction of N+1 "
+                "that has duplicates before it commits fails with 23505",
+                remedy='let N+1 have none, or accept it: --override immediate_unique="reason"',
             )  # fmt: skip
+
+    def _gates(self, addition: Addition) -> Iterable[Gate]:
+        for hazard in self._hazards(addition):
+            detail = f"{hazard.message}; {hazard.remedy}"
+            yield Gate(name="immediate_unique", phase=addition.phase, detail=detail, exit_code=6)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""One user for one address."""
+"""One account for each address."""
 
 from zdmigrate import AddUnique, Migration
 
