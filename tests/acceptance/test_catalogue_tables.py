@@ -102,6 +102,22 @@ CASES = {
             "CREATE INDEX logs_n ON logs (note)",
         ),
     ),
+    "create and add": Case(
+        schema=("CREATE TABLE org (id integer PRIMARY KEY)",),
+        changes=(
+            """CreateTable("t", sa.Column("id", sa.Integer), sa.Column("Org", sa.Integer), sa.Column("name", sa.Text))""",
+            'AddColumn("t", sa.Column("size", sa.Integer, nullable=False, server_default="1"))',
+            'AddPrimaryKey("t", "id")',
+            'AddForeignKey("t", "Org", "org", "id")',
+            """AddCheck("t", name="sized", expression="size > 0 AND name <> ''")""",
+            'CreateIndex("t", "t_name", "name")',
+        ),
+        by_hand=(
+            """CREATE TABLE t (id integer PRIMARY KEY, "Org" integer REFERENCES org, name text, size integer DEFAULT 1 NOT NULL,
+               CONSTRAINT sized CHECK (size > 0 AND name <> ''))""",
+            "CREATE INDEX t_name ON t (name)",
+        ),
+    ),
     "create partitioned": Case(
         schema=(),
         changes=(
@@ -128,6 +144,11 @@ CASES = {
         ),
         changes=("""DropTable('T "t')""",),
         by_hand=('DROP TABLE "T ""t"',),
+    ),
+    "drop with the key of another": Case(
+        schema=(*USERS, "DROP VIEW shown"),
+        changes=('DropConstraint("orders", "orders_user_id_fkey")', 'DropTable("users")'),
+        by_hand=("ALTER TABLE orders DROP CONSTRAINT orders_user_id_fkey", "DROP TABLE users"),
     ),
     "drop partitioned": Case(
         schema=PARTITIONED, changes=('DropTable("logs")',), by_hand=("DROP TABLE logs",),
@@ -259,7 +280,11 @@ REFUSED = {
         "public.a is there already",
     ),
     "created: an index's name": (
-        changed('CreateTable("users_lower", sa.Column("id", sa.Integer))'), 'relation "users_lower" already exists'
+        changed('CreateTable("users_lower", sa.Column("id", sa.Integer))'), "public.users_lower is there already"
+    ),
+    "created: an index whose name is taken": (
+        changed('CreateTable("a", sa.Column("id", sa.Integer), sa.Index("users_lower", "id"))'),
+        'relation "users_lower" already exists',
     ),
     "created: an unknown type": (
         changed('CreateTable("a", sa.Column("id", sa.dialects.postgresql.ENUM("x", name="gone", create_type=False)))'),

@@ -65,8 +65,8 @@ class DropTable(Change):
         scope.draft.remove(draft, self.table, "dropped")
         retired = dataclasses.replace(table, name=_retired(scope, self.schema, self.table))
         before = dependents.in_the_way(self.schema, self.table, besides=allowed)
-        renamed = tuple((home, _retired(scope, home, name), key) for home, name, key in allowed)
-        after = dependents.in_the_way(self.schema, retired.name, besides=renamed)
+        retired_too = tuple((home, _retired(scope, home, name), key) for home, name, key in allowed)
+        after = dependents.in_the_way(self.schema, retired.name, besides=(*allowed, *retired_too))
         first, *others = [*self._foreign_keys(scope, table, retired), self._drop(scope, retired)]
         return ChangePlan(
             window=Window(old_until=Phase.SWITCH_READS, new_from=Phase.NONE),
@@ -143,9 +143,10 @@ def _retired(scope: Scope, schema_name: str, name: str) -> str:
 
 
 def _also_dropped(scope: Scope, table: catalog.Table) -> Iterator[tuple[str, str, str]]:
-    """The foreign keys of tables that changes before this one drop: they go first."""
+    """The foreign keys that changes before this one drop, by themselves or with their tables: they go first."""
     for reliant in table.reliant:
         if reliant.constraint is not None:
-            schema_name, name, _ = reliant.constraint
-            if scope.draft.gone(schema_name, name) == "dropped":
+            schema_name, name, key = reliant.constraint
+            other = scope.draft.find(schema_name, name)
+            if scope.draft.gone(schema_name, name) == "dropped" or (other is not None and other.drops_constraint(key)):
                 yield reliant.constraint

@@ -111,8 +111,9 @@ class Run:
     def _do(self, phase: Phase, step: Step) -> None:
         try:
             self.executor.do(step)
-        except psycopg.errors.IntegrityError:
-            self._refuse_impossible(phase, where="cannot go on")  # rows that were written meanwhile
+        except Unsafe as error:
+            if isinstance(error.__cause__, psycopg.IntegrityError):
+                self._refuse_impossible(phase, where="cannot go on")  # rows that were written meanwhile
             raise
 
     def _backward(self, record: Record, phase: Phase) -> None:
