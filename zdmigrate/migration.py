@@ -16,7 +16,7 @@ import re
 import sys
 import types
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -129,8 +129,8 @@ class MigrationFile:
         )
 
 
-def load_directory(directory: Path) -> list[MigrationFile]:
-    """All migrations of a directory: those that are required first, then by id.
+def load_directory(directory: Path, *, without: Container[str] = ()) -> list[MigrationFile]:
+    """All migrations of a directory but those `without`, which are not executed: required ones first, then by id.
 
     Files whose names start with ``_`` or ``.`` are not migrations.
 
@@ -138,18 +138,22 @@ def load_directory(directory: Path) -> list[MigrationFile]:
         UsageError: there is no such directory.
         MigrationFileError: a file is wrong, ids clash, or `requires` goes in circles.
     """
+    paths = migration_paths(directory)
+    _check_ids(paths)
+    return ordered(load_file(path) for path in paths if path.stem not in without)
+
+
+def migration_paths(directory: Path) -> list[Path]:
+    """The files of a directory that are migrations, by name; nothing is executed.
+
+    Raises:
+        UsageError: there is no such directory.
+    """
     if not directory.is_dir():
         raise UsageError(
             f"there is no migrations directory {_shown(directory)}",
             hint='write a first migration with `zdmigrate new "title"`, or name the directory with --dir',
         )
-    paths = migration_paths(directory)
-    _check_ids(paths)
-    return ordered([load_file(path) for path in paths])
-
-
-def migration_paths(directory: Path) -> list[Path]:
-    """The files of a directory that are migrations, by name; nothing is executed."""
     return sorted(path for path in directory.glob("*.py") if path.name[0] not in "_." and path.is_file())
 
 
@@ -208,13 +212,6 @@ def ordered(files: Iterable[MigrationFile]) -> list[MigrationFile]:
         for follower in sorter.get_ready():
             heapq.heappush(ready, follower)
     return result
-
-
-def missing_requirements(files: Iterable[MigrationFile]) -> list[tuple[MigrationFile, str]]:
-    """What is required and in no file: only right if the database knows it."""
-    files = list(files)
-    here = {file.id for file in files}
-    return [(file, required) for file in files for required in file.requires if required not in here]
 
 
 def find(migrations: Iterable[MigrationFile], prefix: str) -> MigrationFile:

@@ -313,3 +313,14 @@ def test_development_with_a_standby_must_be_confirmed(replicated: Site) -> None:
     assert "--yes" in done.err
     assert not replicated.value("SELECT to_regclass('zdmigrate.meta') IS NOT NULL"), "nothing is left of it"
     replicated.run("init", "--environment", "development", "--yes").expect(0)
+
+
+def test_a_finished_migration_is_not_executed_again(site: Site) -> None:
+    with_users(site)
+    site.run("advance", "--to", "contract").expect(0)
+    (site.directory / "migrations" / f"{RENAME}.py").write_text("import gone\n")
+    site.write(LATER, ADD_LOCALE)
+    site.run("plan").expect(0)
+    site.run("advance").expect(0)
+    assert RENAME in site.run("status").expect(0).stdout
+    site.run("status", RENAME).expect(0)

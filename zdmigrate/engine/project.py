@@ -6,8 +6,9 @@ import contextlib
 import dataclasses
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from datetime import timedelta
+from pathlib import Path
 
 import psycopg
 
@@ -21,7 +22,7 @@ from zdmigrate.engine.outcome import GateState, MigrationStatus, Outcome
 from zdmigrate.engine.reporting import Event, EventKind, Reporter
 from zdmigrate.engine.work import Work
 from zdmigrate.errors import Contended, Progressed, Unsafe, UsageError, Waiting, ZdmigrateError
-from zdmigrate.migration import MigrationFile, find_id, load_directory, missing_requirements
+from zdmigrate.migration import MigrationFile, find_id, load_directory, load_file, migration_paths
 from zdmigrate.phases import Phase
 from zdmigrate.plan import Plan
 from zdmigrate.postgres import session, url
@@ -68,10 +69,10 @@ class Project:
 
     def plan(self, ids: Sequence[str]) -> list[Plan]:
         """The stored plans of what is in flight, fresh ones of what is not. Changes nothing."""
-        files = self._files(ids)
         records = self._known_records()
+        files = self._load(self._chosen(ids), without=_finished(records))
         snapshot = planned.read(self._connection, files, self._config.schema)
-        return [self._plan_of(file, records.get(file.id), snapshot) for file in files if not _finished(records, file)]
+        return [self._plan_of(file, records.get(file.id), snapshot) for file in files]
 
     def snapshot(self, ids: Sequence[str]) -> bytes:
         """The catalog snapshot that `plan_offline` takes."""
@@ -93,18 +94,25 @@ class Project:
         """
         gates.refuse_unknown(overrides or {})
         self._check_environment()
-        files = self._files(ids)
+        records = self._known_records()
+        finished = _finished(records)
+        chosen = self._chosen(ids)
+        # However many there are: what is finished is not executed again, so it may need what is no longer there.
+        files = self._load(chosen, without=finished)
         self._check_requirements(files)
         deadline = _deadline(max_runtime)
         give_up = _deadline(wait) if wait is not None else time.monotonic()
         return Outcome(
-            migrations=tuple(
-                self._patiently(
-                    file.id,
-                    lambda file=file: self._work.advance(file, target, compare_from, overrides or {}, deadline),  # type: ignore[misc]
-                    give_up,
-                )
-                for file in files
+            migrations=(
+                *(self._status_of(id_, None, records[id_]) for id_ in chosen if id_ in finished),
+                *(
+                    self._patiently(
+                        file.id,
+                        lambda file=file: self._work.advance(file, target, compare_from, overrides or {}, deadline),  # type: ignore[misc]
+                        give_up,
+                    )
+                    for file in files
+                ),
             )
         )
 
@@ -156,9 +164,9 @@ class Project:
     def status(self, ids: Sequence[str], *, stale: timedelta | None = None) -> Outcome:
         """Where every migration stands. Changes nothing."""
         install.check_version(self._connection, self._config.schema, writing=False)
-        files = {file.id: file for file in load_directory(self._config.dir)}
         records = self._known_records()
-        known = [*files, *sorted(set(records) - set(files))]
+        files = {file.id: file for file in load_directory(self._config.dir, without=_finished(records))}
+        known = list(dict.fromkeys([*sorted({*self._here()} - {*files}), *files, *sorted(records)]))
         chosen = [find_id(known, id_) for id_ in ids] if ids else known
         statuses = [self._status_of(id_, files.get(id_), records.get(id_)) for id_ in chosen]
         if stale is not None:
@@ -227,7 +235,7 @@ class Project:
                 overrides={},
             )
             states = tuple(state for _, state in gates.check_next(plan, record, file.requires if file else (), facts))
-        return reports.status(record, plan, states, here=file is not None)
+        return reports.status(record, plan, states, here=self._path(id_).is_file())
 
     def _change_hold(
         self, id_: str | None, change: Callable[[session.Cursor, list[str]], int], action: str, detail: str | None
@@ -245,12 +253,8 @@ class Project:
 
     def _registered(self, id_: str) -> Record:
         """The record of a migration, made where only the file is there: one can hold what has not begun."""
-        files = {file.id: file for file in load_directory(self._config.dir)}
-        found = find_id({*files, *self._known_records()}, id_)
-        record = self._store.record(self._connection, found)
-        if record is None:
-            return self._work.register(files[found])
-        return record
+        found = find_id({*self._here(), *self._known_records()}, id_)
+        return self._store.record(self._connection, found) or self._work.register(load_file(self._path(found)))
 
     def _record_named(self, id_: str) -> Record:
         records = self._known_records()
@@ -262,15 +266,25 @@ class Project:
         return {record.id: record for record in self._store.records(self._connection)}
 
     def _files(self, ids: Sequence[str]) -> list[MigrationFile]:
-        files = load_directory(self._config.dir)
-        if not ids:
-            return files
-        chosen = {find_id([file.id for file in files], id_) for id_ in ids}
-        return [file for file in files if file.id in chosen]
+        return self._load(self._chosen(ids))
+
+    def _chosen(self, ids: Sequence[str]) -> list[str]:
+        here = self._here()
+        chosen = {find_id(here, id_) for id_ in ids}
+        return [id_ for id_ in here if id_ in chosen or not ids]
+
+    def _load(self, ids: Sequence[str], *, without: Container[str] = ()) -> list[MigrationFile]:
+        return [file for file in load_directory(self._config.dir, without=without) if file.id in ids]
+
+    def _here(self) -> list[str]:
+        return [path.stem for path in migration_paths(self._config.dir)]
+
+    def _path(self, id_: str) -> Path:
+        return self._config.dir / f"{id_}.py"
 
     def _file_or_none(self, id_: str) -> MigrationFile | None:
         with contextlib.suppress(UsageError):
-            return next((file for file in load_directory(self._config.dir) if file.id == id_), None)
+            return load_file(self._path(id_))
         return None
 
     def _plan_of(self, file: MigrationFile, record: Record | None, snapshot: object) -> Plan:
@@ -280,10 +294,11 @@ class Project:
         return planned.make(file, snapshot)  # type: ignore[arg-type]
 
     def _check_requirements(self, files: Sequence[MigrationFile]) -> None:
-        known = set(self._known_records())
-        for file, required in missing_requirements(load_directory(self._config.dir)):
-            if required not in known and file.id in {f.id for f in files}:
-                raise file.unknown_requirement(required, known=known)
+        known = {*self._here(), *self._known_records()}
+        for file in files:
+            for required in file.requires:
+                if required not in known:
+                    raise file.unknown_requirement(required, known=known)
 
     def _check_environment(self) -> None:
         install.check_version(self._connection, self._config.schema, writing=True)
@@ -304,5 +319,5 @@ def _deadline(duration: timedelta | None) -> float:
     return time.monotonic() + duration.total_seconds()
 
 
-def _finished(records: Mapping[str, Record], file: MigrationFile) -> bool:
-    return file.id in records and records[file.id].phase is Phase.CONTRACT
+def _finished(records: Mapping[str, Record]) -> set[str]:
+    return {id_ for id_, record in records.items() if record.phase is Phase.CONTRACT}
