@@ -322,5 +322,5 @@ def test_a_finished_migration_is_not_executed_again(site: Site) -> None:
     site.write(LATER, ADD_LOCALE)
     site.run("plan").expect(0)
     site.run("advance").expect(0)
-    assert RENAME in site.run("status").expect(0).stdout
+    assert RENAME in site.run("status").expect(0).out
     site.run("status", RENAME).expect(0)
