@@ -1,6 +1,7 @@
 """kill -9 at a statement of `advance --to contract`, then the same command again: the same end, for every example.
 
-A first run counts the round trips. The default run takes a few seeded boundaries of steps, ``-m nightly`` all of them.
+A first run counts the round trips. The default run takes every boundary of a step and a seeded sample of what is between,
+``-m nightly`` all of them.
 """
 
 from __future__ import annotations
@@ -90,7 +91,7 @@ def killing(bench: Bench, example: Example, forker: Forker, tmp_path: Path) -> K
     return Killing(bench, example, forker, tmp_path)
 
 
-def test_killed_at_boundaries_of_steps(bench: Bench, example: Example, killing: Killing) -> None:
+def test_killed_at_every_boundary_of_steps(bench: Bench, example: Example, killing: Killing) -> None:
     final = bench.final(example)
     assert final.difference(killing.end.rows) == []
     with bench.database(example) as database, connect(database) as connection:
@@ -98,7 +99,8 @@ def test_killed_at_boundaries_of_steps(bench: Bench, example: Example, killing: 
         assert changed is (example.name not in UNSEEN)
     chance = random.Random(f"{SEED} {example.name}")
     boundaries = killing.boundaries()
-    for number in chance.sample(boundaries, min(SAMPLE, len(boundaries))):
+    between = [n for n in range(1, len(killing.statements) + 1) if n not in boundaries]
+    for number in sorted([*boundaries, *chance.sample(between, SAMPLE)]):
         killing.check(number, chance.choice(WHEN))
 
 
