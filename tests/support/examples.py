@@ -19,6 +19,7 @@ from tests.support.servers import Database, connect
 from zdmigrate.config import Config
 from zdmigrate.demo.example import Example
 from zdmigrate.engine.project import Project
+from zdmigrate.phases import Phase
 from zdmigrate.postgres.servers import ScratchServer
 from zdmigrate.sqltext import ident
 
@@ -90,23 +91,32 @@ class Bench:
         return example
 
     @contextlib.contextmanager
-    def database(self, example: Example) -> Iterator[Database]:
-        """A database with schema, data and control schema."""
-        template = f"example_{example.name}"
-        if template not in self._templates:
-            self._server.create_database(template)
-            self._templates.add(template)
-            seeded = Database(self._server, template)
-            with connect(seeded) as connection:
-                connection.execute(example.seed().encode())
-            with project(example, seeded) as opened:
-                opened.init(environment="development", app_role=None, confirmed=True)
+    def database(self, example: Example, phase: Phase = Phase.NONE) -> Iterator[Database]:
+        """A database with schema, data and control schema, where the migration has come to `phase`."""
+        template = self._template(example, phase)
         copy = Database(self._server, f"{template}_{next(self._numbers)}")
         self._server.create_database(copy.name, template)
         try:
             yield copy
         finally:
             self._server.drop_database(copy.name)
+
+    def _template(self, example: Example, phase: Phase) -> str:
+        name = f"example_{example.name}" + ("" if phase is Phase.NONE else f"_{phase.value}")
+        if name not in self._templates:
+            made = Database(self._server, name)
+            self._server.create_database(name, None if phase is Phase.NONE else self._template(example, Phase.NONE))
+            if phase is Phase.NONE:
+                with connect(made) as connection:
+                    connection.execute(example.seed().encode())
+            with project(example, made) as opened:
+                if phase is Phase.NONE:
+                    opened.init(environment="development", app_role=None, confirmed=True)
+                else:
+                    outcome = opened.advance([], target=phase, overrides=example.overrides)
+                    assert outcome.exit_code == 0, outcome
+            self._templates.add(name)
+        return name
 
     def final(self, example: Example) -> Final:
         """What `bootstrap` makes of the seeded database."""

@@ -106,7 +106,7 @@ class ReplaceIndex(Change):
         if self.definition.unique:
             query = self.definition.duplicates(live)
             steps = [dataclasses.replace(s, refused_by=query) if s.scans else s for s in steps]
-        drop = aside.drop(scope, live, Phase.CONTRACT, oids=found.oids, rebuilt=found.valid)
+        drop = aside.drop(scope, live, Phase.CONTRACT, oids=found.oids, rebuilt=found.valid, renamed_from=self.name)
         drop = dataclasses.replace(drop, undo_blocked=not_unique_any_more(live, found))
         hazards = (create_index.stricter(table, self.name),) if phase is Phase.CONTRACT else ()
         return ChangePlan(

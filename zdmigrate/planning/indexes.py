@@ -82,11 +82,20 @@ class Index:
             locks=on(table, LockMode.SHARE), undo_locks=on(table, LockMode.ACCESS_EXCLUSIVE),
         )  # fmt: skip
 
-    def drop(self, scope: Scope, table: schema.Table, phase: Phase, *, oids: tuple[int, ...], rebuilt: bool) -> Step:
+    def drop(
+        self,
+        scope: Scope,
+        table: schema.Table,
+        phase: Phase,
+        *,
+        oids: tuple[int, ...],
+        rebuilt: bool,
+        renamed_from: str | None = None,
+    ) -> Step:
         """CONCURRENTLY; on a partitioned table at once, which locks all of it for an instant.
 
         Undone by building it again, unless it was invalid before (`rebuilt`). `oids` say which index is meant while
-        its definition says it with other names of columns.
+        its definition says it with other names of columns; `renamed_from` is its name until the step before.
         """
         parted = table.partitioned
         lock = on(table, LockMode.ACCESS_EXCLUSIVE if parted else SUE)
@@ -94,6 +103,7 @@ class Index:
         probe = probes.index_dropped(
             (table.schema, table.name), (table.schema, self.name), self.tails, unique=self.unique, oids=oids,
             comment=self.comment, clustered=self.clustered,
+            renamed_from=(table.schema, renamed_from) if renamed_from is not None and rebuilt else None,
         )  # fmt: skip
         return Step(
             id=scope.step_id(phase, f"drop.{self.label}"),

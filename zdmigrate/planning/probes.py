@@ -178,17 +178,25 @@ def index_dropped(
     oids: tuple[int, ...],
     comment: str | None,
     clustered: bool,
+    renamed_from: Relation | None = None,
 ) -> str:
-    """Done when it is gone; to be repaired when dropping it, or building it again, was interrupted."""
+    """Done when it is gone; to be repaired when dropping it, or building it again, was interrupted.
+
+    To do also where it has the name from before: a revert had renamed it back when it was interrupted.
+    """
     other = f"index {'.'.join(name)} exists with another definition than the plan's"
     said = "NULL" if comment is None else literal(comment)
     whole = (
         f"i.indisvalid AND i.indisclustered = {str(clustered).lower()} "
         f"AND obj_description(i.indexrelid, 'pg_class') IS NOT DISTINCT FROM {said}"
     )
+    here = f"i.indrelid = {_regclass(table)} AND ({_same(tails, unique=unique, oids=oids)})"
+    gone = "'done'"
+    if renamed_from is not None:
+        gone = f"CASE WHEN EXISTS (SELECT FROM {_index(renamed_from)} AND {here}) THEN 'todo' ELSE 'done' END"
     return (
-        f"SELECT coalesce((SELECT CASE WHEN i.indrelid <> {_regclass(table)} OR NOT ({_same(tails, unique=unique, oids=oids)}) "
-        f"THEN {literal(other)} WHEN {whole} THEN 'todo' ELSE 'repair' END FROM {_index(name)}), 'done')"
+        f"SELECT coalesce((SELECT CASE WHEN NOT ({here}) "
+        f"THEN {literal(other)} WHEN {whole} THEN 'todo' ELSE 'repair' END FROM {_index(name)}), {gone})"
     )
 
 
