@@ -114,6 +114,7 @@ def both(label: str, statement: str, **targets: float) -> Workload:
 
 OTHERS = "id, account, amount, state, note"
 VALUES = "n, n %% 1000, n %% 77, n %% 5, 'n' || n %% 10"
+FEWER, FEW = "id, account, amount, state, code", "n, n %% 1000, n %% 77, n %% 5"
 WITH_CODE = insert(f"{OTHERS}, code", f"{VALUES}, 'c' || n")
 NEITHER = both("UPDATE of neither side", update("amount = amount + 1"), at_most_percent=5)
 CASES = {
@@ -147,6 +148,29 @@ CASES = {
             both("INSERT by N", WITH_CODE),
             Workload("INSERT by N+1", WITH_CODE, insert(OTHERS, VALUES)),
             both("UPDATE of the column by N", update("code = code || 'x'")),
+            NEITHER,
+        ),
+    ),
+    "change type": Case(
+        'ChangeType("synced", "state", sa.BigInteger())',
+        (both("INSERT", WITH_CODE), both("UPDATE of the column", update("state = (state + 1) %% 9")), NEITHER),
+    ),
+    "set not null": Case(
+        """SetNotNull("synced", "note", backfill="'none'")""",
+        (
+            both("INSERT of NULL by N", insert(FEWER, f"{FEW}, 'c' || n")),
+            both("INSERT by N+1", WITH_CODE),
+            both("UPDATE of the column", update("note = note || 'x'")),
+            NEITHER,
+        ),
+    ),
+    "rename, change type, set not null": Case(
+        """RenameColumn("synced", "note", "remark"), ChangeType("synced", "remark", sa.String(200), up="left(remark, 200)"),
+        SetNotNull("synced", "remark", backfill="'none'")""",
+        (
+            both("INSERT by N", WITH_CODE),
+            Workload("INSERT by N+1", WITH_CODE, insert(f"{FEWER}, remark", f"{FEW}, 'c' || n, 'n' || n %% 10")),
+            both("UPDATE of the column by N", update("note = note || 'x'")),
             NEITHER,
         ),
     ),
