@@ -270,7 +270,10 @@ def _key(given: object, what: str) -> Key:
         return given
     if isinstance(given, str):
         return Key(require_name(given, f"{what}: a key"))
-    raise UsageError(f"{what}: a key must be a column's name or a Key, got {given!r}")
+    raise UsageError(
+        f"{what}: a key must be a column's name or a Key, not a {type(given).__name__}",
+        hint='an expression is Key.sql("lower(email)")',
+    )
 
 
 def _name(given: object, what: str) -> Name | None:
