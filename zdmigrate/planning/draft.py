@@ -114,6 +114,15 @@ class AddedConstraint:
     deferrable: bool = False
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Use:
+    """Something that a change made of a column as the column was at that point. `of_name`: only its name matters."""
+
+    column: str
+    by: str
+    of_name: bool = False
+
+
 class TableDraft:
     """One table: as it is (`live`), and as the migration makes it. `place` begins the ids of its own steps.
 
@@ -126,9 +135,8 @@ class TableDraft:
         self.moves: list[Move] = []
         self._columns = {c.name: _unchanged(c) for c in live.columns}
         self._gone: dict[str, str] = {}
-        self._settled: set[str] = set()
-        self._kept: dict[str, str] = {}
-        self._indexes: set[str] = set()
+        self._uses: list[Use] = []
+        self._indexes: dict[str, frozenset[str]] = {}
         self._added: list[AddedConstraint] = []
         self._lost: dict[str, str] = {}
 
@@ -212,14 +220,8 @@ class TableDraft:
     def rename(self, old: str, new: str) -> None:
         """Another name for a column."""
         live, found = self.live_column(old), self.column(old)
-        self._refuse_kept(old)
-        self._refuse_constrained(old, "renamed")
+        self._refuse_used(old, "renamed")
         self.refuse_taken(new)
-        if old in self._settled:
-            raise Unsafe(
-                f"a change before this one, whose turn comes after names have changed, calls {self.shown}.{old} so",
-                hint="put the RenameColumn first, and use the new name in the other change",
-            )
         move = self._move(live.name)
         if isinstance(move, Rename):
             raise Unsafe(f"{self.shown}.{old} is renamed twice", hint=f"rename it once: {live.name} to {new}")
@@ -250,8 +252,7 @@ class TableDraft:
         `default` is what its default is in the end, if it has one.
         """
         live = self.live_column(name)
-        self._refuse_kept(name)
-        self._refuse_constrained(name, "changed")
+        self._refuse_used(name, "changed")
         move = self._move(live.name)
         if isinstance(move, Replace):
             raise Unsafe(f"the type of {self.shown}.{name} is changed twice", hint="change it once")
@@ -306,8 +307,7 @@ class TableDraft:
     def drop(self, name: str, down: str | None) -> None:
         """A column that is no longer there."""
         live = self.live_column(name)
-        self._refuse_kept(name)
-        self._refuse_constrained(name, "dropped")
+        self._refuse_used(name, "dropped")
         if self._move(live.name) is not None or live != self.live.column(live.name):
             raise Unsafe(
                 f"{self.shown}.{name} is changed and dropped by the same migration", hint="keep one of the two"
@@ -354,7 +354,7 @@ class TableDraft:
     def settled(self, name: str) -> str:
         """A column's name in steps of `contract`: no change that follows may give it another one."""
         self.column(name)
-        self._settled.add(name)
+        self._uses.append(Use(column=name, by="a change that waits for contract", of_name=True))
         return name
 
     @property
@@ -365,7 +365,9 @@ class TableDraft:
     @property
     def names_taken(self) -> frozenset[str]:
         """Names of constraints and indexes that are there before the end, or that the migration makes."""
-        return self.live.relation_names | {added.name for added in self._added} | set(self._lost) | self._indexes
+        return (
+            self.live.relation_names | {added.name for added in self._added} | self._lost.keys() | self._indexes.keys()
+        )
 
     def constraint(self, name: str) -> schema.Constraint:
         """The constraint as it is in the catalog.
@@ -404,6 +406,7 @@ class TableDraft:
                 "zdmigrate bootstrap",
             )
         self._added.append(constraint)
+        self._uses += [Use(column=column, by=f"the constraint {name}") for column in constraint.columns]
 
     def drop_constraint(self, name: str) -> None:
         """A constraint that is no longer there."""
@@ -428,7 +431,7 @@ class TableDraft:
 
     def retype(self, name: str, type_: str) -> None:
         """Note that a column is of another type in the new shape, in the same place."""
-        self._refuse_constrained(name, "changed")
+        self._refuse_used(name, "changed")
         self._columns[name] = dataclasses.replace(self.column(name), type=type_)
 
     def require(self, name: str, *, not_null: bool) -> None:
@@ -440,19 +443,19 @@ class TableDraft:
             self.moves[self.moves.index(move)] = dataclasses.replace(move, not_null=False)
 
     def add_index(self, name: str, columns: Iterable[str]) -> None:
-        """An index that was not there. From here on its columns are neither renamed nor replaced nor dropped.
+        """An index that was not there.
 
         Raises:
             Unsafe: a constraint that the migration adds has its name.
         """
         if any(added.name == name for added in self._added):
             raise Unsafe(f"{self.shown} gets a constraint {name!r} in the same migration", hint="choose another name")
-        self._indexes.add(name)
-        self._kept |= {column: f"the index {name}" for column in columns if column not in self._kept}
+        self._indexes[name] = frozenset(columns)
+        self._uses += [Use(column=column, by=f"the index {name}") for column in self._indexes[name]]
 
     def indexes_anew(self, columns: Iterable[str]) -> bool:
         """Whether indexes that the migration adds are about all of these columns."""
-        return all(column in self._kept for column in columns)
+        return frozenset(columns) <= frozenset().union(*self._indexes.values())
 
     def initial(self, text: str) -> str:
         """An expression over the new shape, over the columns as they are before the migration."""
@@ -482,22 +485,14 @@ class TableDraft:
 
         return replace_columns(text, known)
 
-    def _refuse_kept(self, name: str) -> None:
-        what = self._kept.get(name)
-        if what is not None:
-            raise Unsafe(
-                f"{self.shown}.{name} is used by {what}, which the same migration makes before",
-                hint="put this change before that one, and let the index use the column as it then is",
-            )
-
-    def _refuse_constrained(self, name: str, doing: str) -> None:
-        """What a constraint of the migration says of a column must be said of it as it is in the end."""
-        found = [added.name for added in self._added if name in added.columns]
-        if found:
-            raise Unsafe(
-                f"{self.shown}.{name} is {doing} after {found[0]} was added to it by the same migration",
-                hint="put the change of the column first",
-            )
+    def _refuse_used(self, name: str, doing: str) -> None:
+        """What a change before this one says of a column must be said of it as it is in the end."""
+        for use in self._uses:
+            if use.column == name and (doing == "renamed" or not use.of_name):
+                raise Unsafe(
+                    f"{self.shown}.{name} is {doing} after {use.by} was declared for it by the same migration",
+                    hint="put the change of the column first, and let the other one use the column as it then is",
+                )
 
     def _move(self, name: str) -> Move | None:
         """What happens to a column of the catalog, but for a fill."""
