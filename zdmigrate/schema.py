@@ -104,6 +104,9 @@ class Trigger:
     events: tuple[str, ...]
     update_of: tuple[str, ...] = ()
     definition: str = ""
+    comment: str | None = None
+    identity: str = ""
+    """What `Dependent.identity` calls it."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,6 +155,91 @@ class Dependent:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Bound:
+    """Something whose definition names columns of the table: the same text, parsed again, means who has the names then.
+
+    `identity` is what `Dependent.identity` calls it; `reads` are columns of other tables that it names
+    (``schema.table.column``).
+    """
+
+    identity: str
+    columns: tuple[str, ...]
+    reads: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ViewColumn:
+    """A column of a view; `collation` where it is not its type's."""
+
+    name: str
+    type: str
+    collation: str | None = None
+    comment: str | None = None
+    grants: tuple[Grant, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class View(Bound):
+    """A plain view. `definition` is its query.
+
+    `peculiar` is what a view that is dropped and created again would lose; `given` are the roles (None: PUBLIC) to whom
+    default privileges of the connected role give something on every new view.
+    """
+
+    schema: str
+    name: str
+    owner: str
+    definition: str
+    columns_shown: tuple[ViewColumn, ...]
+    options: tuple[str, ...] = ()
+    comment: str | None = None
+    grants: tuple[Grant, ...] = ()
+    given: tuple[str | None, ...] = ()
+    owned: bool = True
+    may_create: bool = True
+    """Whether the connected role may create views in its schema."""
+    may_give: bool = True
+    """Whether it may make a new view the owner's."""
+    reliant: tuple[str, ...] = ()
+    """What depends on the view itself."""
+    peculiar: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Policy(Bound):
+    """A policy of the table."""
+
+    name: str
+    using: str | None = None
+    check: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Routine(Bound):
+    """A function or procedure whose body is parsed SQL. `head` is its definition without `body`."""
+
+    schema: str
+    name: str
+    signature: str
+    head: str
+    body: str
+    owned: bool = True
+    may_create: bool = True
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Statistics(Bound):
+    """An extended statistics object of the table. `tail` is the definition after the name."""
+
+    schema: str
+    name: str
+    owner: str
+    tail: str
+    target: int | None = None
+    comment: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Reliant:
     """Something that keeps a table from being dropped without CASCADE.
 
@@ -195,6 +283,10 @@ class Table:
     triggers: tuple[Trigger, ...] = ()
     functions: tuple[Function, ...] = ()
     dependents: tuple[Dependent, ...] = ()
+    views: tuple[View, ...] = ()
+    policies: tuple[Policy, ...] = ()
+    routines: tuple[Routine, ...] = ()
+    statistics: tuple[Statistics, ...] = ()
     partitions: tuple[Leaf, ...] = ()
     partition_columns: tuple[str, ...] = ()
     is_partition: bool = False
@@ -269,7 +361,7 @@ class Trial:
     `definition` is the server's own text of the one index or constraint that was made, `columns` are the names that it
     gave to an index's columns (``lower`` for ``lower(email)``), `defaults` are those of all columns afterwards,
     `messages` what it said at debug1 (``rewriting table``, ``verifying table``), and `error` its message where it
-    refused.
+    refused. `answer` is what the last of several statements returned, where it is a query for one text.
     """
 
     schema: str
@@ -279,6 +371,7 @@ class Trial:
     columns: tuple[str, ...] = ()
     defaults: tuple[tuple[str, str], ...] = ()
     messages: tuple[str, ...] = ()
+    answer: str | None = None
     error: str | None = None
 
 

@@ -89,6 +89,16 @@ CASES = {
     "in place": Case(
         schema=T, changes=('ChangeType("t", "d", "numeric(12, 2)")',), by_hand=("ALTER TABLE t ALTER d TYPE numeric(12, 2)",)
     ),
+    "in place, then renamed": Case(
+        schema=T, changes=('ChangeType("t", "d", "numeric(12, 2)")', 'RenameColumn("t", "d", "dd")'),
+        by_hand=("ALTER TABLE t ALTER d TYPE numeric(12, 2)", "ALTER TABLE t RENAME d TO dd"),
+        data="SELECT id, dd FROM t ORDER BY id",
+    ),
+    "another type, then renamed": Case(
+        schema=T, changes=('ChangeType("t", "a", "bigint")', 'RenameColumn("t", "a", "aa")'),
+        by_hand=("ALTER TABLE t ALTER a TYPE bigint", "ALTER TABLE t RENAME a TO aa"),
+        data="SELECT id, aa FROM t ORDER BY id",
+    ),
     "a unique column": Case(
         schema=T, changes=('ChangeType("t", "u", "bigint")',), by_hand=("ALTER TABLE t ALTER u TYPE bigint",)
     ),

@@ -189,6 +189,38 @@ def test_what_depends_on_a_column(database: Database, owner: str) -> None:
     assert identities == {"constraint child_a_fkey on table public.child", "rule _RETURN on view public.v"}
 
 
+def test_definitions_that_name_columns(database: Database) -> None:
+    run(
+        database,
+        "CREATE TABLE u (id int, n text)",
+        "CREATE TABLE t (id int PRIMARY KEY, a text, b text)",
+        "CREATE VIEW v WITH (security_invoker = on) AS SELECT t.a, u.n AS other FROM t JOIN u USING (id)",
+        "CREATE VIEW above AS SELECT a FROM v",
+        "GRANT SELECT (a) ON v TO PUBLIC",
+        "COMMENT ON COLUMN v.other IS 'c'",
+        "CREATE POLICY p ON t USING (a = CURRENT_USER)",
+        "CREATE FUNCTION f() RETURNS text LANGUAGE sql BEGIN ATOMIC SELECT max(b) FROM t; END",
+        "CREATE STATISTICS s (ndistinct) ON a, b FROM t",
+    )
+    table = table_of(database)
+    (view,), (policy,), (routine,), (statistics) = table.views, table.policies, table.routines, table.statistics
+    assert (view.schema, view.name, view.columns, view.reads) == (
+        "public",
+        "v",
+        ("a", "id"),
+        ("public.u.id", "public.u.n"),
+    )
+    assert (view.options, view.reliant, view.peculiar) == (("security_invoker=on",), ("view public.above",), ())
+    first = schema.ViewColumn(name="a", type="text", grants=(schema.Grant(grantee=None, privilege="SELECT"),))
+    assert view.columns_shown == (first, schema.ViewColumn(name="other", type="text", comment="c"))
+    assert view.definition.endswith("JOIN public.u USING (id))")
+    assert (policy.columns, policy.using, policy.check) == (("a",), "(a = CURRENT_USER)", None)
+    assert (routine.signature, routine.columns) == ("public.f()", ("b",))
+    assert routine.head.startswith("CREATE OR REPLACE FUNCTION public.f()")
+    assert routine.body.startswith("BEGIN ATOMIC")
+    assert [(s.name, s.columns, s.tail) for s in statistics] == [("s", ("a", "b"), "(ndistinct) ON a, b FROM public.t")]
+
+
 def test_triggers_but_not_ours(database: Database) -> None:
     run(
         database,
@@ -202,15 +234,18 @@ def test_triggers_but_not_ours(database: Database) -> None:
         "CREATE TRIGGER late AFTER DELETE ON t EXECUTE FUNCTION f()",
         "CREATE TRIGGER ours BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION zdmigrate.f()",
         "ALTER TABLE t ENABLE REPLICA TRIGGER theirs",
+        "COMMENT ON TRIGGER theirs ON t IS 'noted'",
     )
     assert {t.name: t for t in table_of(database).triggers} == {
         "theirs": schema.Trigger(
             name="theirs", enabled="R", before=True, row=True, events=("INSERT", "UPDATE"), update_of=("b",),
             definition="CREATE TRIGGER theirs BEFORE INSERT OR UPDATE OF b ON public.t FOR EACH ROW EXECUTE FUNCTION public.f()",
+            comment="noted", identity="trigger theirs on table public.t",
         ),
         "late": schema.Trigger(
             name="late", enabled="O", before=False, row=False, events=("DELETE",),
             definition="CREATE TRIGGER late AFTER DELETE ON public.t FOR EACH STATEMENT EXECUTE FUNCTION public.f()",
+            identity="trigger late on table public.t",
         ),
     }  # fmt: skip
 

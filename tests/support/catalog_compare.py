@@ -57,14 +57,20 @@ _QUERIES = {
         FROM pg_sequence s JOIN pg_class c ON c.oid = s.seqrelid JOIN pg_namespace n ON n.oid = c.relnamespace
         WHERE {_SCHEMAS}""",
     "function": """
-        SELECT p.oid::regprocedure::text, p.prosrc FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+        SELECT p.oid::regprocedure::text, p.prosrc, pg_get_function_sqlbody(p.oid), pg_get_userbyid(p.proowner),
+               (SELECT array_agg(a::text ORDER BY a::text) FROM unnest(p.proacl) a), obj_description(p.oid, 'pg_proc')
+        FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
         WHERE n.nspname NOT IN ('pg_catalog', 'information_schema')""",
     "enum": f"""
         SELECT e.enumtypid::regtype::text, array_agg(e.enumlabel::text ORDER BY e.enumsortorder)
         FROM pg_enum e JOIN pg_type t ON t.oid = e.enumtypid JOIN pg_namespace n ON n.oid = t.typnamespace
         WHERE {_SCHEMAS} GROUP BY e.enumtypid""",
     "statistics": f"""
-        SELECT n.nspname || '.' || s.stxname, pg_get_statisticsobjdef(s.oid) FROM pg_statistic_ext s
+        SELECT n.nspname || '.' || s.stxname, s.stxkind::text, pg_get_statisticsobjdef_expressions(s.oid),
+               (SELECT array_agg(a.attname ORDER BY a.attname) FROM pg_attribute a
+                WHERE a.attrelid = s.stxrelid AND a.attnum = ANY (s.stxkeys::smallint[])), pg_get_userbyid(s.stxowner),
+               nullif(s.stxstattarget, -1), obj_description(s.oid, 'pg_statistic_ext')
+        FROM pg_statistic_ext s
         JOIN pg_namespace n ON n.oid = s.stxnamespace WHERE {_SCHEMAS}""",
     "default acl": """
         SELECT concat_ws(' ', pg_get_userbyid(d.defaclrole), d.defaclnamespace::regnamespace, d.defaclobjtype),
@@ -74,7 +80,7 @@ _QUERIES = {
         JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind IN ('v', 'm') AND {_SCHEMAS}""",
     "policy": f"""
         SELECT c.oid::regclass || ': ' || p.polname, p.polcmd, p.polpermissive, pg_get_expr(p.polqual, p.polrelid),
-               pg_get_expr(p.polwithcheck, p.polrelid)
+               pg_get_expr(p.polwithcheck, p.polrelid), p.polroles::regrole[]::text, obj_description(p.oid, 'pg_policy')
         FROM pg_policy p JOIN pg_class c ON c.oid = p.polrelid JOIN pg_namespace n ON n.oid = c.relnamespace
         WHERE {_SCHEMAS}""",
     "publication": """

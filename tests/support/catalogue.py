@@ -8,6 +8,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
+
+import psycopg
 
 from tests.support import catalog_compare
 from zdmigrate.config import Config
@@ -73,6 +76,10 @@ class Stage:
     def rows(self, name: str, query: str) -> list[tuple[object, ...]]:
         with self._server.connect(name, autocommit=True) as connection:
             return connection.execute(query.encode()).fetchall()
+
+    def connect(self, name: str) -> psycopg.Connection[Any]:
+        """A connection of an application that prepares nothing."""
+        return self._server.connect(name, autocommit=True, prepare_threshold=None)
 
     @contextmanager
     def project(self, name: str, *, user: str = "postgres") -> Iterator[Project]:

@@ -11,7 +11,7 @@ from zdmigrate.errors import Unsafe, UsageError
 from zdmigrate.hazards import Hazard
 from zdmigrate.phases import Phase
 from zdmigrate.plan import Direction, Gate, LockMode, Window
-from zdmigrate.planning import draft, probes, reshape
+from zdmigrate.planning import draft, probes, rebinding, reshape
 from zdmigrate.planning.draft import OnDownError, TableDraft
 from zdmigrate.planning.parts import (
     ChangePlan,
@@ -20,7 +20,6 @@ from zdmigrate.planning.parts import (
     alter,
     is_tiny,
     on,
-    refuse_dependents,
     transaction_step,
 )
 from zdmigrate.sqltext import ident, literal, replace_columns
@@ -98,15 +97,16 @@ class ChangeType(Change):
         if column.type == type_:
             return OneShot(there=True)
         default = self._default(scope, table, column)
+        bound = rebinding.of(scope, table, now={column.name: type_}, triggers={}, in_place=True)
         name = ident(self.column)
         change = f"ALTER COLUMN {name} TYPE {self.type}"
         if self.up is None and self._casts(scope, table, column):
-            return OneShot(alter(table, change), there=False)
+            return OneShot(*bound.let_go, alter(table, change), *bound.bind, there=False)
         statements = [alter(table, f"{change} USING ({self.up or name})::{self.type}")]
         if default is not None:
             drop, again = f"ALTER COLUMN {name} DROP DEFAULT", f"ALTER COLUMN {name} SET DEFAULT {default}"
             statements = [alter(table, drop), *statements, alter(table, again)]
-        return OneShot(*statements, there=False)
+        return OneShot(*bound.let_go, *statements, *bound.bind, there=False)
 
     def plan(self, scope: Scope) -> ChangePlan:
         table = scope.table(self.schema, self.table)
@@ -114,7 +114,7 @@ class ChangeType(Change):
         type_ = scope.type_name(self.type)
         if column.type == type_:
             raise Unsafe(f"{table.shown}.{self.column} is of type {type_} already")
-        refuse_dependents(table.live, column.name, doing="given another type")
+        rebinding.refuse(scope, table.live, column.name, type_)
         if self._costs_nothing(scope, table, column):
             return self._in_place(scope, table, column, type_)
         return self._beside(scope, table, column, type_)
@@ -155,19 +155,23 @@ class ChangeType(Change):
         target = ident(live.schema, live.name)
         forth, back = _alter(target, column, self.type), _alter(target, column, column.type)
         tried = scope.trial(live, f"{_alter('{table}', column, self.type)}; {_alter('{table}', column, column.type)}")
+        bound = rebinding.of(scope, live, now={column.name: type_}, before=table.retyped, triggers={}, in_place=True)
         step = transaction_step(
             scope, Phase.EXPAND, f"type.{column.name}", f"make {column.name} {type_}; no row is touched",
-            probe=probes.column_type(live, column.name, done=type_, todo=column.type),
-            do=[forth], undo=[back],
-            locks=on(live, LockMode.ACCESS_EXCLUSIVE),
+            probe=bound.probe(probes.column_type(live, column.number, done=type_, todo=column.type)),
+            do=[*bound.let_go, forth, *bound.bind], undo=[*bound.let_go, back, *bound.bind],
+            locks=(*bound.locks, *on(live, LockMode.ACCESS_EXCLUSIVE)),
         )  # fmt: skip
-        name = ident(column.name)
-        fits = f"ROW((({name})::{column.type})::{type_})"
-        blocked = (
-            f"SELECT format('row %s of %s has a value that {column.type} cannot hold', ctid, {literal(table.shown)}) "
-            f"FROM {target} WHERE pg_catalog.record_image_ne(ROW({name}), {fits}) LIMIT 5"
-        )
-        table.retype(self.column, type_)
+
+        def blocked(called: str) -> str:
+            name = ident(called)
+            fits = f"ROW((({name})::{column.type})::{type_})"
+            return (
+                f"SELECT format('row %s of %s has a value that {column.type} cannot hold', ctid, {literal(table.shown)}) "
+                f"FROM {target} WHERE pg_catalog.record_image_ne(ROW({name}), {fits}) LIMIT 5"
+            )
+
+        table.retype(self.column, type_, draft.Retyped(step=step, blocked=blocked))
         gates = [self._warm_gate(Phase.EXPAND)]
         if any(what in message for message in tried.messages for what in _COSTLY) and not is_tiny(live):
             detail = f"going back to {column.type} reads or rewrites all rows of {table.shown} under ACCESS EXCLUSIVE"
@@ -176,8 +180,8 @@ class ChangeType(Change):
             )
         return ChangePlan(
             window=Window(old_until=Phase.CONTRACT, new_from=Phase.EXPAND),
-            steps=(dataclasses.replace(step, undo_blocked=((Phase.NONE, blocked),)),),
-            hazards=(self._warm(Phase.EXPAND),), gates=tuple(gates),
+            hazards=(self._warm(Phase.EXPAND), *bound.hazards(Phase.EXPAND)), gates=tuple(gates),
+            reads=bound.reads, objects=bound.shown,
         )  # fmt: skip
 
     # Beside the old column.

@@ -146,6 +146,32 @@ def unique_constraint(scope: Scope, table: schema.Table, original: schema.Index,
     )  # fmt: skip
 
 
+def statistics_name(scope: Scope, table: schema.Table, original: schema.Statistics) -> str:
+    """The generated name of a statistics object's copy."""
+    return scope.name("st", original.name, table.schema, table.name, original.schema, original.name)
+
+
+def statistics(scope: Scope, table: schema.Table, original: schema.Statistics, names: Names) -> Step:
+    """A copy of an extended statistics object, for the new columns. ANALYZE fills it."""
+    made = ident(original.schema, statistics_name(scope, table, original))
+    kinds, on_, rest = original.tail.partition("ON ")
+    keys, from_, target = rest.rpartition(" FROM ")
+    tail = f"{kinds}{on_}{rename_in(keys, names, f'statistics object {original.name}')}{from_}{target}"
+    do = [f"CREATE STATISTICS {made} {tail}"]
+    if original.target is not None:
+        do.append(f"ALTER STATISTICS {made} SET STATISTICS {original.target}")
+    if original.comment is not None:
+        do.append(f"COMMENT ON STATISTICS {made} IS {literal(original.comment)}")
+    if original.owner != scope.snapshot.role:
+        do.append(f"ALTER STATISTICS {made} OWNER TO {ident(original.owner)}")
+    return transaction_step(
+        scope, Phase.BACKFILL, f"statistics.{original.name}", f"copy the statistics object {original.name}",
+        probe=probes.statistics((original.schema, statistics_name(scope, table, original))),
+        do=do, undo=[f"DROP STATISTICS {made}"],
+        locks=on(table, SUE),
+    )  # fmt: skip
+
+
 def analyze(scope: Scope, table: schema.Table, columns: tuple[str, ...]) -> Step:
     """Statistics for the new columns, so that the first plans over them are not blind."""
     listed = ", ".join(ident(column) for column in columns)

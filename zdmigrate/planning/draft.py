@@ -17,6 +17,7 @@ from typing import Any, Literal
 from zdmigrate import schema
 from zdmigrate.errors import Unsafe
 from zdmigrate.phases import Phase
+from zdmigrate.plan import Step
 from zdmigrate.planning import names
 from zdmigrate.sqltext import ident, replace_columns
 
@@ -50,6 +51,11 @@ class Replace(ColumnMove):
     not_null: bool
     default: str | None
     """The new column's default in the end, where it has one then."""
+
+    @property
+    def renamed(self) -> bool:
+        """Whether it has another name than the old one."""
+        return self.beside == self.name
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +110,14 @@ class DraftColumn:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Retyped:
+    """A column's type is changed in place. `blocked` asks, by the column's name, for values that the old type cannot hold."""
+
+    step: Step
+    blocked: Callable[[str], str]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class AddedConstraint:
     """A constraint that the migration adds in `phase`. `columns` are those of a key in order, or all that it mentions."""
 
@@ -126,12 +140,15 @@ class Use:
 class TableDraft:
     """One table: as it is (`live`), and as the migration makes it. `place` begins the ids of its own steps.
 
-    `made_by` are the statements that make it, where the migration does: then it is `fresh`.
+    `made_by` are the statements that make it, where the migration does: then it is `fresh`. `retyped` are the types of
+    columns that get them in place, and `in_place` the steps that do it.
     """
 
     def __init__(self, live: schema.Table, place: int, *, made_by: tuple[str, ...] = ()) -> None:
         self.live, self.place, self.made_by, self.fresh = live, place, made_by, bool(made_by)
         self._closed: str | None = None
+        self.retyped: dict[str, str] = {}
+        self.in_place: dict[str, Retyped] = {}
         self.moves: list[Move] = []
         self._columns = {c.name: _unchanged(c) for c in live.columns}
         self._gone: dict[str, str] = {}
@@ -226,7 +243,9 @@ class TableDraft:
         if isinstance(move, Rename):
             raise Unsafe(f"{self.shown}.{old} is renamed twice", hint=f"rename it once: {live.name} to {new}")
         if isinstance(move, Replace):
-            changed = dataclasses.replace(move, name=new, beside=new)
+            before, after = move.beside, ident(new)
+            down = replace_columns(move.down, lambda name: after if name == before else None)
+            changed = dataclasses.replace(move, name=new, beside=new, down=down)
             self.moves[self.moves.index(move)] = changed
             found = dataclasses.replace(found, physical=new)
         else:
@@ -429,10 +448,13 @@ class TableDraft:
         """What happens to a column of the catalog, but for a fill."""
         return self._move(column)
 
-    def retype(self, name: str, type_: str) -> None:
+    def retype(self, name: str, type_: str, how: Retyped) -> None:
         """Note that a column is of another type in the new shape, in the same place."""
         self._refuse_used(name, "changed")
+        self.in_place[self.live_column(name).name] = how
         self._columns[name] = dataclasses.replace(self.column(name), type=type_)
+        self.retyped[self.live_column(name).name] = type_
+        self.amend(name, type=type_, collation=None)  # what is added beside it must be like it
 
     def require(self, name: str, *, not_null: bool) -> None:
         """Note that a column is NOT NULL in the new shape, or may be NULL."""

@@ -22,12 +22,13 @@ def column(table: schema.Table, name: str, *, type_: str, moved: str | None = No
     return f"SELECT CASE WHEN EXISTS (SELECT FROM {_attribute(table, moved)}) THEN 'done' ELSE ({asked}) END"
 
 
-def column_type(table: schema.Table, name: str, *, done: str, todo: str) -> str:
-    """Done when the column is of the one type, to do while it is of the other."""
-    other = f"column {table.schema}.{table.name}.{name} is neither {todo} nor {done}"
+def column_type(table: schema.Table, number: int, *, done: str, todo: str) -> str:
+    """Done when the column is of the one type, to do while it is of the other. Its number stays when it is renamed."""
+    other = f"a column of {table.schema}.{table.name} is neither {todo} nor {done}"
     return (
         f"SELECT coalesce((SELECT CASE format_type(a.atttypid, a.atttypmod) WHEN {literal(done)} THEN 'done' "
-        f"WHEN {literal(todo)} THEN 'todo' ELSE {literal(other)} END FROM {_attribute(table, name)}), {literal(other)})"
+        f"WHEN {literal(todo)} THEN 'todo' ELSE {literal(other)} END FROM pg_attribute a WHERE {_at(table, number)}), "
+        f"{literal(other)})"
     )
 
 
@@ -296,6 +297,14 @@ def index_attached(schema_name: str, name: str, *, completes: tuple[str, str] | 
         "SELECT CASE WHEN NOT EXISTS (SELECT FROM pg_inherits h JOIN pg_class c ON c.oid = h.inhrelid "
         f"JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = {literal(schema_name)} "
         f"AND c.relname = {literal(name)}) THEN 'todo' {whole}ELSE 'done' END"
+    )
+
+
+def statistics(name: Relation) -> str:
+    """Done when there is a statistics object of the name."""
+    return (
+        "SELECT CASE WHEN EXISTS (SELECT FROM pg_statistic_ext s JOIN pg_namespace n ON n.oid = s.stxnamespace "
+        f"WHERE n.nspname = {literal(name[0])} AND s.stxname = {literal(name[1])}) THEN 'done' ELSE 'todo' END"
     )
 
 

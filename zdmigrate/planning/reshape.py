@@ -19,7 +19,7 @@ from zdmigrate.errors import Unsafe
 from zdmigrate.hazards import Hazard
 from zdmigrate.phases import Phase
 from zdmigrate.plan import Gate, LockMode, Step
-from zdmigrate.planning import carry, draft, indexes, notnull, probes, sync, synced, usertriggers
+from zdmigrate.planning import carry, draft, indexes, notnull, probes, rebinding, sync, synced, usertriggers
 from zdmigrate.planning.draft import ColumnMove, Drop, Fill, Rename, Replace, TableDraft
 from zdmigrate.planning.parts import (
     Scope,
@@ -30,6 +30,7 @@ from zdmigrate.planning.parts import (
     on,
     transaction_step,
 )
+from zdmigrate.planning.rebinding import Rebinding
 from zdmigrate.planning.synced import Swap, Synced
 from zdmigrate.sqltext import ident, literal
 
@@ -51,27 +52,46 @@ class _Reshaping:
         self.gone: list[ColumnMove] = [*self.replaces, *self.drops]
         self.label = self._label()
         self.synced = Synced(scope=scope, table=self.table, pairs=tuple(self._pairs()), label=self.label)
+        self.triggers = self._triggers()
         self.swap, self.retire = self._swaps()
         self.copies = tuple(self._copies())
 
     def made(self) -> TableSteps:
         """In the order of the phases; the planner puts the changes' own steps in between."""
         if not self.shape.moves:
-            return TableSteps()
+            return TableSteps(first=tuple(self._in_place()))
         if self.synced.pairs:
             self.synced.refuse_unsyncable()
         self._claim_indexes()
         hazards, gates = self.synced.trigger_hazards() if self.synced.pairs else ((), ())
-        triggers = usertriggers.carried(self.table, [(m.column.name, m.new) for m in self.renames])
-        gone = usertriggers.dropped(self.table, self._leaving(kept=False))
+        gone = usertriggers.dropped(self.table, [m.column.name for m in self.gone if not self._keeps_name(m)])
         return TableSteps(
-            first=tuple(self._first(triggers)),
+            first=tuple(self._first()),
             last=tuple(self._last()),
-            reads=self.synced.reads if self.synced.pairs else (),
-            objects=tuple(dict.fromkeys(o for column in self._leaving() for o in objects_of(self.table, column))),
+            reads=tuple(self._reads()),
+            objects=tuple(dict.fromkeys(self._objects())),
             hazards=(*hazards, *self._announced()),
-            gates=(*gates, *triggers.gates, *gone),
+            gates=(*gates, *self.triggers.gates, *gone),
         )
+
+    def _triggers(self) -> usertriggers.Carried:
+        """The table's own triggers, where both names serve at once."""
+        renamed = [(m.column.name, m.new) for m in self.renames]
+        return usertriggers.carried(self.table, renamed, [(m.column.name, m.name) for m in self.replaces if m.renamed])
+
+    def _reads(self) -> Iterator[str]:
+        mine = {f"{self.table.schema}.{self.table.name}.{m.column.name}" for m in (*self.gone, *self.renames)}
+        found = [
+            *(self.synced.reads if self.synced.pairs else ()),
+            *self.swap.rebinding.reads,
+            *self.retire.rebinding.reads,
+        ]
+        yield from (name for name in dict.fromkeys(found) if name not in mine)
+
+    def _objects(self) -> Iterator[str]:
+        for column in self._leaving():
+            yield from objects_of(self.table, column)
+        yield from (*self.swap.rebinding.shown, *self.retire.rebinding.shown)
 
     def stages(self) -> tuple[tuple[Phase, Mapping[str, str]], ...]:
         """What the columns are called after each phase that changes names."""
@@ -89,10 +109,12 @@ class _Reshaping:
         ]  # fmt: skip
         return ", ".join(dict.fromkeys(named))
 
-    def _leaving(self, *, kept: bool = True) -> list[str]:
-        """Old columns that nobody finds under their names in the end; with `kept` those that only changed the name."""
-        away = [m.column.name for m in self.gone]
-        return [*away, *(m.column.name for m in self.renames)] if kept else away
+    def _leaving(self) -> list[str]:
+        """Old columns that nobody finds under their names in the end, or which others find there."""
+        return [m.column.name for m in (*self.gone, *self.renames)]
+
+    def _keeps_name(self, move: ColumnMove) -> bool:
+        return isinstance(move, Replace) and not move.renamed
 
     # What is kept equal.
 
@@ -167,20 +189,49 @@ class _Reshaping:
     # Names.
 
     def _swaps(self) -> tuple[Swap, Swap]:
-        taking = [m for m in self.replaces if m.beside != m.name]
+        taking = [m for m in self.replaces if not m.renamed]
         at_switch = [(m.column.name, self._retired(m.column)) for m in taking]
         at_switch += [(m.beside, m.name) for m in taking]
-        renamed = [m for m in self.replaces if m.beside == m.name]
+        renamed = [m for m in self.replaces if m.renamed]
         leaving: list[ColumnMove] = [*renamed, *self.drops]
         away = [(m.column.name, self._retired(m.column)) for m in leaving]
         shadows = [(m.new, self._shadow(m)) for m in self.renames]
         switched = dict(at_switch)
         retired = switched | dict(away) | dict(shadows) | {m.column.name: m.new for m in self.renames}
         at_retire = (*away, *shadows, *((m.column.name, m.new) for m in self.renames))
-        return (
-            Swap(renames=tuple(at_switch), before={}, after=switched),
-            Swap(renames=at_retire, before=switched, after=retired),
+        types, later = ({m.column.name: m.type for m in moves} for moves in (taking, renamed))
+        names = {m.column.name: m.new for m in self.renames} | {m.column.name: m.name for m in renamed}
+        placed = self.shape.retyped
+        end = rebinding.Stage(types=placed | types | later, names=tuple(names.items()))
+        ends = (end,) if names else ()
+        at_once = rebinding.of(
+            self.scope, self.table, now=types, before=placed, later=ends, triggers=self.triggers.wide
         )
+        at_last = rebinding.of(self.scope, self.table, now=later, before=placed | types, later=ends)
+        return (
+            Swap(
+                renames=tuple(at_switch), before={}, after=switched,
+                rebinding=self._bound(at_once),
+            ),
+            Swap(
+                renames=at_retire, before=switched, after=retired,
+                rebinding=self._bound(at_last),
+                lent=tuple((m.name, m.column.name) for m in renamed),
+            ),
+        )  # fmt: skip
+
+    def _bound(self, found: Rebinding) -> Rebinding:
+        """What names columns of two tables is carried for one of them: the other's names would change under it."""
+        for other in self.scope.draft.tables:
+            moved = {m.column.name for m in other.moves if not isinstance(m, Fill)}
+            names = [n for n in found.reads if other is not self.shape and n in {f"{other.shown}.{c}" for c in moved}]
+            if names:
+                raise Unsafe(
+                    f"{', '.join(found.shown)} must follow a column of {self.shape.shown} to its new type, and names "
+                    f"{', '.join(names)}, which the same migration changes too",
+                    hint="put the changes of the two tables into two migrations, with requires=",
+                )
+        return found
 
     def _retired(self, column: schema.Column) -> str:
         return draft.retired(self.scope.migration, self.table, column.name)
@@ -190,10 +241,10 @@ class _Reshaping:
 
     # Steps.
 
-    def _first(self, triggers: usertriggers.Carried) -> Iterator[Step]:
+    def _first(self) -> Iterator[Step]:
         yield from self._expand()
         if self.synced.pairs:
-            yield self._install(triggers)
+            yield self._install()
         if any(pair.new for pair in self.synced.pairs):
             yield self.synced.fill()
         yield from self._equip()
@@ -204,13 +255,16 @@ class _Reshaping:
             yield self.synced.retire(self.retire, self._retire_title())
         for move in self.gone:
             yield from drop_foreign_keys(self.scope, self.table, move.column.name, self._retired(move.column))
-        yield from self._contract(triggers)
+        yield from self._contract()
 
     def _last(self) -> Iterator[Step]:
         """What closes `backfill`, after the changes' own steps."""
         filled = [c.name for pair in self.synced.pairs for c in pair.new]
         if filled:
-            yield carry.analyze(self.scope, self.table, tuple(filled))
+            # Statistics over several columns are collected only where all of them are.
+            replaced = {m.column.name: m.beside for m in self.replaces}
+            with_ = [replaced.get(c, c) for s in self._statistics() for c in s.columns]
+            yield carry.analyze(self.scope, self.table, tuple(dict.fromkeys((*filled, *with_))))
             yield self.synced.verify()
 
     def _expand(self) -> Iterator[Step]:
@@ -224,12 +278,19 @@ class _Reshaping:
                     yield self._add(name, move.type, move, title)
                 case Fill(definition=definition) if definition is not None:
                     yield self._add(move.name, move.type, move, f"add {move.name}")
+        yield from self._in_place()
+
+    def _in_place(self) -> Iterator[Step]:
+        """The changes of types for which no row is touched."""
+        for column, retyped in self.shape.in_place.items():
+            blocked = ((phase, retyped.blocked(names.get(column, column))) for phase, names in self.stages())
+            yield dataclasses.replace(retyped.step, undo_blocked=tuple(blocked))
 
     def _add(self, name: str, type_: str, move: Rename | Replace | Fill, title: str) -> Step:
         moved = None
         if isinstance(move, Rename):
             moved = self._shadow(move)
-        elif isinstance(move, Replace) and move.beside != move.name:
+        elif isinstance(move, Replace) and not move.renamed:
             moved = self._retired(move.column)
         definition, settings = self._definition(move), self._settings(move)
         step = transaction_step(
@@ -259,7 +320,7 @@ class _Reshaping:
         name = move.new if isinstance(move, Rename) else move.beside
         return carry.settings(self.table, move.column, name, retyped=_retyped(move))
 
-    def _install(self, triggers: usertriggers.Carried) -> Step:
+    def _install(self) -> Step:
         extra: list[str] = []
         undo: list[str] = []
         for pair in self.synced.pairs:
@@ -273,7 +334,7 @@ class _Reshaping:
                     if move.default is not None:
                         extra.append(alter(self.table, f"ALTER COLUMN {ident(move.name)} SET DEFAULT {move.default}"))
                     undo += synced.reset_column(self.table, move.name, definition, move.settings)
-        step = self.synced.install(*extra, *triggers.widen, undo=(*triggers.narrow, *undo))
+        step = self.synced.install(*extra, *self.triggers.widen, undo=(*self.triggers.narrow, *undo))
         losses = [q for m in self.fills if m.definition is not None for q in self._losses(m.name)]
         return dataclasses.replace(step, undo_loses=(*step.undo_loses, *losses))
 
@@ -312,10 +373,16 @@ class _Reshaping:
             yield from carry.check(scope, table, constraint, names)
         for constraint in self._constraints("f"):
             yield from carry.foreign_key(scope, table, constraint, names)
+        for statistics in self._statistics():
+            yield carry.statistics(scope, table, statistics, names)
+        yield from self._backed()
+
+    def _backed(self) -> Iterator[Step]:
+        """The unique constraints, of the indexes that are there."""
         for index in (c.original for c in self.copies if c.kind == "ix"):
             backed = next((k for k in self._constraints("u") if k.name == index.constraint), None)
             if backed is not None:
-                yield carry.unique_constraint(scope, table, index, backed)
+                yield carry.unique_constraint(self.scope, self.table, index, backed)
 
     def _constraints(self, kinds: str) -> tuple[schema.Constraint, ...]:
         """Those on replaced columns that outlive the migration."""
@@ -326,8 +393,12 @@ class _Reshaping:
             if k.kind in kinds and moved & set(k.columns) and not dropped & set(k.columns)
         )
 
+    def _statistics(self) -> tuple[schema.Statistics, ...]:
+        moved = {m.column.name for m in self.replaces}
+        return tuple(s for s in self.table.statistics if moved & set(s.columns))
+
     def _retire_title(self) -> str:
-        away = [m.column.name for m in self.gone if not isinstance(m, Replace) or m.beside == m.name]
+        away = [m.column.name for m in self.gone if not isinstance(m, Replace) or m.renamed]
         said = []
         if away:
             said.append(f"rename {', '.join(away)} out of the way" + (", still synced" if self.synced.pairs else ""))
@@ -337,7 +408,7 @@ class _Reshaping:
         ]
         return "; ".join(said)
 
-    def _contract(self, triggers: usertriggers.Carried) -> Iterator[Step]:
+    def _contract(self) -> Iterator[Step]:
         table = self.table
         left = [self._retired(m.column) for m in self.gone]
         left += [self._shadow(m) for m in self.renames]
@@ -360,7 +431,7 @@ class _Reshaping:
             probe=probe,
             do=[
                 *(s for s in remove if s.startswith("DROP TRIGGER")),
-                *triggers.final,
+                *self.triggers.final,
                 *self._late_defaults(), *final,
                 *([alter(table, *(f"DROP COLUMN {ident(name)}" for name in left))] if left else ()),
                 *self._final_names(),
@@ -383,6 +454,9 @@ class _Reshaping:
         for copy in self.copies:
             if copy.kind == "ix" and copy.original.constraint is None:
                 yield from copy.take_names(self.scope, self.table)
+        for statistics in self._statistics():
+            made = carry.statistics_name(self.scope, self.table, statistics)
+            yield f"ALTER STATISTICS {ident(statistics.schema, made)} RENAME TO {ident(statistics.name)}"
         for constraint in self._constraints("cfu"):
             made = carry.constraint_name(self.scope, self.table, constraint)
             yield alter(self.table, f"RENAME CONSTRAINT {ident(made)} TO {ident(constraint.name)}")
@@ -403,6 +477,8 @@ class _Reshaping:
                 f"on the old column would have found the row, if another session inserts the same key at once",
                 remedy="insert in smaller transactions, or retry on 23505",
             )  # fmt: skip
+        for phase, swap in ((Phase.SWITCH_READS, self.swap), (Phase.RETIRE, self.retire)):
+            yield from swap.rebinding.hazards(phase)
         for move in self.drops:
             lost = [i.name for i in self.table.indexes if move.column.name in i.columns]
             if lost:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from zdmigrate import schema
 from zdmigrate.errors import Unsafe
 from zdmigrate.hazards import Hazard
 from zdmigrate.phases import Phase
-from zdmigrate.plan import ALWAYS_TODO, Gate, LockMode, Mode, RowWork, Step
+from zdmigrate.plan import ALWAYS_TODO, Gate, LockMode, Mode, RowWork, Step, TableLock
 from zdmigrate.planning import names, probes, sync
 from zdmigrate.planning.parts import Scope, alter, on, transaction_step
+from zdmigrate.planning.rebinding import Rebinding
 from zdmigrate.sqltext import AmbiguousName, columns_in, ident, literal
 
 ACCESS_EXCLUSIVE = LockMode.ACCESS_EXCLUSIVE
@@ -30,18 +31,40 @@ class Swap:
     renames: tuple[tuple[str, str], ...]
     before: Names
     after: Names
+    rebinding: Rebinding = dataclasses.field(default_factory=Rebinding)
+    lent: tuple[tuple[str, str], ...] = ()
+    """Columns that have another name while definitions are bound to them, after as many renames."""
 
     def statements(self, table: schema.Table) -> tuple[str, ...]:
         """Forwards."""
-        return tuple(alter(table, f"RENAME COLUMN {ident(a)} TO {ident(b)}") for a, b in self.renames)
+        bind = self.rebinding.bind
+        place = len(self.lent) if bind and self.lent else len(self.renames)
+        lent = self.lent if bind else ()
+        return (
+            *self.rebinding.release,
+            *_renamed(table, (*self.renames[:place], *lent)), *bind,
+            *_renamed(table, (*_reversed(lent), *self.renames[place:])),
+        )  # fmt: skip
 
     def undo(self, table: schema.Table) -> tuple[str, ...]:
-        """Back again."""
-        return tuple(alter(table, f"RENAME COLUMN {ident(b)} TO {ident(a)}") for a, b in reversed(self.renames))
+        """Back again. The old columns have all their names then."""
+        return (*self.rebinding.release, *_renamed(table, _reversed(self.renames)), *self.rebinding.bind)
+
+    def locks(self, table: schema.Table) -> tuple[TableLock, ...]:
+        """What `statements` and `undo` lock."""
+        return (*self.rebinding.locks, *on(table, ACCESS_EXCLUSIVE))
 
     def probe(self, table: schema.Table) -> str:
         """Whether the first one was renamed: they are in one transaction, and its new name is a generated one."""
         return probes.renamed(table, *self.renames[0])
+
+
+def _reversed(renames: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    return tuple((b, a) for a, b in reversed(renames))
+
+
+def _renamed(table: schema.Table, renames: Sequence[tuple[str, str]]) -> tuple[str, ...]:
+    return tuple(alter(table, f"RENAME COLUMN {ident(a)} TO {ident(b)}") for a, b in renames)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,9 +182,9 @@ class Synced:
         return transaction_step(
             self.scope, Phase.SWITCH_READS, f"authority.{self.label}",
             f"the new shape of {self.label} has the authority{moved}",
-            probe=self._handed_over(swap, retired),
+            probe=swap.rebinding.probe(self._handed_over(swap, retired)),
             do=forward, undo=back,
-            locks=on(self.table, ACCESS_EXCLUSIVE) if swap.renames else (),
+            locks=swap.locks(self.table) if swap.renames else (),
         )  # fmt: skip
 
     def _handed_over(self, swap: Swap, retired: Names) -> str:
@@ -182,9 +205,9 @@ class Synced:
         back = () if plain else self.functions("new", swap.before)
         return transaction_step(
             self.scope, Phase.RETIRE, f"retire.{self.label}", title,
-            probe=swap.probe(self.table),
+            probe=swap.rebinding.probe(swap.probe(self.table)),
             do=(*swap.statements(self.table), *functions), undo=(*swap.undo(self.table), *back),
-            locks=on(self.table, ACCESS_EXCLUSIVE),
+            locks=swap.locks(self.table),
             takes_away=True,
         )  # fmt: skip
 

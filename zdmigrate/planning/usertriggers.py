@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from zdmigrate import schema
 from zdmigrate.errors import Unsafe
@@ -17,35 +17,66 @@ class Carried:
     """What keeps the table's own triggers firing.
 
     `widen` makes those that fire for an UPDATE of an old name fire for the new one too, `narrow` takes that back, and
-    `final` leaves them with the column that survives.
+    `final` leaves them with the column that survives. `wide` are the triggers as they are in between, by name.
     """
 
+    wide: Mapping[str, schema.Trigger] = dataclasses.field(default_factory=dict)
     widen: tuple[str, ...] = ()
     narrow: tuple[str, ...] = ()
     final: tuple[str, ...] = ()
     gates: tuple[Gate, ...] = ()
 
 
-def carried(table: schema.Table, renamed: Sequence[tuple[str, str]]) -> Carried:
-    """For columns that are renamed (from, to)."""
+def carried(
+    table: schema.Table, renamed: Sequence[tuple[str, str]], replaced: Sequence[tuple[str, str]] = ()
+) -> Carried:
+    """For columns that are renamed, or replaced by others of other names (from, to)."""
     found = Carried(gates=_functions(table, renamed))
+    names = dict([*renamed, *replaced])
+    left = frozenset(old for old, _ in replaced)
     for trigger in table.triggers:
-        there = {old: new for old, new in renamed if old in trigger.update_of}
-        if there:
-            if not trigger.definition:
-                raise Unsafe(
-                    f"the snapshot does not say how the trigger {trigger.name} of {table.schema}.{table.name} is defined",
-                    hint="write it again: zdmigrate plan --write-stats FILE",
-                )
-            both = [name for c in trigger.update_of for name in dict.fromkeys((c, there.get(c, c)))]
-            final = [there.get(c, c) for c in trigger.update_of]
-            found = dataclasses.replace(
-                found,
-                widen=(*found.widen, *_again(table, trigger, both, {})),
-                narrow=(*found.narrow, *_again(table, trigger, list(trigger.update_of), {})),
-                final=(*found.final, *_again(table, trigger, final, there)),
+        fires = names.keys() & set(trigger.update_of)
+        if not fires and not depends(table, trigger, left):
+            continue
+        if not trigger.definition:
+            raise Unsafe(
+                f"the snapshot does not say how the trigger {trigger.name} of {table.schema}.{table.name} is defined",
+                hint="write it again: zdmigrate plan --write-stats FILE",
             )
+        both = [name for c in trigger.update_of for name in dict.fromkeys((c, names.get(c, c)))]
+        final = [names.get(c, c) for c in trigger.update_of]
+        wide = dataclasses.replace(trigger, update_of=tuple(both), definition=_defined(trigger, both, {}))
+        ended = dataclasses.replace(trigger, definition=_defined(trigger, final, names))
+        found = dataclasses.replace(
+            found,
+            wide={**found.wide, trigger.name: wide} if fires else found.wide,
+            widen=(*found.widen, *_again(table, wide)) if fires else found.widen,
+            narrow=(*found.narrow, *_again(table, trigger)) if fires else found.narrow,
+            final=(*found.final, *_again(table, ended)),
+        )
     return found
+
+
+def depends(table: schema.Table, trigger: schema.Trigger, columns: Collection[str]) -> bool:
+    """Whether a trigger's definition names one of the columns."""
+    return any(d.identity == trigger.identity and d.column in columns for d in table.dependents)
+
+
+def drop(table: schema.Table, trigger: schema.Trigger) -> str:
+    """Take it away."""
+    return f"DROP TRIGGER {ident(trigger.name)} ON {ident(table.schema, table.name)}"
+
+
+def create(table: schema.Table, trigger: schema.Trigger) -> tuple[str, ...]:
+    """Make it again, where it is not there, with everything that is its own."""
+    target, name = ident(table.schema, table.name), ident(trigger.name)
+    found = [trigger.definition]
+    enable = {"A": "ENABLE ALWAYS", "R": "ENABLE REPLICA", "D": "DISABLE"}.get(trigger.enabled)
+    if enable is not None:
+        found.append(f"ALTER TABLE {target} {enable} TRIGGER {name}")
+    if trigger.comment is not None:
+        found.append(f"COMMENT ON TRIGGER {name} ON {target} IS {literal(trigger.comment)}")
+    return tuple(found)
 
 
 def dropped(table: schema.Table, columns: Sequence[str]) -> tuple[Gate, ...]:
@@ -66,29 +97,32 @@ def naming(table: schema.Table, phase: Phase, remedy: str) -> tuple[Gate, ...]:
     return (_gate(f"the text of {said} mentions {table.name}: {remedy}", found, phase),)
 
 
-def _again(table: schema.Table, trigger: schema.Trigger, columns: list[str], names: dict[str, str]) -> tuple[str, ...]:
-    """CREATE OR REPLACE keeps comment and dependencies, but not whether the trigger is enabled."""
-    head, _, tail = trigger.definition.partition(" UPDATE OF ")
-    listed, on, rest = tail.partition(" ON ")
-    # Another event may follow the list: "UPDATE OF a, b OR DELETE".
-    _, separator, events = listed.partition(" OR ")
-    for old, new in names.items():
-        rest = _renamed_records(rest, old, new)
-    text = f"{head} UPDATE OF {', '.join(ident(c) for c in columns)}{separator}{events}{on}{rest}"
-    text = text.replace("CREATE TRIGGER", "CREATE OR REPLACE TRIGGER", 1)
-    enable = {"A": "ENABLE ALWAYS", "R": "ENABLE REPLICA", "D": "DISABLE"}.get(trigger.enabled)
-    if enable is None:
-        return (text,)
-    return (text, f"ALTER TABLE {ident(table.schema, table.name)} {enable} TRIGGER {ident(trigger.name)}")
+def _again(table: schema.Table, trigger: schema.Trigger) -> tuple[str, ...]:
+    """With another definition. CREATE OR REPLACE is not there for constraint triggers (manual, CREATE TRIGGER)."""
+    return (drop(table, trigger), *create(table, trigger))
 
 
-def _renamed_records(text: str, old: str, new: str) -> str:
-    """``new.old_name`` and ``old.old_name`` in a deparsed WHEN, with the new name."""
+def _defined(trigger: schema.Trigger, columns: Sequence[str], names: Mapping[str, str]) -> str:
+    """Its definition for an UPDATE OF other columns, with other names of columns in WHEN."""
+    head, listed, tail = trigger.definition.partition(" UPDATE OF ")
+    if listed:
+        before, on, rest = tail.partition(" ON ")
+        # Another event may follow the list: "UPDATE OF a, b OR DELETE".
+        _, separator, events = before.partition(" OR ")
+        head = f"{head} UPDATE OF {', '.join(ident(c) for c in columns)}{separator}{events}{on}"
+    else:
+        head, rest = "", trigger.definition
+    return head + _renamed_records(rest, names)
+
+
+def _renamed_records(text: str, names: Mapping[str, str]) -> str:
+    """``new.old_name`` and ``old.old_name`` in a deparsed WHEN, with the new names."""
     pieces = list(tokens(text))
     made = []
     for place, piece in enumerate(pieces):
         is_field = place >= 2 and pieces[place - 1].text == "." and pieces[place - 2].text.lower() in ("new", "old")
-        made.append(ident(new) if is_field and piece.name == old else piece.text)
+        new = names.get(piece.name or "") if is_field else None
+        made.append(piece.text if new is None else ident(new))
     return "".join(made)
 
 

@@ -215,7 +215,8 @@ SELECT t.tgrelid::bigint, t.tgname, t.tgenabled::text, (t.tgtype & 2) > 0, (t.tg
                           CASE WHEN (t.tgtype & 8) > 0 THEN 'DELETE' END], NULL),
        ARRAY(SELECT a.attname::text FROM unnest(t.tgattr::smallint[]) WITH ORDINALITY u(attnum, place)
              JOIN pg_attribute a ON a.attrelid = t.tgrelid AND a.attnum = u.attnum ORDER BY u.place),
-       pg_get_triggerdef(t.oid), n.nspname
+       pg_get_triggerdef(t.oid), obj_description(t.oid, 'pg_trigger'),
+       pg_describe_object('pg_trigger'::regclass, t.oid, 0), n.nspname
 FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_namespace n ON n.oid = p.pronamespace
 WHERE t.tgrelid = ANY (%s) AND NOT t.tgisinternal
 ORDER BY t.tgrelid, t.tgname
@@ -248,6 +249,105 @@ WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = ANY (%s) AND d.refobj
       SELECT FROM pg_attrdef e WHERE e.oid = d.objid AND e.adrelid = d.refobjid AND e.adnum = d.refobjsubid))
 ORDER BY 1, 2, 4
 """
+
+# Which of the table's columns an object depends on, and which of others'.
+_NAMED = """
+ARRAY(SELECT DISTINCT a.attname::text FROM pg_depend x JOIN pg_attribute a ON (a.attrelid, a.attnum) = (x.refobjid, x.refobjsubid)
+      WHERE x.classid = {class}::regclass AND x.objid = {oid} AND x.refclassid = 'pg_class'::regclass
+        AND x.refobjid = {table} AND x.refobjsubid > 0 ORDER BY 1),
+ARRAY(SELECT DISTINCT xn.nspname || '.' || xc.relname || '.' || a.attname FROM pg_depend x
+      JOIN pg_attribute a ON (a.attrelid, a.attnum) = (x.refobjid, x.refobjsubid)
+      JOIN pg_class xc ON xc.oid = x.refobjid AND xc.relkind IN ('r', 'p') JOIN pg_namespace xn ON xn.oid = xc.relnamespace
+      WHERE x.classid = {class}::regclass AND x.objid = {oid} AND x.refclassid = 'pg_class'::regclass
+        AND x.refobjid <> {table} AND x.refobjsubid > 0 ORDER BY 1)
+"""
+_GRANTS = """
+ARRAY(SELECT jsonb_build_array(CASE WHEN x.grantee = 0 THEN NULL ELSE pg_get_userbyid(x.grantee)::text END,
+                               x.privilege_type, x.is_grantable)
+      FROM aclexplode({acl}) x WHERE x.grantee <> c.relowner)
+"""
+
+# Whoever gives a view to another role must be able to become it, and that one must be able to create it.
+_VIEWS = (
+    """
+SELECT t.oid, pg_describe_object('pg_rewrite'::regclass, w.oid, 0), """
+    + _NAMED.format(**{"class": "'pg_rewrite'", "oid": "w.oid", "table": "t.oid::oid"})
+    + """, n.nspname, c.relname, pg_get_userbyid(c.relowner)::text, pg_get_viewdef(c.oid), coalesce(c.reloptions, '{}'),
+       obj_description(c.oid, 'pg_class'), """
+    + _GRANTS.format(acl="c.relacl")
+    + """,
+       ARRAY(SELECT DISTINCT CASE WHEN x.grantee = 0 THEN NULL ELSE pg_get_userbyid(x.grantee)::text END
+             FROM pg_default_acl l CROSS JOIN LATERAL aclexplode(l.defaclacl) x JOIN pg_roles me ON me.oid = l.defaclrole
+             WHERE me.rolname = current_user AND l.defaclobjtype = 'r' AND l.defaclnamespace IN (0, n.oid)
+               AND x.grantee <> me.oid ORDER BY 1),
+       pg_has_role(c.relowner, 'USAGE') AND c.relpersistence <> 't',
+       has_schema_privilege(n.oid, 'CREATE'),
+       pg_get_userbyid(c.relowner) = current_user OR (SELECT rolsuper FROM pg_roles WHERE rolname = current_user)
+       OR has_schema_privilege(c.relowner, n.oid, 'CREATE') AND pg_has_role(c.relowner,
+              CASE WHEN current_setting('server_version_num')::integer < 160000 THEN 'MEMBER' ELSE 'SET' END),
+       ARRAY(SELECT DISTINCT r.identity FROM ("""
+    + dependents.query("c.oid")
+    + """) r ORDER BY 1),
+       ARRAY(SELECT 'the trigger ' || g.tgname FROM pg_trigger g WHERE g.tgrelid = c.oid AND NOT g.tgisinternal
+             UNION ALL SELECT 'the rule ' || o.rulename FROM pg_rewrite o WHERE o.ev_class = c.oid AND o.rulename <> '_RETURN'
+             UNION ALL SELECT 'a default of its own' FROM pg_attrdef d WHERE d.adrelid = c.oid
+             UNION ALL SELECT 'a security label' FROM pg_seclabel s WHERE s.classoid = 'pg_class'::regclass AND s.objoid = c.oid
+             UNION ALL SELECT 'its place in an extension' FROM pg_depend d
+                 WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e'
+             UNION ALL SELECT 'privileges that ' || pg_get_userbyid(x.grantor) || ' granted'
+                 FROM (SELECT c.relacl UNION ALL SELECT attacl FROM pg_attribute WHERE attrelid = c.oid) l(acl)
+                 CROSS JOIN LATERAL aclexplode(l.acl) x WHERE x.grantor <> c.relowner
+             UNION ALL SELECT 'its owner''s lack of the privilege ' || x.privilege_type
+                 FROM aclexplode(acldefault('r', c.relowner)) x WHERE c.relacl IS NOT NULL AND NOT EXISTS (
+                     SELECT FROM aclexplode(c.relacl) y WHERE (y.grantee, y.privilege_type) = (x.grantee, x.privilege_type))),
+       ARRAY(SELECT jsonb_build_array(a.attname, format_type(a.atttypid, a.atttypmod),
+                 (SELECT quote_ident(cn.nspname) || '.' || quote_ident(co.collname) FROM pg_collation co
+                  JOIN pg_namespace cn ON cn.oid = co.collnamespace JOIN pg_type y ON y.oid = a.atttypid
+                  WHERE co.oid = a.attcollation AND co.oid <> y.typcollation),
+                 col_description(c.oid, a.attnum),
+                 (SELECT jsonb_agg(jsonb_build_array(CASE WHEN x.grantee = 0 THEN NULL ELSE pg_get_userbyid(x.grantee)::text END,
+                                                     x.privilege_type, x.is_grantable)) FROM aclexplode(a.attacl) x))
+             FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum)
+FROM unnest(%s::bigint[]) t(oid)
+JOIN pg_rewrite w ON w.rulename = '_RETURN' AND w.oid IN (
+    SELECT d.objid FROM pg_depend d WHERE d.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_class'::regclass
+    AND d.refobjid = t.oid::oid AND d.refobjsubid > 0)
+JOIN pg_class c ON c.oid = w.ev_class AND c.relkind = 'v' JOIN pg_namespace n ON n.oid = c.relnamespace
+ORDER BY 1, n.nspname, c.relname
+"""
+)
+
+_POLICIES = (
+    "SELECT p.polrelid::bigint, pg_describe_object('pg_policy'::regclass, p.oid, 0), "
+    + _NAMED.format(**{"class": "'pg_policy'", "oid": "p.oid", "table": "p.polrelid"})
+    + """, p.polname, pg_get_expr(p.polqual, p.polrelid), pg_get_expr(p.polwithcheck, p.polrelid)
+FROM pg_policy p WHERE p.polrelid = ANY (%s) ORDER BY 1, p.polname"""
+)
+
+_ROUTINES = (
+    "SELECT t.oid, pg_describe_object('pg_proc'::regclass, p.oid, 0), "
+    + _NAMED.format(**{"class": "'pg_proc'", "oid": "p.oid", "table": "t.oid::oid"})
+    + """, n.nspname, p.proname, p.oid::regprocedure::text, pg_get_functiondef(p.oid), pg_get_function_sqlbody(p.oid),
+       pg_has_role(p.proowner, 'USAGE'), has_schema_privilege(n.oid, 'CREATE')
+FROM unnest(%s::bigint[]) t(oid)
+JOIN pg_proc p ON p.prosqlbody IS NOT NULL AND p.oid IN (
+    SELECT d.objid FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.refclassid = 'pg_class'::regclass
+    AND d.refobjid = t.oid::oid AND d.refobjsubid > 0)
+JOIN pg_namespace n ON n.oid = p.pronamespace
+ORDER BY 1, n.nspname, p.oid::regprocedure::text
+"""
+)
+
+_STATISTICS = (
+    "SELECT s.stxrelid::bigint, pg_describe_object('pg_statistic_ext'::regclass, s.oid, 0), "
+    + _NAMED.format(**{"class": "'pg_statistic_ext'", "oid": "s.oid", "table": "s.stxrelid"})
+    + """, n.nspname, s.stxname, pg_get_userbyid(s.stxowner)::text,
+       substr(pg_get_statisticsobjdef(s.oid),
+              length('CREATE STATISTICS ' || quote_ident(n.nspname) || '.' || quote_ident(s.stxname)) + 2),
+       nullif(s.stxstattarget, -1)::integer, obj_description(s.oid, 'pg_statistic_ext')
+FROM pg_statistic_ext s JOIN pg_namespace n ON n.oid = s.stxnamespace WHERE s.stxrelid = ANY (%s) ORDER BY 1, 2
+"""
+)
 
 _RELIANT = (
     "SELECT w.oid, r.* FROM unnest(%s::bigint[]) w(oid) CROSS JOIN LATERAL ("
@@ -303,6 +403,10 @@ def _tables(cursor: session.Cursor, wanted: Sequence[Name], control_schema: str)
     sequences = _grouped(cursor, _SEQUENCES, oids, _sequence)
     functions = _grouped(cursor, _FUNCTIONS, oids, lambda row: row)
     reliant = _grouped(cursor, _RELIANT, oids, _reliance)
+    views = _grouped(cursor, _VIEWS, oids, _view)
+    policies = _grouped(cursor, _POLICIES, oids, _policy)
+    routines = _grouped(cursor, _ROUTINES, oids, _routine)
+    statistics = _grouped(cursor, _STATISTICS, oids, _statistics)
     found = []
     for row in rows:
         oid = row[2]
@@ -319,7 +423,8 @@ def _tables(cursor: session.Cursor, wanted: Sequence[Name], control_schema: str)
                 indexes=tuple(indexes[oid]), constraints=tuple(constraints[oid]),
                 triggers=tuple(t for home, t in triggers[oid] if home != control_schema),
                 functions=tuple(_about(row[1], columns[oid], functions[oid], control_schema)),
-                dependents=tuple(dependents[oid]), partitions=tuple(partitions[oid]),
+                dependents=tuple(dependents[oid]), partitions=tuple(partitions[oid]), views=tuple(views[oid]),
+                policies=tuple(policies[oid]), routines=tuple(routines[oid]), statistics=tuple(statistics[oid]),
             )
         )  # fmt: skip
     return found
@@ -363,13 +468,51 @@ def _constraint(row: tuple[Any, ...]) -> schema.Constraint:
 def _trigger(row: tuple[Any, ...]) -> schema.Trigger:
     return schema.Trigger(
         name=row[0], enabled=row[1], before=row[2], row=row[3], events=tuple(row[4]), update_of=tuple(row[5]),
-        definition=row[6],
+        definition=row[6], comment=row[7], identity=row[8],
     )  # fmt: skip
 
 
 def _reliance(row: tuple[Any, ...]) -> schema.Reliant:
     constraint = None if row[1] is None else (row[1], row[2], row[3])
     return schema.Reliant(identity=row[0], constraint=constraint, columns=tuple(row[4]))
+
+
+def _view(row: tuple[Any, ...]) -> schema.View:
+    shown = [
+        schema.ViewColumn(name=name, type=type_, collation=collation, comment=comment, grants=_granted(grants or ()))
+        for name, type_, collation, comment, grants in row[16]
+    ]
+    return schema.View(
+        identity=row[0], columns=tuple(row[1]), reads=tuple(row[2]), schema=row[3], name=row[4], owner=row[5],
+        definition=row[6].rstrip(";"), options=tuple(row[7]), comment=row[8], grants=_granted(row[9]), given=tuple(row[10]),
+        owned=row[11], may_create=row[12], may_give=row[13], reliant=tuple(row[14]), peculiar=tuple(row[15]),
+        columns_shown=tuple(shown),
+    )  # fmt: skip
+
+
+def _granted(rows: Iterable[tuple[str | None, str, bool]]) -> tuple[schema.Grant, ...]:
+    return tuple(schema.Grant(grantee=g, privilege=p, grantable=o) for g, p, o in rows)
+
+
+def _policy(row: tuple[Any, ...]) -> schema.Policy:
+    return schema.Policy(
+        identity=row[0], columns=tuple(row[1]), reads=tuple(row[2]), name=row[3], using=row[4], check=row[5]
+    )
+
+
+def _routine(row: tuple[Any, ...]) -> schema.Routine:
+    definition, body = row[6].rstrip(), row[7]
+    return schema.Routine(
+        identity=row[0], columns=tuple(row[1]), reads=tuple(row[2]), schema=row[3], name=row[4], signature=row[5],
+        head=definition.removesuffix(body), body=body, owned=row[8], may_create=row[9],
+    )  # fmt: skip
+
+
+def _statistics(row: tuple[Any, ...]) -> schema.Statistics:
+    return schema.Statistics(
+        identity=row[0], columns=tuple(row[1]), reads=tuple(row[2]), schema=row[3], name=row[4], owner=row[5], tail=row[6],
+        target=row[7], comment=row[8],
+    )  # fmt: skip
 
 
 def _leaf(row: tuple[Any, ...]) -> schema.Leaf:
@@ -512,6 +655,7 @@ def _trial(connection: session.Connection, question: schema.Question) -> schema.
             cursor.execute("SET LOCAL client_min_messages = debug1")
             messages.clear()
             cursor.execute(statement.replace("{table}", f"pg_temp.{_COPY}").encode())
+            answer = _answer(cursor)
             cursor.execute("SET LOCAL client_min_messages = notice")
             said = tuple(m for m in messages if _COPY in m)
             cursor.execute(f"SET LOCAL search_path = {session.CATALOG_PATH}".encode())
@@ -522,7 +666,17 @@ def _trial(connection: session.Connection, question: schema.Question) -> schema.
     finally:
         connection.remove_notice_handler(note)
     definition, columns = made[0] if len(made) == 1 else (None, ())
-    return dataclasses.replace(facts, definition=definition, columns=tuple(columns), defaults=defaults, messages=said)
+    return dataclasses.replace(
+        facts, definition=definition, columns=tuple(columns), defaults=defaults, messages=said, answer=answer
+    )
+
+
+def _answer(cursor: session.Cursor) -> str | None:
+    """What the last of several statements returned, where it is a text."""
+    while cursor.nextset():
+        pass
+    row = cursor.fetchone() if cursor.description else None
+    return None if row is None or row[0] is None else str(row[0])
 
 
 # The indexes and constraints of the copy, with the server's text of them.
