@@ -584,6 +584,9 @@ def test_a_table_that_is_not_tiny_stands_still_only_when_that_is_accepted(make: 
         ('AddForeignKey("t", "o", "org", "code")', "operator does not exist: integer = text"),
         ('AddUnique("t", "j")', "no default operator class"),
         ('AddCheck("t", "f", "a > 0")', "already has a constraint or index 'f'"),
+        ('AddForeignKey("t", "o", "org", "id")', "already has this constraint: f"),
+        ('RenameColumn("t", "o", "q"), AddForeignKey("t", "q", "org", "id")', "already has this constraint: f"),
+        ('AddCheck("t", "k", "a > 0"), AddCheck("t", expression="a > 0")', "already has this constraint: k"),
     ],
 )
 def test_what_the_server_would_refuse_is_refused_when_it_is_planned(make: Make, change: str, message: str) -> None:

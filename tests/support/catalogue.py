@@ -20,6 +20,7 @@ from zdmigrate.engine.project import Project
 from zdmigrate.phases import PHASES, Phase
 from zdmigrate.plan import Plan
 from zdmigrate.postgres.servers import ScratchServer
+from zdmigrate.sqltext import ident, literal
 
 ID = "0001_it"
 EVERYTHING = dict.fromkeys(gates.OVERRIDABLE, "tested")
@@ -31,7 +32,7 @@ class Case:
     """A schema with data, the changes as source text, and the DDL that somebody would write by hand.
 
     `lossy`: going back loses values, and may. `backwards` is False where a revert is not what is tested (an irreversible
-    change).
+    change). `owner`: a role without superuser's rights that owns all of it and runs the migration.
     """
 
     schema: tuple[str, ...]
@@ -41,6 +42,8 @@ class Case:
     data: str | None = None
     backwards: bool = True
     lossy: bool = False
+    prelude: str = ""
+    owner: str | None = None
     overrides: Mapping[str, str] = dataclasses.field(default_factory=lambda: EVERYTHING)
 
 
@@ -55,7 +58,8 @@ class Stage:
 
     def write(self, id_: str, *changes: str) -> None:
         """A migration file."""
-        text = f"import sqlalchemy as sa\nfrom zdmigrate import *\nmigration = Migration({', '.join(changes)})\n"
+        head = f"import sqlalchemy as sa\nfrom zdmigrate import *\n{self._case.prelude}"
+        text = f"{head}migration = Migration({', '.join(changes)})\n"
         (self._directory / f"{id_}.py").write_text(text, encoding="utf-8")
 
     def make(self) -> str:
@@ -63,10 +67,23 @@ class Stage:
         name = f"catalogue_{next(_numbers)}"
         self._names.append(name)
         self._server.create_database(name)
-        self.sql(name, *self._case.schema)
+        if self._case.owner is not None:
+            role = ident(self._case.owner)
+            there = self.rows(name, f"SELECT 1 FROM pg_roles WHERE rolname = {literal(self._case.owner)}")
+            self.sql(
+                name, *([] if there else [f"CREATE ROLE {role} LOGIN"]),
+                f"GRANT CREATE ON DATABASE {ident(name)} TO {role}", f"GRANT CREATE ON SCHEMA public TO {role}",
+            )  # fmt: skip
+        with self.connect(name) as connection:
+            for statement in self._case.schema:
+                connection.execute(statement.encode())
         with self.project(name) as project:
             project.init(environment="development", app_role=None, confirmed=True)
         return name
+
+    def connect(self, name: str) -> psycopg.Connection[Any]:
+        """As the owner, if there is one."""
+        return psycopg.connect(self._server.conninfo(name, user=self._case.owner or "postgres"), autocommit=True)
 
     def sql(self, name: str, *statements: str) -> None:
         with self._server.connect(name, autocommit=True) as connection:
@@ -82,9 +99,11 @@ class Stage:
         return self._server.connect(name, autocommit=True, prepare_threshold=None)
 
     @contextmanager
-    def project(self, name: str, *, user: str = "postgres") -> Iterator[Project]:
+    def project(self, name: str, *, user: str | None = None) -> Iterator[Project]:
         config = Config(
-            url=self._server.conninfo(name, user=user), dir=self._directory, lock_budget=timedelta(seconds=20)
+            url=self._server.conninfo(name, user=user or self._case.owner or "postgres"),
+            dir=self._directory,
+            lock_budget=timedelta(seconds=20),
         )
         with Project.open(config, report=lambda _: None) as project:
             yield project

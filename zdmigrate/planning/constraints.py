@@ -11,6 +11,7 @@ ALTER TABLE, "ADD table_constraint [NOT VALID]"). The other kinds are `foreignke
 from __future__ import annotations
 
 import abc
+import contextlib
 import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import ClassVar
@@ -23,7 +24,7 @@ from zdmigrate.plan import Gate, LockMode, Step, TableLock, Window
 from zdmigrate.planning import names, probes
 from zdmigrate.planning.draft import AddedConstraint, TableDraft
 from zdmigrate.planning.parts import ChangePlan, Scope, alter, on, transaction_step, validate
-from zdmigrate.sqltext import AmbiguousName, columns_in, ident, literal
+from zdmigrate.sqltext import AmbiguousName, columns_in, ident, literal, replace_columns
 
 ACCESS_EXCLUSIVE = LockMode.ACCESS_EXCLUSIVE
 
@@ -135,12 +136,14 @@ class NewConstraint(abc.ABC):
             phase=phase or self._earliest(scope, table, columns),
         )  # fmt: skip
         self._refuse(addition)
+        self._refuse_second(table, definition)
         steps = [self._at_once(addition)] if _unseen(addition) else list(self._steps(addition))
         if addition.strict:
             steps[0] = dataclasses.replace(steps[0], takes_away=True)
         made = AddedConstraint(
-            name=addition.name, kind=self.kind, columns=columns, phase=addition.phase, deferrable=self._is_deferrable
-        )
+            name=addition.name, kind=self.kind, columns=columns, phase=addition.phase, deferrable=self._is_deferrable,
+            definition=definition,
+        )  # fmt: skip
         table.constrain(made)
         return ChangePlan(
             window=Window(old_until=Phase.RETIRE if addition.strict else Phase.CONTRACT, new_from=Phase.NONE),
@@ -157,10 +160,9 @@ class NewConstraint(abc.ABC):
         Raises:
             Drift: another one has its name.
         """
-        wanted = (self.definition(scope, scope.table(live.schema, live.name)) or "").replace('"', "")
+        wanted = _plain(self.definition(scope, scope.table(live.schema, live.name)) or "")
         for found in live.constraints:
-            definition = found.definition.replace('"', "").removesuffix(" NOT VALID")
-            if self.name in (None, found.name) and definition == wanted:
+            if self.name in (None, found.name) and _plain(found.definition) == wanted:
                 return "", True
             if found.name == self.name:
                 raise Drift(
@@ -186,6 +188,18 @@ class NewConstraint(abc.ABC):
     def _refuse(self, addition: Addition) -> None:
         """Raise Unsafe where it cannot be added."""
         return
+
+    def _refuse_second(self, table: TableDraft, definition: str | None) -> None:
+        """Without a name, one that says the same is the one that is meant; `bootstrap` takes it for that."""
+        if self.name is not None or definition is None:
+            return
+        there = next((name for name, text in _defined(table) if _plain(text) == _plain(definition)), None)
+        if there is not None:
+            raise Unsafe(
+                f"{table.shown} already has this constraint: {there}",
+                hint="leave the change out, or record the migration as adopted: zdmigrate bootstrap; a second one needs a "
+                "name",
+            )
 
     def _reads(self, scope: Scope) -> Iterable[str]:
         return ()
@@ -289,6 +303,22 @@ def _reshaped(table: TableDraft) -> Iterable[str]:
     for column in table.columns:
         if column.live is None or column in replaced:
             yield f"ADD COLUMN {ident(column.name)} {column.type}"
+
+
+def _defined(table: TableDraft) -> Iterable[tuple[str, str]]:
+    """The constraints that the table has in the end, with their definitions as far as these are known."""
+    renamed = {c.live.name: c.name for c in table.columns if c.live is not None and c.live.name != c.name}
+    for found in table.live.constraints:
+        if table.drops_constraint(found.name):
+            continue
+        with contextlib.suppress(AmbiguousName):
+            yield found.name, replace_columns(found.definition, lambda n: ident(renamed[n]) if n in renamed else None)
+    yield from ((added.name, added.definition) for added in table.added if added.definition is not None)
+
+
+def _plain(definition: str) -> str:
+    """What two definitions have in common that say the same: names are quoted in one and not in the other."""
+    return definition.replace('"', "").removesuffix(" NOT VALID")
 
 
 def _unseen(addition: Addition) -> bool:

@@ -126,6 +126,8 @@ class AddedConstraint:
     columns: tuple[str, ...]
     phase: Phase
     deferrable: bool = False
+    definition: str | None = None
+    """As the server prints it, over the final names; None where that is not known."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -362,7 +364,7 @@ class TableDraft:
                     f"{identity} of {self.shown} is made of {name}, whose type is changed by the same migration",
                     hint="add it in a migration of its own",
                 )
-            dependent = schema.Dependent(column=live.name, kind=kind, identity=identity)
+            dependent = schema.Dependent(column=live.name, kind=kind, identity=f"{kind} {identity}")
             self.live = dataclasses.replace(self.live, dependents=(*self.live.dependents, dependent))
 
     def is_replaced(self, name: str) -> bool:

@@ -295,7 +295,7 @@ def refuse_dependents(table: schema.Table, column: str, *, doing: str) -> None:
     Raises:
         Unsafe: names each of them.
     """
-    found = [f"{d.kind} {d.identity}" for d in table.dependents if d.column == column]
+    found = [d.identity for d in table.dependents if d.column == column]
     if found:
         raise Unsafe(
             f"{table.schema}.{table.name}.{column} cannot be {doing}: {', '.join(found)} depend on it",
