@@ -209,6 +209,35 @@ def test_what_cannot_follow_is_named_with_the_remedy(
         assert re.search("before|drop", refused.value.hint or "")
 
 
+@pytest.mark.parametrize(
+    ("object_", "named"),
+    [
+        ("CREATE VIEW of_part AS SELECT v FROM part", "view public.of_part"),
+        ("CREATE STATISTICS s ON id, v FROM part", "statistics object public.s"),
+        (
+            "CREATE TRIGGER own AFTER UPDATE OF v ON part FOR EACH ROW EXECUTE FUNCTION noted()",
+            "trigger own on table public.part",
+        ),
+        ("CREATE POLICY own ON part USING (v > 0)", "policy own on table public.part"),
+    ],
+)
+@pytest.mark.parametrize("change", ['ChangeType("whole", "v", "bigint")', 'DropColumn("whole", "v")'])
+def test_what_hangs_on_a_partition_is_named(
+    stage: Callable[[Case], Stage], object_: str, named: str, change: str
+) -> None:
+    schema = (
+        ("CREATE TABLE whole (id bigint, v integer DEFAULT 1, w bigint GENERATED ALWAYS AS (id) STORED) "
+        "PARTITION BY RANGE (id)"),
+        "CREATE TABLE part PARTITION OF whole FOR VALUES FROM (0) TO (10)", "CREATE INDEX ON whole (v)", TABLES[2],
+    )  # fmt: skip
+    plain = stage(Case(schema=schema, changes=(change,), by_hand=()))
+    with plain.project(plain.make()) as project:
+        project.plan([])
+    made = stage(Case(schema=(*schema, object_), changes=(change,), by_hand=()))
+    with made.project(made.make()) as project, pytest.raises(Unsafe, match=re.escape(named)):
+        project.plan([])
+
+
 def test_a_view_of_two_tables_that_both_change_needs_two_migrations(stage: Callable[[Case], Stage]) -> None:
     changes = ('ChangeType("t", "v", "bigint")', 'RenameColumn("org", "name", "title")')
     made = stage(Case(schema=(*TABLES, SHARED), changes=changes, by_hand=()))

@@ -82,8 +82,9 @@ class Stage:
         return name
 
     def connect(self, name: str) -> psycopg.Connection[Any]:
-        """As the owner, if there is one."""
-        return psycopg.connect(self._server.conninfo(name, user=self._case.owner or "postgres"), autocommit=True)
+        """As the owner, if there is one; an application that prepares nothing."""
+        conninfo = self._server.conninfo(name, user=self._case.owner or "postgres")
+        return psycopg.connect(conninfo, autocommit=True, prepare_threshold=None)
 
     def sql(self, name: str, *statements: str) -> None:
         with self._server.connect(name, autocommit=True) as connection:
@@ -93,10 +94,6 @@ class Stage:
     def rows(self, name: str, query: str) -> list[tuple[object, ...]]:
         with self._server.connect(name, autocommit=True) as connection:
             return connection.execute(query.encode()).fetchall()
-
-    def connect(self, name: str) -> psycopg.Connection[Any]:
-        """A connection of an application that prepares nothing."""
-        return self._server.connect(name, autocommit=True, prepare_threshold=None)
 
     @contextmanager
     def project(self, name: str, *, user: str | None = None) -> Iterator[Project]:

@@ -51,9 +51,13 @@ class ChangeType(Change):
     column by its name, and default to a cast. A new value that `down` cannot represent is refused with a clear error
     (``on_down_error="refuse"``), or leaves NULL in the old column (``"null"``).
 
-    Locks: ACCESS EXCLUSIVE, catalog only. Undo: up to `retire`; values that the old type cannot hold are named before.
-    Refused: keys, identity and generated columns, and columns that views, policies, triggers or foreign keys of other
-    tables depend on. Manual: ALTER TABLE, "SET DATA TYPE".
+    Views, the table's policies and triggers, functions with a body of SQL and statistics objects follow the column. A
+    view that shows it is dropped by its name and created again, if nothing depends on it.
+
+    Locks: ACCESS EXCLUSIVE, catalog only; on the views too, for that moment. Undo: up to `retire`; values that the old
+    type cannot hold are named before. Refused: keys, identity and generated columns, and columns that materialized
+    views, generated columns, foreign keys of other tables or publications' column lists depend on. Manual: ALTER TABLE,
+    "SET DATA TYPE".
     """
 
     table: str

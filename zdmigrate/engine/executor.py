@@ -34,7 +34,10 @@ PATIENT = timedelta(seconds=1)
 _WORK = timedelta(seconds=2)
 """Longest that a catalog change may take once it has its locks."""
 
-_OWN_KIND = "SELECT relkind::text FROM pg_class WHERE oid = to_regclass(%s) AND pg_has_role(relowner, 'USAGE')"
+_OWN_KIND = (
+    "SELECT relkind::text, pg_get_userbyid(relowner)::text FROM pg_class "
+    "WHERE oid = to_regclass(%s) AND pg_has_role(relowner, 'USAGE')"
+)
 
 _SHOWN = 120
 
@@ -282,19 +285,27 @@ class Executor:
 
         And our own table at once as strongly as any statement needs it. CREATE TRIGGER and then SET DEFAULT would ask
         for more than is held, and deadlock with an application's transaction that has read the table and now writes.
+
+        Views come before their table, as in queries. LOCK TABLE would lock everything below a view too; giving it to the
+        owner that it has changes nothing, and locks the view alone.
         """
         set_timeout = "SELECT set_config('statement_timeout', %s, true)"
+        first = True
         for lock in locks:
             if lock.mode in (LockMode.ACCESS_EXCLUSIVE, LockMode.SHARE_ROW_EXCLUSIVE):
                 name = ident(lock.schema, lock.name)
-                kind = cursor.execute(_OWN_KIND, (name,)).fetchone()
-                if kind == ("p",):
+                kind, owner = cursor.execute(_OWN_KIND, (name,)).fetchone() or (None, "")
+                if kind == "v" and first:
+                    cursor.execute(f"ALTER VIEW {name} OWNER TO {ident(owner)}".encode())
+                    continue
+                if kind == "p":
                     usual = session.milliseconds(self.limits.lock_timeout + _WORK)
                     cursor.execute(set_timeout, (session.milliseconds(timeout),))
                     cursor.execute(f"LOCK TABLE {name} IN {lock.mode} MODE".encode())
                     cursor.execute(set_timeout, (usual,))
-                elif kind == ("r",) and lock is locks[0]:
+                elif kind == "r" and first:
                     cursor.execute(f"LOCK TABLE {name} IN {lock.mode} MODE".encode())
+            first = False
 
     def _long_statement(self, step: Step, statement: str, locks: Sequence[TableLock]) -> None:
         """A statement outside a transaction. It cannot carry the fence: its backend is recorded in the lease."""

@@ -40,9 +40,9 @@ _OTHERS = "drop it before, and create it again after"
 class Rebinding:
     """What is to do around the moment at which other columns get the names.
 
-    `release` takes the locks, in the order in which queries take them (views before tables), and lets go of what cannot
-    be bound again in place; `let_go` is the same for a type that is changed in place, which the server refuses as long
-    as anything depends on it. `bind` has the definitions as they were.
+    `release` takes away what cannot be bound again in place; `let_go` is for a type that is changed in place, which the
+    server refuses as long as anything depends on it. `bind` has the definitions as they were. `locks` are those on views,
+    to be taken before the table's, as queries do.
     """
 
     release: tuple[str, ...] = ()
@@ -203,7 +203,7 @@ class _Thing(abc.ABC):
         return True
 
     def release(self) -> tuple[str, ...]:
-        """Statements before names change: what must be locked before the table, or cannot be bound again in place."""
+        """Statements before names change, for what cannot be bound again in place."""
         return ()
 
     def locks(self) -> tuple[TableLock, ...]:
@@ -308,8 +308,7 @@ class _View(_Thing):
         return self.view
 
     def release(self) -> tuple[str, ...]:
-        # It has its options again as soon as it is bound; LOCK TABLE would lock the tables below as well.
-        return self.let_go() if self.anew else (f"ALTER VIEW {self._name} RESET (security_barrier)",)
+        return self.let_go() if self.anew else ()
 
     def locks(self) -> tuple[TableLock, ...]:
         return (TableLock(schema=self.view.schema, name=self.view.name, mode=LockMode.ACCESS_EXCLUSIVE),)

@@ -222,9 +222,10 @@ class _Reshaping:
 
     def _bound(self, found: Rebinding) -> Rebinding:
         """What names columns of two tables is carried for one of them: the other's names would change under it."""
-        for other in self.scope.draft.tables:
-            moved = {m.column.name for m in other.moves if not isinstance(m, Fill)}
-            names = [n for n in found.reads if other is not self.shape and n in {f"{other.shown}.{c}" for c in moved}]
+        others = [other for other in self.scope.draft.tables if other is not self.shape] if found.reads else []
+        for other in others:
+            moved = {f"{other.shown}.{m.column.name}" for m in other.moves if not isinstance(m, Fill)}
+            names = [name for name in found.reads if name in moved]
             if names:
                 raise Unsafe(
                     f"{', '.join(found.shown)} must follow a column of {self.shape.shown} to its new type, and names "

@@ -234,19 +234,25 @@ WHERE NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass 
 ORDER BY 1, 2
 """
 
-# What hangs on a column and is not the table's own: defaults, indexes, constraints, owned sequences are read above.
+# What hangs on a column and is not the table's own: defaults, indexes, constraints, owned sequences are read above. What
+# hangs on a partition's column would be in the way as well, but for what the partition has from its parent.
 _DEPENDENTS = """
-SELECT DISTINCT d.refobjid::bigint, a.attname, (pg_identify_object(d.classid, d.objid, d.objsubid)).type,
+SELECT DISTINCT w.oid, a.attname, (pg_identify_object(d.classid, d.objid, d.objsubid)).type,
        pg_describe_object(d.classid, d.objid, 0)
-FROM pg_depend d
+FROM unnest(%s::bigint[]) w(oid)
+CROSS JOIN LATERAL (SELECT relid FROM pg_partition_tree(w.oid::oid) UNION SELECT w.oid::oid) l(relid)
+JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = l.relid AND d.refobjsubid > 0
 JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
-WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = ANY (%s) AND d.refobjsubid > 0
-  AND NOT (d.classid = 'pg_class'::regclass AND (d.deptype IN ('a', 'i') OR EXISTS (
+WHERE NOT (d.classid = 'pg_class'::regclass AND (d.deptype IN ('a', 'i') OR EXISTS (
       SELECT FROM pg_index i WHERE i.indexrelid = d.objid AND i.indrelid = d.refobjid)))
   AND NOT (d.classid = 'pg_constraint'::regclass AND EXISTS (
-      SELECT FROM pg_constraint k WHERE k.oid = d.objid AND k.conrelid = d.refobjid))
+      SELECT FROM pg_constraint k WHERE k.oid = d.objid
+      AND (k.conrelid = d.refobjid OR l.relid <> w.oid::oid AND k.conparentid <> 0)))
+  AND NOT (d.classid = 'pg_trigger'::regclass AND EXISTS (
+      SELECT FROM pg_trigger t WHERE t.oid = d.objid AND l.relid <> w.oid::oid AND t.tgparentid <> 0))
   AND NOT (d.classid = 'pg_attrdef'::regclass AND EXISTS (
-      SELECT FROM pg_attrdef e WHERE e.oid = d.objid AND e.adrelid = d.refobjid AND e.adnum = d.refobjsubid))
+      SELECT FROM pg_attrdef e WHERE e.oid = d.objid AND e.adrelid = d.refobjid
+      AND (e.adnum = d.refobjsubid OR l.relid <> w.oid::oid)))
 ORDER BY 1, 2, 4
 """
 
