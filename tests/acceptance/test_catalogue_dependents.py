@@ -111,6 +111,18 @@ CASES = {
             "ALTER TABLE t ALTER y SET NOT NULL",
         ),
     ),
+    "a value that N computes, under another name": Case(
+        schema=(*TABLES, "CREATE VIEW both_ways AS SELECT id, v + 1 AS more FROM t WHERE x <> ''", TRIGGERS[0]),
+        changes=(
+            """SetNotNull("t", "x", backfill="'?'")""", 'ChangeType("t", "x", "varchar(50)")', 'RenameColumn("t", "x", "y")',
+        ),
+        by_hand=(
+            "UPDATE t SET x = '?' WHERE x IS NULL", "ALTER TABLE t ALTER x SET NOT NULL", "DROP VIEW both_ways",
+            "DROP TRIGGER on_v ON t", "ALTER TABLE t ALTER x TYPE varchar(50)",
+            "CREATE VIEW both_ways AS SELECT id, v + 1 AS more FROM t WHERE x <> ''", TRIGGERS[0],
+            "ALTER TABLE t RENAME x TO y",
+        ),
+    ),
     "a rename, with triggers": Case(
         schema=(*TABLES, *TRIGGERS), changes=('RenameColumn("t", "x", "y")', 'RenameColumn("t", "v", "n")'),
         by_hand=("ALTER TABLE t RENAME x TO y", "ALTER TABLE t RENAME v TO n"),

@@ -464,7 +464,7 @@ class _Reshaping:
         if self.scope.snapshot.major >= 18:
             for move in (m for m in self.replaces if m.not_null):
                 kept = (k.name for k in self.table.constraints if k.kind == "n" and k.columns == (move.column.name,))
-                name = next(kept, notnull.conventional(self.table, move.name))
+                name = next(kept, notnull.conventional(self.table, move.called or move.name))
                 made = notnull.name(self.scope, self.table, move.beside)
                 yield alter(self.table, f"RENAME CONSTRAINT {ident(made)} TO {ident(name)}")
 
