@@ -324,6 +324,19 @@ def test_a_trigger_fires_for_the_column_of_the_name_in_every_phase(stage: Callab
     assert made.rows(name, "SELECT count(*) FROM log") == [(len(PHASES) - 1,)]
 
 
+def test_an_application_that_syncs_by_itself(stage: Callable[[Case], Stage]) -> None:
+    made = stage(Case(schema=RICH, changes=(*CASES["another type"].changes, 'sync="app"'), by_hand=()))
+    name = made.make()
+    before = made.catalog(name)
+    with made.project(name) as project:
+        for phase in PHASES[1:-1]:
+            assert project.advance([], target=phase, overrides=EVERYTHING).exit_code == 0
+            back = project.revert(ID, target=Phase.NONE, overrides=EVERYTHING, allow_lossy=True)
+            assert back.exit_code == 0, back.migrations[0].message
+            assert not catalog_compare.difference(before, made.catalog(name))
+            project.unhold(ID)
+
+
 def test_nobody_who_uses_them_meanwhile_fails(stage: Callable[[Case], Stage]) -> None:
     statements = (
         "SELECT count(*) FROM inside", 'SELECT max("The value") FROM shown', "SELECT total()", "SELECT count(*) FROM above",
