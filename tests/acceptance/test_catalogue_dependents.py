@@ -111,6 +111,18 @@ CASES = {
             "ALTER TABLE t ALTER y SET NOT NULL",
         ),
     ),
+    "a value that N computes, under another name": Case(
+        schema=(*TABLES, "CREATE VIEW both_ways AS SELECT id, v + 1 AS more FROM t WHERE x <> ''", TRIGGERS[0]),
+        changes=(
+            """SetNotNull("t", "x", backfill="'?'")""", 'ChangeType("t", "x", "varchar(50)")', 'RenameColumn("t", "x", "y")',
+        ),
+        by_hand=(
+            "UPDATE t SET x = '?' WHERE x IS NULL", "ALTER TABLE t ALTER x SET NOT NULL", "DROP VIEW both_ways",
+            "DROP TRIGGER on_v ON t", "ALTER TABLE t ALTER x TYPE varchar(50)",
+            "CREATE VIEW both_ways AS SELECT id, v + 1 AS more FROM t WHERE x <> ''", TRIGGERS[0],
+            "ALTER TABLE t RENAME x TO y",
+        ),
+    ),
     "a rename, with triggers": Case(
         schema=(*TABLES, *TRIGGERS), changes=('RenameColumn("t", "x", "y")', 'RenameColumn("t", "v", "n")'),
         by_hand=("ALTER TABLE t RENAME x TO y", "ALTER TABLE t RENAME v TO n"),
@@ -310,6 +322,19 @@ def test_a_trigger_fires_for_the_column_of_the_name_in_every_phase(stage: Callab
             made.sql(name, f"UPDATE t SET v = {number} + 1000 WHERE id = 7", "UPDATE t SET x = 'x' WHERE id = 7")
             assert made.rows(name, "SELECT v FROM log ORDER BY v")[-1:] == [(number + 1000,)]
     assert made.rows(name, "SELECT count(*) FROM log") == [(len(PHASES) - 1,)]
+
+
+def test_an_application_that_syncs_by_itself(stage: Callable[[Case], Stage]) -> None:
+    made = stage(Case(schema=RICH, changes=(*CASES["another type"].changes, 'sync="app"'), by_hand=()))
+    name = made.make()
+    before = made.catalog(name)
+    with made.project(name) as project:
+        for phase in PHASES[1:-1]:
+            assert project.advance([], target=phase, overrides=EVERYTHING).exit_code == 0
+            back = project.revert(ID, target=Phase.NONE, overrides=EVERYTHING, allow_lossy=True)
+            assert back.exit_code == 0, back.migrations[0].message
+            assert not catalog_compare.difference(before, made.catalog(name))
+            project.unhold(ID)
 
 
 def test_nobody_who_uses_them_meanwhile_fails(stage: Callable[[Case], Stage]) -> None:

@@ -314,3 +314,14 @@ def test_what_fills_a_renamed_column_does_not_overwrite_what_the_new_version_wri
             for columns, value, expected in (("m", "'new'", "new"), ("n", "'old'", "old"), ("n", "NULL", "?")):
                 found = made.rows(name, f"INSERT INTO t ({columns}) VALUES ({value}) RETURNING n, m")
                 assert found == [(expected, expected)], phase
+
+
+def test_values_of_every_new_column_are_named_before_they_are_lost(stage: Callable[[Case], Stage]) -> None:
+    changes = (f'AddColumn("t", sa.Column("{name}", sa.Text), backfill="b")' for name in ("y", "z"))
+    made = stage(Case(schema=T, changes=tuple(changes), by_hand=()))
+    name = _at(made, Phase.BACKFILL)
+    made.sql(name, "UPDATE t SET y = 'mine' WHERE id = 1", "UPDATE t SET z = 'mine' WHERE id = 2")
+    with made.project(name) as project:
+        refused = project.revert(ID, target=Phase.EXPAND, overrides=EVERYTHING)
+        assert refused.exit_code == 6
+        assert re.search("of its own in y.*of its own in z", refused.migrations[0].message or "")

@@ -57,7 +57,8 @@ _QUERIES = {
         FROM pg_sequence s JOIN pg_class c ON c.oid = s.seqrelid JOIN pg_namespace n ON n.oid = c.relnamespace
         WHERE {_SCHEMAS}""",
     "function": """
-        SELECT p.oid::regprocedure::text, p.prosrc, pg_get_function_sqlbody(p.oid), pg_get_userbyid(p.proowner),
+        SELECT p.oid::regprocedure::text, p.prosrc, pg_get_function_sqlbody(p.oid),
+               CASE WHEN n.nspname <> %(control)s THEN pg_get_userbyid(p.proowner) END,
                (SELECT array_agg(a::text ORDER BY a::text) FROM unnest(p.proacl) a), obj_description(p.oid, 'pg_proc')
         FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
         WHERE n.nspname NOT IN ('pg_catalog', 'information_schema')""",

@@ -165,13 +165,13 @@ class Run:
         done = [s for p in phases for s in self.plan.phase(p).steps if s.undo_loses or s.undo_blocked]
         done = [step for step in done if self.executor.probe(step) == "done"]
         named = self._names_of(phases)
-        blocked = self._rows_named([_spoken(step.undo_blocked, named) for step in done])
+        blocked = self._rows_named([q for step in done for q in _spoken(step.undo_blocked, named)])
         if blocked:
             raise Unsafe(
                 f"the old shape cannot hold what version N+1 wrote: {'; '.join(blocked)}",
                 hint="give these rows a value that it can hold, then run the command again",
             )
-        lost = [] if allow_lossy else self._rows_named([_spoken(step.undo_loses, named) for step in done])
+        lost = [] if allow_lossy else self._rows_named([q for step in done for q in _spoken(step.undo_loses, named)])
         if lost:
             raise Unsafe(
                 f"reverting would lose what version N+1 wrote: {'; '.join(lost)}",
@@ -237,9 +237,11 @@ class Run:
         self.executor.report(Event(kind=EventKind.PHASE, migration=self.plan.migration, message=message, phase=phase))
 
 
-def _spoken(queries: RowQueries, named: Phase) -> str | None:
-    """The query that uses the names that columns have now."""
-    return next((query for phase, query in reversed(queries) if phase.position <= named.position), None)
+def _spoken(queries: RowQueries, named: Phase) -> list[str]:
+    """The queries that use the names that columns have now."""
+    known = [phase for phase, _ in queries if phase.position <= named.position]
+    now = max(known, key=lambda phase: phase.position, default=None)
+    return [query for phase, query in queries if phase is now]
 
 
 def _phases_back(record: Record, target: Phase) -> tuple[Phase, ...]:

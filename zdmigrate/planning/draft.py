@@ -51,6 +51,8 @@ class Replace(ColumnMove):
     not_null: bool
     default: str | None
     """The new column's default in the end, where it has one then."""
+    called: str | None = None
+    """As in `Fill`."""
 
     @property
     def renamed(self) -> bool:
@@ -283,6 +285,7 @@ class TableDraft:
             up=self.initial(up),
             down=self._over(down, lambda column: ident(physical) if column.name == name else column.value),
             not_null=self.column(name).not_null, default=default,
+            called=next((m.called for m in self.moves if isinstance(m, Fill) and m.name == live.name and m.not_null), None),
         )  # fmt: skip
         # What filled the old column in place is part of `up` now.
         self.moves = [m for m in self.moves if not (isinstance(m, Fill) and m.name == live.name)]
@@ -307,7 +310,9 @@ class TableDraft:
         move = self._move(live.name)
         if isinstance(move, Replace):
             up = self._filled(f"({move.up})::{move.type}", f"({self.initial(value)})::{move.type}", where)
-            self.moves[self.moves.index(move)] = dataclasses.replace(move, up=up, not_null=not_null or move.not_null)
+            called = name if not_null and not move.not_null else move.called
+            changed = dataclasses.replace(move, up=up, not_null=not_null or move.not_null, called=called)
+            self.moves[self.moves.index(move)] = changed
             self._columns[name] = dataclasses.replace(found, not_null=not_null, value=up)
             return
         made = Fill(

@@ -337,7 +337,9 @@ class _Reshaping:
                     undo += synced.reset_column(self.table, move.name, definition, move.settings)
         step = self.synced.install(*extra, *self.triggers.widen, undo=(*self.triggers.narrow, *undo))
         losses = [q for m in self.fills if m.definition is not None for q in self._losses(m.name)]
-        return dataclasses.replace(step, undo_loses=(*step.undo_loses, *losses))
+        if self.scope.sync == "app":
+            losses += [(phase, self.synced.diverged(names)) for phase, names in self.stages()]
+        return dataclasses.replace(step, undo_loses=tuple(losses))
 
     def _losses(self, name: str) -> tuple[tuple[Phase, str], ...]:
         """Rows of a new column whose value nothing would bring back."""
@@ -464,7 +466,7 @@ class _Reshaping:
         if self.scope.snapshot.major >= 18:
             for move in (m for m in self.replaces if m.not_null):
                 kept = (k.name for k in self.table.constraints if k.kind == "n" and k.columns == (move.column.name,))
-                name = next(kept, notnull.conventional(self.table, move.name))
+                name = next(kept, notnull.conventional(self.table, move.called or move.name))
                 made = notnull.name(self.scope, self.table, move.beside)
                 yield alter(self.table, f"RENAME CONSTRAINT {ident(made)} TO {ident(name)}")
 

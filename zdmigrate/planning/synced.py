@@ -324,12 +324,7 @@ class Synced:
         record = ident(self.scope.control, "sync_violation")
         when = sync.any_unfilled(self.pairs, sync.Row("NEW."))
         function = self.function("guard")
-        shown = literal(f"{self.table.schema}.{self.table.name}")
-        diverged = (
-            f"SELECT format('row %s of %s differs in its two shapes', ctid, {shown}) "
-            f"FROM {ident(self.table.schema, self.table.name)} WHERE {sync.any_unfilled(self.pairs)} LIMIT 5"
-        )
-        step = transaction_step(
+        return transaction_step(
             self.scope, Phase.DUAL_WRITE, f"guard.{self.label}", f"count writes that leave {self.label} diverged",
             probe=probes.triggers(self.table, (self._guard_name,), control=None),
             do=[
@@ -341,7 +336,15 @@ class Synced:
             locks=on(self.table, ACCESS_EXCLUSIVE if extra else LockMode.SHARE_ROW_EXCLUSIVE),
             undo_locks=on(self.table, ACCESS_EXCLUSIVE),
         )  # fmt: skip
-        return dataclasses.replace(step, undo_loses=((Phase.NONE, diverged),))
+
+    def diverged(self, renamed: Names) -> str:
+        """Asks for rows whose two shapes differ, while columns have these names."""
+        shown = literal(f"{self.table.schema}.{self.table.name}")
+        return (
+            f"SELECT format('row %s of %s differs in its two shapes', ctid, {shown}) "
+            f"FROM {ident(self.table.schema, self.table.name)} "
+            f"WHERE {sync.any_unfilled(self.pairs, sync.Row(renamed=renamed))} LIMIT 5"
+        )
 
 
 def switch_statement(control: str, migration: str) -> str:
