@@ -97,6 +97,7 @@ def planned(*changes: Change, at: schema.Table = TABLE, major: int = 18, sync: s
                 *snapshot.types,
                 *(schema.TypeFacts(text=q.type, canonical=q.type.lower()) for q in facts if q.type),
             ),
+            asked=(*snapshot.asked, *((q.schema, q.table) for q in facts)),
         )
     return planner.plan(named, snapshot)
 
@@ -218,7 +219,7 @@ NUMBERED = AddColumn("t", sa.Column("c", sa.BigInteger, sa.Identity()))
         ((SetDefault("t", "made", "'x'"),), "a generated column"),
         ((SetDefault("t", "free", "'x'"), SetDefault("t", "free", "'y'")), "already set by change 1"),
         ((SetDefault("t", "given", "'y'"), DropDefault("t", "given")), "already set by change 1"),
-        ((SetDefault("t", "given", "'y'"), RenameColumn("t", "given", "g")), "given is renamed after a change that waits for contract"),
+        ((SetDefault("t", "given", "'y'"), RenameColumn("t", "given", "g")), "renamed after a change that waits for contract"),
         ((SetDefault("t", "given", "'y'"), ChangeType("t", "given", sa.String(9))), "default 'y' that the same migration sets"),
         ((SetDefault("t", "free", "'y'"), DropColumn("t", "free")), "changed and dropped"),
         ((ChangeType("t", "number", "numeric", up="number", down="number::integer"), SetDefault("t", "number", "1")),

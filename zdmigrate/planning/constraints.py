@@ -89,6 +89,9 @@ class Addition:
         ]
 
 
+WITH_INDEX = ("p", "u", "x")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NewConstraint(abc.ABC):
     """A constraint as somebody declares it, over the names that columns have in the end. Without a name: the server's."""
@@ -135,6 +138,7 @@ class NewConstraint(abc.ABC):
             phase=phase or self._earliest(scope, table, columns),
         )  # fmt: skip
         self._refuse(addition)
+        self._refuse_taken(addition)
         steps = [self._at_once(addition)] if _unseen(addition) else list(self._steps(addition))
         if addition.strict:
             steps[0] = dataclasses.replace(steps[0], takes_away=True)
@@ -173,6 +177,15 @@ class NewConstraint(abc.ABC):
     def definition(self, scope: Scope, table: TableDraft) -> str | None:
         """The server's text of it; None while it has not been asked."""
         return self.clause
+
+    def _refuse_taken(self, addition: Addition) -> None:
+        """The index of a constraint shares its names with tables and views."""
+        at = (addition.live.schema, addition.name)
+        if self.kind in WITH_INDEX and addition.name not in addition.table.names_taken and addition.scope.taken([at]):
+            raise Unsafe(
+                f"the name {'.'.join(at)} is taken, which the constraint's index needs",
+                hint="give the constraint another name",
+            )
 
     # What the kinds have of their own.
 

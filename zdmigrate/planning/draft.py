@@ -20,6 +20,7 @@ from zdmigrate.phases import Phase
 from zdmigrate.planning import names
 from zdmigrate.sqltext import ident, replace_columns
 
+SYSTEM_COLUMNS = frozenset(("tableoid", "cmin", "cmax", "xmin", "xmax", "ctid"))
 OnDownError = Literal["refuse", "null"]
 
 
@@ -201,6 +202,8 @@ class TableDraft:
         Raises:
             Unsafe: it is taken.
         """
+        if name in SYSTEM_COLUMNS:
+            raise Unsafe(f"{name} is a system column of every table", hint="choose another name")
         if name in self._columns or name in self.live.column_names:
             still = self._gone.get(name)
             raise Unsafe(

@@ -121,8 +121,14 @@ class ForeignKey(NewConstraint):
             mine, other = addition.table.column(own), ref.column(theirs)
             if mine.type != other.type:
                 # The server says whether it has an operator for the two.
-                compared = f"{addition.table.initial(ident(own))} = NULL::{other.type}"
-                addition.scope.expression(addition.live, compared)
+                try:
+                    addition.scope.expression(addition.live, f"NULL::{mine.type} = NULL::{other.type}")
+                except Unsafe as error:
+                    raise Unsafe(
+                        f"{addition.table.shown}.{own} is {mine.type}, and {self._shown_ref}.{theirs} is {other.type}, "
+                        "which the server does not compare",
+                        hint="a foreign key needs columns of the same type: ChangeType one of them before",
+                    ) from error
 
     def _reads(self, scope: Scope) -> Iterable[str]:
         ref = self._referenced(scope)
