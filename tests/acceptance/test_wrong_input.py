@@ -17,6 +17,9 @@ SCHEMA = (
     """CREATE TABLE t (
         id bigint CONSTRAINT t_pkey PRIMARY KEY, a integer, b text DEFAULT 'x', d date NOT NULL, CONSTRAINT t_ck CHECK (a > 0)
     )""",
+    "CREATE INDEX t_b ON t (b)",
+    "ALTER TABLE t ADD COLUMN k integer",
+    "CREATE UNIQUE INDEX t_k ON t (k)",
     "CREATE VIEW v AS SELECT 1 AS x",
     "INSERT INTO t SELECT g, g, 'b', '2026-01-01' FROM generate_series(1, 5) g",
 )
@@ -93,6 +96,46 @@ def test_one_message_before_anything_is_done(stage: tuple[Stage, str], change: s
     assert f"{ID}.py:3: " in refused.value.message
     assert message in f"{refused.value.message} {refused.value.hint}"
     assert refused.value.exit_code == code
+
+
+KEYED = "CreateTable('n', sa.Column('t_id', sa.BigInteger, sa.ForeignKey('t.id')))"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (("DropIndex('t_b', table='t')", "Reindex('t_b', table='t')"), "already dropped by change 1"),
+        (("RenameIndex('t_b', 'z', table='t')", "Reindex('t_b', table='t')"), "already renamed by change 1"),
+        (("Reindex('t_b', table='t')", "RenameIndex('t_b', 'z', table='t')"), "already built anew by change 1"),
+        ((KEYED, "DropConstraint('t', 't_pkey')"), "the foreign key n_t_id_fkey of n depend on it"),
+        (("DropConstraint('t', 't_pkey')", KEYED), "needs a unique key on (id) of public.t"),
+        (
+            ("AddForeignKey('t', 'a', 't', 'id', name='f')", "DropConstraint('t', 't_pkey')"),
+            "the foreign key f of public.t depend on it",
+        ),
+        (
+            ("AddForeignKey('t', 'a', 't', 'k', name='f')", "DropIndex('t_k', table='t')"),
+            "the foreign key f of public.t of the same migration needs it",
+        ),
+        (
+            ("DropColumn('t', 'b')", "CreateIndex('t', 'i', Key.sql('lower(b)'))"),
+            "t.b was dropped by the same migration",
+        ),
+        (("DropColumn('t', 'b')", "CreateIndex('t', 'i', 'a', where='b IS NULL')"), "t.b was dropped by the same"),
+        (("RenameColumn('t', 'b', 'c')", "AddCheck('t', 'k', \"b <> ''\")"), "t.b was renamed by the same migration"),
+        (
+            ("DropColumn('t', 'b')", "AddColumn('t', sa.Column('c', sa.Text), backfill='lower(b)')"),
+            "t.b was dropped by the same migration",
+        ),
+    ],
+)
+def test_contradictions(stage: tuple[Stage, str], changes: tuple[str, ...], message: str) -> None:
+    made, name = stage
+    made.write(ID, *changes)
+    with pytest.raises(ZdmigrateError) as refused, made.project(name) as project:
+        project.plan([])
+    assert message in f"{refused.value.message} {refused.value.hint}"
+    assert refused.value.exit_code == CATALOG
 
 
 def test_a_key_of_an_added_column_may_have_another_type_that_the_server_compares(stage: tuple[Stage, str]) -> None:

@@ -248,8 +248,7 @@ class Check(NewConstraint):
         return f"CHECK ({self.expression})"
 
     def columns(self, table: TableDraft) -> tuple[str, ...]:
-        known = frozenset(column.name for column in table.columns)
-        return tuple(sorted(columns_in(self.expression, known)))
+        return tuple(sorted(table.named_in(self.expression)))
 
     def definition(self, scope: Scope, table: TableDraft) -> str | None:
         statement = on_copy(table, f"ALTER TABLE {{table}} ADD CONSTRAINT zd_trial_check {self.clause}")

@@ -18,7 +18,7 @@ from zdmigrate.phases import Phase
 from zdmigrate.plan import LockMode, Step, TableLock
 from zdmigrate.planning.constraints import Addition, NewConstraint
 from zdmigrate.planning.draft import TableDraft
-from zdmigrate.planning.parts import Scope, on
+from zdmigrate.planning.parts import Scope, item_name, on
 from zdmigrate.sqltext import ident, literal, tokens
 
 SHARE_ROW_EXCLUSIVE = LockMode.SHARE_ROW_EXCLUSIVE
@@ -117,6 +117,8 @@ class ForeignKey(NewConstraint):
 
     def _refuse(self, addition: Addition) -> None:
         ref = self._referenced(addition.scope)
+        by = f"the foreign key {addition.name} of {addition.table.shown}"
+        addition.scope.draft.need(item_name(self.ref_schema, self.ref_table, self._key(ref)[0]), by)
         for own, theirs in zip(self.own, self.ref_columns, strict=True):
             mine, other = addition.table.column(own), ref.column(theirs)
             if mine.type != other.type:
