@@ -72,6 +72,35 @@ def tokens(text: str) -> Iterator[Token]:
         place = end
 
 
+_BRACKETS = {"(": ")", "[": "]"}
+
+
+def unfinished(text: str) -> str | None:
+    """Why a text would not stay between the brackets that are put around it: ``1) + (2``, ``1 -- one``, ``'a``."""
+    closing: list[str] = []
+    comment = False
+    for token in tokens(text):
+        ends = token.kind == "space" and "\n" in token.text
+        comment = (comment and not ends) or token.text.startswith("--")
+        if token.kind == "comment" and token.text.startswith("/*") and _depth(token.text) > 0:
+            return "a comment is not closed"
+        if token.kind != "other":
+            continue
+        if token.text in ("'", '"'):
+            return f"a {token.text} is not closed"
+        if token.text in _BRACKETS:
+            closing.append(_BRACKETS[token.text])
+        elif token.text in _BRACKETS.values() and (not closing or closing.pop() != token.text):
+            return f"a {token.text} closes nothing"
+    if closing:
+        return f"a {closing[-1]} is missing"
+    return "it ends in a comment" if comment else None
+
+
+def _depth(comment: str) -> int:
+    return sum(1 if mark == "/*" else -1 for mark in re.findall(r"/\*|\*/", comment))
+
+
 def _comment_end(text: str, place: int) -> int:
     """Where a comment ends that began before `place`: comments nest (manual, section 4.1.5)."""
     depth = 1
@@ -107,6 +136,19 @@ def statements(text: str) -> Iterator[str]:
 def _solid(pieces: list[Token]) -> Iterator[str]:
     if any(piece.kind not in ("space", "comment") for piece in pieces):
         yield "".join(piece.text for piece in pieces).strip()
+
+
+TABLE = "{table}"
+"""Stands for a table in DDL that is tried on a copy of it."""
+
+
+def for_table(statement: str, table: str) -> str:
+    """`statement` about `table`, the text of a name. What a string or a quoted name says stays as it is."""
+    pieces = [piece.text for piece in tokens(statement)]
+    places = [i for i in range(len(pieces) - 2) if "".join(pieces[i : i + 3]) == TABLE]
+    for place in places:
+        pieces[place : place + 3] = (table, "", "")
+    return "".join(pieces)
 
 
 def index_tail(definition: str) -> str:

@@ -97,6 +97,7 @@ def planned(*changes: Change, at: schema.Table = TABLE, major: int = 18, sync: s
                 *snapshot.types,
                 *(schema.TypeFacts(text=q.type, canonical=q.type.lower()) for q in facts if q.type),
             ),
+            asked=(*snapshot.asked, *((q.schema, q.table) for q in facts)),
         )
     return planner.plan(named, snapshot)
 

@@ -264,8 +264,9 @@ def test_a_foreign_key_to_what_the_migration_makes() -> None:
 
 def test_on_a_table_that_the_migration_makes_nothing_is_read() -> None:
     snapshot = schema.Snapshot(
-        server_version=180000, role="app", may_suppress_triggers=False, tables=(ORG,), asked=(("public", "org"),)
-    )
+        server_version=180000, role="app", may_suppress_triggers=False, tables=(ORG,),
+        asked=tuple(("public", name) for name in ("org", "users_pkey", "users_age_key")),
+    )  # fmt: skip
     scope = Scope(snapshot=snapshot, migration="0001", position=0, draft=Draft(snapshot))
     made = scope.draft.put(
         TableDraft(dataclasses.replace(USERS, constraints=(), indexes=()), 0, made_by=("CREATE TABLE users ()",))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zdmigrate.sqltext import AmbiguousName, columns_in, ident, literal, replace_columns, tokens
+from zdmigrate.sqltext import AmbiguousName, columns_in, for_table, ident, literal, replace_columns, tokens, unfinished
 
 
 @given(st.text())
@@ -131,3 +131,32 @@ def test_a_column_named_like_a_word_of_the_grammar() -> None:
 def test_which_columns_are_mentioned() -> None:
     known = frozenset({"a", "b", "lower"})
     assert columns_in("lower(a) || lower", known) == {"a", "lower"}
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("a + 1", None),
+        ("f(a[1], ')', $$($$, \")\") -- ( \n", None),
+        ("a /* ( /* nested */ ( */ + 1", None),
+        ("a) + (b", "a ) closes nothing"),
+        ("(a]", "a ] closes nothing"),
+        ("(a", "a ) is missing"),
+        ("a -- b", "it ends in a comment"),
+        ("a --", "it ends in a comment"),
+        ("a /* /* */", "a comment is not closed"),
+        ("'a", "a ' is not closed"),
+        ('"a', 'a " is not closed'),
+    ],
+)
+def test_what_would_not_stay_between_brackets(text: str, why: str | None) -> None:
+    assert unfinished(text) == why
+
+
+def test_a_placeholder_is_none_in_strings_and_names() -> None:
+    statement = (
+        """ALTER TABLE {table} ADD "{table}" text DEFAULT '{table}'; ALTER TABLE {table} ADD CHECK (a <> $${table}$$)"""
+    )
+    assert for_table(statement, "t") == (
+        """ALTER TABLE t ADD "{table}" text DEFAULT '{table}'; ALTER TABLE t ADD CHECK (a <> $${table}$$)"""
+    )

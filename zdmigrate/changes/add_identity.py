@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 from zdmigrate import schema as catalog
-from zdmigrate.changes.base import Change, OneShot, require_name
+from zdmigrate.changes.base import Change, OneShot, require_flag, require_name
 from zdmigrate.errors import Unsafe, UsageError
 from zdmigrate.hazards import Hazard
 from zdmigrate.phases import Phase
@@ -59,7 +59,7 @@ class AddIdentity(Change):
             object.__setattr__(self, field, number)
         if increment == 0:
             raise UsageError("AddIdentity: increment must not be 0")
-        object.__setattr__(self, "always", bool(always))
+        object.__setattr__(self, "always", require_flag(always, "AddIdentity: always"))
 
     def targets(self) -> tuple[Target, ...]:
         return (Target(self.schema, self.table, self.column),)

@@ -9,7 +9,7 @@ from typing import Any
 
 from zdmigrate.errors import UsageError
 from zdmigrate.planning.parts import ChangePlan, Scope, Target
-from zdmigrate.sqltext import tokens
+from zdmigrate.sqltext import tokens, unfinished
 
 
 @dataclasses.dataclass(frozen=True, slots=True, init=False)
@@ -90,18 +90,26 @@ def declared_sql(text: object, what: str) -> str | None:
     """`text`, if it is one SQL expression over a row (no query, no second statement); None stays None."""
     if text is None:
         return None
-    if not isinstance(text, str) or not text.strip():
+    if not isinstance(text, str) or not text.strip() or "\0" in text:
         raise UsageError(f"{what} must be a SQL expression, got {text!r}")
     words = {token.name for token in tokens(text) if token.kind == "word"}
     if "select" in words or any(token.text == ";" for token in tokens(text) if token.kind == "other"):
         raise UsageError(f"{what} must be an expression over the row's own columns, without SELECT or ';'")
+    return finished(text, what)
+
+
+def finished(text: str, what: str) -> str:
+    """SQL that can be put between brackets: it neither closes them nor hides what follows in a comment."""
+    problem = unfinished(text)
+    if problem is not None:
+        raise UsageError(f"{what} must be SQL that is complete in itself, and in {text!r} {problem}")
     return text
 
 
 def type_text(type_: object, what: str) -> str:
     """A type as SQL: what SQLAlchemy compiles its types to, or text that is declared to be SQL."""
     if isinstance(type_, str) and type_.strip():
-        return type_
+        return finished(type_, f"{what}: the type")
     import sqlalchemy as sa
     from sqlalchemy.dialects import postgresql
 
@@ -110,6 +118,13 @@ def type_text(type_: object, what: str) -> str:
         raise UsageError(f"{what}: the type must be a SQLAlchemy type or the text of one, got {type_!r}")
     # Not the paramstyle of a driver, for which every percent sign would be doubled.
     return made.compile(dialect=postgresql.dialect(paramstyle="named"))  # type: ignore[no-untyped-call]
+
+
+def require_flag(value: object, what: str) -> bool:
+    """`value`, if it is True or False: any text would be true."""
+    if not isinstance(value, bool):
+        raise UsageError(f"{what} must be True or False, got {value!r}")
+    return value
 
 
 def text_or_none(value: object, what: str) -> str | None:

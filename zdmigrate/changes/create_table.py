@@ -15,7 +15,7 @@ from zdmigrate.phases import Phase
 from zdmigrate.plan import Gate, LockMode, Step, TableLock, Window
 from zdmigrate.planning import probes
 from zdmigrate.planning.draft import TableDraft, Unanswered
-from zdmigrate.planning.parts import ChangePlan, Scope, Target, alter, on, transaction_step
+from zdmigrate.planning.parts import ChangePlan, Scope, Target, alter, item_name, on, transaction_step
 from zdmigrate.sqltext import ident, literal, tokens
 
 if TYPE_CHECKING:
@@ -169,8 +169,15 @@ class CreateTable(Change):
                 f"the foreign key {key.name} of {self.table.name} points to {shown}, which {reason}",
                 hint="create the table that it points to first, or correct the name",
             )
-        unique = [i for i in table.indexes if i.unique and i.valid and i.predicate is None]
-        if not any(sorted(map(_column, i.keys)) == sorted(key.referenced) for i in unique):
+        unique = [
+            i.constraint or i.name
+            for i in table.indexes
+            if i.unique and i.valid and i.predicate is None and sorted(map(_column, i.keys)) == sorted(key.referenced)
+        ]
+        left = [name for name in unique if drafted is None or not drafted.drops_constraint(name)]
+        if left:
+            scope.draft.need(item_name(*key.target, left[0]), f"the foreign key {key.name} of {self.table.name}")
+        else:
             raise Unsafe(
                 f"the foreign key {key.name} of {self.table.name} needs a unique key on "
                 f"({', '.join(key.referenced)}) of {shown}",

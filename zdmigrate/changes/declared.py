@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from zdmigrate.changes.add_check import AddCheck
 from zdmigrate.changes.add_foreign_key import AddForeignKey
 from zdmigrate.changes.add_unique import AddUnique
-from zdmigrate.changes.base import require_name
+from zdmigrate.changes.base import finished, require_name, text_or_none
 from zdmigrate.changes.create_index import CreateIndex
 from zdmigrate.errors import UsageError
 
@@ -66,12 +66,13 @@ def column_facts(column: sa.Column[Any], change: str) -> dict[str, Any]:
     if isinstance(column.type, sa.types.NullType):
         raise UsageError(f"{change}: {name} has no type")
     compiler = _compiler()
+    default = compiler.get_column_default_string(column)
     return {
         "name": name,
-        "type": column.type.compile(dialect=compiler.dialect),
+        "type": finished(column.type.compile(dialect=compiler.dialect), f"{change}: the type of {name}"),
         "nullable": bool(column.nullable),
-        "default": compiler.get_column_default_string(column),
-        "comment": column.comment,
+        "default": None if default is None else finished(default, f"{change}: the server_default of {name}"),
+        "comment": text_or_none(column.comment, f"{change}: the comment of {name}"),
         "generated": _generated(column, compiler, f"{change}: {name}"),
         "identity": _identity(column, compiler, f"{change}: {name}"),
     }
@@ -112,12 +113,23 @@ def _compiler() -> Any:
 
 
 def _foreign_key(key: sa.ForeignKey, column: str, table: str, schema: str) -> AddForeignKey:
-    *where, ref_table, ref_column = key.target_fullname.split(".")
+    *where, ref_table, ref_column = foreign_target(key, f"AddColumn: {column}")
     return AddForeignKey(
-        table, column, ref_table, ref_column, name=_name(key.name), ref_schema=".".join(where) or schema,
+        table, column, ref_table, ref_column, name=_name(key.name), ref_schema=where[0] if where else schema,
         on_delete=key.ondelete, on_update=key.onupdate, deferrable=key.deferrable, initially=key.initially,
         match=key.match, schema=schema,
     )  # fmt: skip
+
+
+def foreign_target(key: sa.ForeignKey, what: str) -> list[str]:
+    """The schema, where it is given, the table and the column that a foreign key points to."""
+    found = key.target_fullname.rsplit(".", 2)
+    if len(found) < 2 or not all(found):
+        raise UsageError(
+            f"{what}: a foreign key points to a table's column, not to {key.target_fullname!r}",
+            hint='sa.ForeignKey("users.id")',
+        )
+    return found
 
 
 def _name(given: object) -> str | None:
@@ -133,7 +145,9 @@ def _generated(column: sa.Column[Any], compiler: Any, what: str) -> Generated | 
             f"{what}: say whether the generated value is stored",
             hint="sa.Computed(…, persisted=True), or persisted=False for a virtual column (PostgreSQL 18)",
         )
-    text = compiler.sql_compiler.process(column.computed.sqltext, include_table=False, literal_binds=True)
+    text = finished(
+        compiler.sql_compiler.process(column.computed.sqltext, include_table=False, literal_binds=True), what
+    )
     return Generated(expression=text, stored=column.computed.persisted)
 
 

@@ -55,9 +55,9 @@ class DropColumn(Change):
         column = table.live_column(self.column)
         self._refuse(table.live, column)
         required = column.not_null and column.default is None and not column.identity and not column.generated
+        if self.down is not None:
+            scope.expression(table.live, f"({table.initial(self.down)})::{column.type}")
         down = self.down if required else None
-        if down is not None:
-            scope.expression(table.live, table.initial(down))
         table.drop(self.column, down)
         if not required or down is not None:
             new_from = Phase.NONE if down is None else Phase.DUAL_WRITE

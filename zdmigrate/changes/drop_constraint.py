@@ -14,7 +14,7 @@ from zdmigrate.phases import Phase
 from zdmigrate.plan import Gate, LockMode, Window
 from zdmigrate.planning import probes
 from zdmigrate.planning.draft import Drop, TableDraft
-from zdmigrate.planning.parts import ChangePlan, Scope, Target, alter, on, on_referenced, transaction_step
+from zdmigrate.planning.parts import ChangePlan, Scope, Target, alter, item_name, on, on_referenced, transaction_step
 from zdmigrate.sqltext import ident, literal
 
 
@@ -94,6 +94,7 @@ class DropConstraint(Change):
             if each.drops_constraint(k.name)
         }
         left = [needed for needed in constraint.needed_by if needed not in dropped]
+        left += scope.draft.needed_by(item_name(self.schema, self.table, self.name))
         if left:
             raise Unsafe(
                 f"{shown} cannot be dropped: {', '.join(left)} depend on it",

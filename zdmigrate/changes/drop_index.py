@@ -8,6 +8,7 @@ from typing import Any
 from zdmigrate import schema as catalog
 from zdmigrate.changes.base import Change, OneShot, require_name
 from zdmigrate.changes.key import final_tail
+from zdmigrate.errors import Unsafe
 from zdmigrate.hazards import Hazard
 from zdmigrate.phases import Phase
 from zdmigrate.plan import RowQueries, Window
@@ -54,6 +55,12 @@ class DropIndex(Change):
         table = scope.table(self.schema, self.table)
         found = indexes.existing(table.live, self.name, hint=_HINT)
         indexes.refuse_needed(table.live, found, doing="dropped")
+        needed = scope.draft.needed_by(item_name(self.schema, self.table, self.name))
+        if needed:
+            raise Unsafe(
+                f"the index {self.name} of {table.shown} cannot be dropped: {', '.join(needed)} of the same migration needs it",
+                hint="keep one of the two",
+            )
         index = indexes.of(table.live, found, later=(final_tail(table, found),))
         for at, name in index.names(table.live).items():
             scope.draft.claim(indexes.claim(at[0], name), f"dropped by change {scope.position + 1}")

@@ -12,7 +12,7 @@ from zdmigrate.errors import Unsafe, UsageError
 from zdmigrate.planning import carry, constraints, indexes
 from zdmigrate.planning.draft import TableDraft
 from zdmigrate.planning.parts import Scope
-from zdmigrate.sqltext import columns_in, ident, index_tail, literal
+from zdmigrate.sqltext import ident, index_tail, literal
 
 Name = str | tuple[str, str]
 """A name that the search_path finds (pg_catalog, public), or schema and name."""
@@ -230,9 +230,8 @@ class Definition:
         found += self.include
         for name in found:
             table.column(name)
-        known = frozenset(column.name for column in table.columns)
         for text in (*(key.expression for key in self.keys), self.where):
-            found += sorted(columns_in(text or "", known))
+            found += sorted(table.named_in(text or ""))
         return tuple(dict.fromkeys(found))
 
 

@@ -50,6 +50,9 @@ class Reindex(Change):
     def plan(self, scope: Scope) -> ChangePlan:
         table = scope.table(self.schema, self.table).live
         chosen = self._chosen(table)
+        for index in chosen:
+            claimed = indexes.claim(self.schema, index.name)
+            scope.draft.claim(claimed, f"built anew by change {scope.position + 1}")
         return ChangePlan(
             window=Window(old_until=Phase.CONTRACT, new_from=Phase.NONE),
             steps=tuple(step for index in chosen for step in self._steps(scope, table, index)),

@@ -64,6 +64,9 @@ class RenameConstraint(Change):
                 f"{self.old} is the NOT NULL of {constraint.columns[0]}, which the same migration changes",
                 hint="rename it in a migration of its own",
             )
+        indexed = any(i.constraint == self.old for i in live.indexes)
+        if indexed and scope.taken([(self.schema, self.new)]):
+            raise Unsafe(f"the name {self.schema}.{self.new} is taken", hint="choose another name")
         step = transaction_step(
             scope, Phase.RETIRE, f"rename.{self.old}", f"rename the constraint {self.old} to {self.new}",
             probe=probes.constraint_renamed(live, self.old, self.new),
@@ -71,7 +74,7 @@ class RenameConstraint(Change):
             undo=[alter(live, f"RENAME CONSTRAINT {ident(self.new)} TO {ident(self.old)}")],
             locks=on(live, LockMode.ACCESS_EXCLUSIVE), takes_away=True,
         )  # fmt: skip
-        if any(i.constraint == self.old for i in live.indexes):
+        if indexed:
             taken = literal(f"the name {self.new} is taken in schema {self.schema}")
             found = f"SELECT {taken} WHERE to_regclass({literal(ident(self.schema, self.new))}) IS NOT NULL"
             step = dataclasses.replace(step, refused_by=found)

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from zdmigrate.changes.base import Change, OneShot
+from zdmigrate.changes.base import Change, OneShot, require_flag
 from zdmigrate.errors import UsageError
 from zdmigrate.plan import Mode, TableLock
 from zdmigrate.planning import authored, callables
@@ -61,7 +61,7 @@ class RunPython(Change):
             "revert": () if nothing else revert,
             "locks": authored.locks(locks, "RunPython"),
             "takes_away": authored.taken_away(takes_away, "RunPython", contract=contract is not None),
-            "rewrites": bool(rewrites),
+            "rewrites": require_flag(rewrites, "RunPython: rewrites"),
             "tables": authored.tables(tables, "RunPython"),
             # Now, while the file is what was just executed.
             "_references": {

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from zdmigrate.changes.base import Change, OneShot
+from zdmigrate.changes.base import Change, OneShot, require_flag
 from zdmigrate.errors import UsageError
 from zdmigrate.plan import Mode, TableLock
 from zdmigrate.planning import authored
@@ -72,8 +72,8 @@ class RunSQL(Change):
             "locks": authored.locks(locks, "RunSQL"),
             "tables": authored.tables(tables, "RunSQL"),
             "probe": _probe(probe),
-            "autocommit": bool(autocommit),
-            "rewrites": bool(rewrites),
+            "autocommit": require_flag(autocommit, "RunSQL: autocommit"),
+            "rewrites": require_flag(rewrites, "RunSQL: rewrites"),
         }
         values["takes_away"] = authored.taken_away(takes_away, "RunSQL", contract=bool(values["contract"]))
         for field, value in values.items():

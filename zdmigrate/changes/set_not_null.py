@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 from zdmigrate.changes.base import Change, OneShot, declared_sql, require_name
-from zdmigrate.errors import Unsafe
+from zdmigrate.errors import Unsafe, UsageError
 from zdmigrate.hazards import Hazard
 from zdmigrate.phases import Phase
 from zdmigrate.plan import Window
@@ -37,7 +37,10 @@ class SetNotNull(Change):
     def __init__(self, table: str, column: str, *, backfill: str | None = None, schema: str = "public") -> None:
         for field, value in (("table", table), ("column", column), ("schema", schema)):
             object.__setattr__(self, field, require_name(value, f"SetNotNull: {field}"))
-        object.__setattr__(self, "backfill", declared_sql(backfill, "SetNotNull: backfill"))
+        text = declared_sql(backfill, "SetNotNull: backfill")
+        if text is not None and text.strip().lower() == "null":
+            raise UsageError("SetNotNull: a backfill of NULL fills nothing", hint="leave it out, or give a value")
+        object.__setattr__(self, "backfill", text)
 
     def targets(self) -> tuple[Target, ...]:
         return (Target(self.schema, self.table, self.column),)

@@ -7,7 +7,8 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from zdmigrate.changes.base import require_name
+from zdmigrate.changes.base import require_name, text_or_none
+from zdmigrate.changes.declared import foreign_target
 from zdmigrate.errors import UsageError
 from zdmigrate.planning import names
 from zdmigrate.sqltext import ident, literal, tokens
@@ -170,11 +171,11 @@ class _Compiler:
 
         yield self._text(sa.schema.CreateTable(self.table, include_foreign_key_constraints=[]))
         target = ident(self.schema, self.name)
-        if self.table.comment is not None:
-            yield f"COMMENT ON TABLE {target} IS {literal(self.table.comment)}"
+        if text_or_none(self.table.comment, f"CreateTable: the comment of {self.name}") is not None:
+            yield f"COMMENT ON TABLE {target} IS {literal(self.table.comment or '')}"
         for column in self.table.columns:
-            if column.comment is not None:
-                yield f"COMMENT ON COLUMN {target}.{ident(str(column.name))} IS {literal(column.comment)}"
+            if text_or_none(column.comment, f"CreateTable: the comment of {self.name}.{column.name}") is not None:
+                yield f"COMMENT ON COLUMN {target}.{ident(str(column.name))} IS {literal(column.comment or '')}"
         for index in sorted(self.table.indexes, key=lambda index: str(index.name)):
             yield self._text(sa.schema.CreateIndex(index))
         for constraint in sorted(self.table.constraints, key=lambda constraint: str(constraint.name)):
@@ -185,6 +186,7 @@ class _Compiler:
         if not isinstance(constraint.name, str):
             raise UsageError(f"CreateTable: {self.name} has a constraint with a comment, but without a name")
         target = ident(self.schema, self.name)
+        text_or_none(constraint.comment, f"CreateTable: the comment of {constraint.name}")
         return f"COMMENT ON CONSTRAINT {ident(constraint.name)} ON {target} IS {literal(constraint.comment or '')}"
 
     def _foreign_keys(self) -> Iterator[ForeignKey]:
@@ -270,5 +272,5 @@ def _unquoted(text: str) -> str:
 
 def _target(element: sa.ForeignKey) -> tuple[str, str]:
     """The table, with its schema where it is given, and the column that a foreign key points to."""
-    table, _, column = element.target_fullname.rpartition(".")
-    return table, column
+    *table, column = foreign_target(element, "CreateTable")
+    return ".".join(table), column

@@ -90,6 +90,9 @@ class Addition:
         ]
 
 
+WITH_INDEX = ("p", "u", "x")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NewConstraint(abc.ABC):
     """A constraint as somebody declares it, over the names that columns have in the end. Without a name: the server's."""
@@ -136,6 +139,7 @@ class NewConstraint(abc.ABC):
             phase=phase or self._earliest(scope, table, columns),
         )  # fmt: skip
         self._refuse(addition)
+        self._refuse_taken(addition)
         self._refuse_second(table, definition)
         steps = [self._at_once(addition)] if _unseen(addition) else list(self._steps(addition))
         if addition.strict:
@@ -175,6 +179,15 @@ class NewConstraint(abc.ABC):
     def definition(self, scope: Scope, table: TableDraft) -> str | None:
         """The server's text of it; None while it has not been asked."""
         return self.clause
+
+    def _refuse_taken(self, addition: Addition) -> None:
+        """The index of a constraint shares its names with tables and views."""
+        at = (addition.live.schema, addition.name)
+        if self.kind in WITH_INDEX and addition.name not in addition.table.names_taken and addition.scope.taken([at]):
+            raise Unsafe(
+                f"the name {'.'.join(at)} is taken, which the constraint's index needs",
+                hint="give the constraint another name",
+            )
 
     # What the kinds have of their own.
 
@@ -249,8 +262,7 @@ class Check(NewConstraint):
         return f"CHECK ({self.expression})"
 
     def columns(self, table: TableDraft) -> tuple[str, ...]:
-        known = frozenset(column.name for column in table.columns)
-        return tuple(sorted(columns_in(self.expression, known)))
+        return tuple(sorted(table.named_in(self.expression)))
 
     def definition(self, scope: Scope, table: TableDraft) -> str | None:
         statement = on_copy(table, f"ALTER TABLE {{table}} ADD CONSTRAINT zd_trial_check {self.clause}")

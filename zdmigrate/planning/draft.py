@@ -19,8 +19,9 @@ from zdmigrate.errors import Unsafe
 from zdmigrate.phases import Phase
 from zdmigrate.plan import Step
 from zdmigrate.planning import names
-from zdmigrate.sqltext import ident, replace_columns
+from zdmigrate.sqltext import columns_in, ident, replace_columns
 
+SYSTEM_COLUMNS = frozenset(("tableoid", "cmin", "cmax", "xmin", "xmax", "ctid"))
 OnDownError = Literal["refuse", "null"]
 
 
@@ -222,6 +223,8 @@ class TableDraft:
         Raises:
             Unsafe: it is taken.
         """
+        if name in SYSTEM_COLUMNS:
+            raise Unsafe(f"{name} is a system column of every table", hint="choose another name")
         if name in self._columns or name in self.live.column_names:
             still = self._gone.get(name)
             raise Unsafe(
@@ -486,6 +489,17 @@ class TableDraft:
         """Whether indexes that the migration adds are about all of these columns."""
         return frozenset(columns) <= frozenset().union(*self._indexes.values())
 
+    def named_in(self, text: str) -> frozenset[str]:
+        """The columns of the new shape that an expression mentions.
+
+        Raises:
+            Unsafe: it mentions one that the migration drops or calls otherwise.
+        """
+        found = columns_in(text, frozenset(self._columns.keys() | self._gone.keys()))
+        for name in sorted(found):
+            self.column(name)
+        return found
+
     def initial(self, text: str) -> str:
         """An expression over the new shape, over the columns as they are before the migration."""
         return self._over(text, lambda column: column.value)
@@ -507,6 +521,8 @@ class TableDraft:
         return Phase.BACKFILL if unknown_to_old else Phase.CONTRACT
 
     def _over(self, text: str, value: Callable[[DraftColumn], str]) -> str:
+        self.named_in(text)
+
         def known(name: str) -> str | None:
             column = self._columns.get(name)
             found = ident(name) if column is None else value(column)
@@ -539,6 +555,7 @@ class Draft:
         self._tables: dict[tuple[str, str], TableDraft] = {}
         self._gone: dict[tuple[str, str], str] = {}
         self._claims: dict[str, str] = {}
+        self._needed: list[tuple[str, str]] = []
         self._questions: dict[schema.Question, None] = {}
         self._made: set[str] = set()
 
@@ -589,6 +606,14 @@ class Draft:
     def claimed(self, what: str) -> str | None:
         """What an earlier change of the migration does with it."""
         return self._claims.get(what)
+
+    def need(self, key: str, by: str) -> None:
+        """Note that something which the migration makes needs a unique key, by the name under which plans compare it."""
+        self._needed.append((key, by))
+
+    def needed_by(self, key: str) -> tuple[str, ...]:
+        """What the migration makes that needs it."""
+        return tuple(by for each, by in self._needed if each == key)
 
     def ask(self, question: schema.Question) -> None:
         """Note what the server must be asked before the plan can be made."""

@@ -17,7 +17,7 @@ from zdmigrate.planning import probes
 from zdmigrate.planning.constraints import Addition, NewConstraint, on_copy
 from zdmigrate.planning.draft import TableDraft
 from zdmigrate.planning.parts import TINY_BYTES, TINY_ROWS, Scope, is_tiny
-from zdmigrate.sqltext import columns_in, ident, literal
+from zdmigrate.sqltext import ident, literal
 
 _OPERATOR = re.compile(r"[-+*/<>=~!@#%^&|`?]{1,63}")
 
@@ -54,11 +54,10 @@ class Exclusion(NewConstraint):
         return f"EXCLUDE USING {ident(self.method)} ({listed}){where}"
 
     def columns(self, table: TableDraft) -> tuple[str, ...]:
-        known = frozenset(column.name for column in table.columns)
         found = [table.column(element).name for element, _ in self.elements if not _is_expression(element)]
         texts = [element for element, _ in self.elements if _is_expression(element)]
         for text in (*texts, *(() if self.where is None else (self.where,))):
-            found += sorted(columns_in(text, known))
+            found += sorted(table.named_in(text))
         return tuple(dict.fromkeys(found))
 
     def definition(self, scope: Scope, table: TableDraft) -> str | None:

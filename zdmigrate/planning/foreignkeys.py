@@ -18,7 +18,7 @@ from zdmigrate.phases import Phase
 from zdmigrate.plan import LockMode, Step, TableLock
 from zdmigrate.planning.constraints import Addition, NewConstraint
 from zdmigrate.planning.draft import TableDraft
-from zdmigrate.planning.parts import Scope, on
+from zdmigrate.planning.parts import Scope, item_name, on
 from zdmigrate.sqltext import ident, literal, tokens
 
 SHARE_ROW_EXCLUSIVE = LockMode.SHARE_ROW_EXCLUSIVE
@@ -117,12 +117,20 @@ class ForeignKey(NewConstraint):
 
     def _refuse(self, addition: Addition) -> None:
         ref = self._referenced(addition.scope)
+        by = f"the foreign key {addition.name} of {addition.table.shown}"
+        addition.scope.draft.need(item_name(self.ref_schema, self.ref_table, self._key(ref)[0]), by)
         for own, theirs in zip(self.own, self.ref_columns, strict=True):
             mine, other = addition.table.column(own), ref.column(theirs)
             if mine.type != other.type:
                 # The server says whether it has an operator for the two.
-                compared = f"{addition.table.initial(ident(own))} = NULL::{other.type}"
-                addition.scope.expression(addition.live, compared)
+                try:
+                    addition.scope.expression(addition.live, f"NULL::{mine.type} = NULL::{other.type}")
+                except Unsafe as error:
+                    raise Unsafe(
+                        f"{addition.table.shown}.{own} is {mine.type}, and {self._shown_ref}.{theirs} is {other.type}, "
+                        "which the server does not compare",
+                        hint="a foreign key needs columns of the same type: ChangeType one of them before",
+                    ) from error
 
     def _reads(self, scope: Scope) -> Iterable[str]:
         ref = self._referenced(scope)

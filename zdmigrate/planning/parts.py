@@ -12,7 +12,7 @@ from zdmigrate.phases import Phase
 from zdmigrate.plan import Gate, LockMode, Mode, Step, TableLock, Window
 from zdmigrate.planning import names, probes
 from zdmigrate.planning.draft import Draft, TableDraft, Unanswered
-from zdmigrate.sqltext import ident
+from zdmigrate.sqltext import for_table, ident
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -98,6 +98,7 @@ class Scope:
         Raises:
             Unsafe: it is missing, not a table, a partition, part of an inheritance tree, or somebody else's.
         """
+        self.refuse_schema(schema_name)
         table = self.any_table(schema_name, table_name)
         shown = f"{schema_name}.{table_name}"
         if table is None:
@@ -114,6 +115,17 @@ class Scope:
                 hint=f'GRANT "{table.owner}" TO "{self.snapshot.role}", or connect as the owner',
             )
         return table
+
+    def refuse_schema(self, name: str) -> None:
+        """Refuse schemas whose tables are not the application's.
+
+        Raises:
+            Unsafe: it is the server's, or zdmigrate's own.
+        """
+        if name == self.control:
+            raise Unsafe(f"the schema {name} is zdmigrate's own", hint="no migration changes it: zdmigrate init does")
+        if name.startswith("pg_") or name == "information_schema":
+            raise Unsafe(f"the schema {name} is the server's own", hint="check schema= in the migration")
 
     def live_column(self, table: schema.Table, name: str) -> schema.Column:
         """A column of a table as it is in the catalog.
@@ -174,7 +186,10 @@ class Scope:
         for facts in self.snapshot.trials:
             if (facts.schema, facts.table, facts.statement) == (table.schema, table.name, statement):
                 if facts.error is not None:
-                    raise Unsafe(f"{table.schema}.{table.name}: {facts.error}", hint=f"the server refused: {statement}")
+                    raise Unsafe(
+                        f"{table.schema}.{table.name}: {facts.error}",
+                        hint=f"the server refused: {for_table(statement, ident(table.schema, table.name))}",
+                    )
                 return facts
         given = self._given(table)
         self.draft.ask(schema.Question(schema=table.schema, table=table.name, trial=statement, given=given))
@@ -209,6 +224,7 @@ class Scope:
             Unsafe: the server refused them.
             Unanswered: it has not been asked yet.
         """
+        self.refuse_schema(schema_name)
         for facts in self.snapshot.creations:
             if (facts.schema, facts.table, facts.statements) == (schema_name, table_name, statements):
                 if facts.made is None:

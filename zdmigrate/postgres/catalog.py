@@ -17,7 +17,7 @@ from zdmigrate import schema
 from zdmigrate.errors import Contended
 from zdmigrate.planning import dependents, sync
 from zdmigrate.postgres import session
-from zdmigrate.sqltext import ident, index_tail, tokens
+from zdmigrate.sqltext import for_table, ident, index_tail, tokens
 
 SAMPLE_ROWS = 1000
 """On how many rows an expression is tried."""
@@ -570,6 +570,8 @@ def _type(cursor: session.Cursor, text: str) -> schema.TypeFacts:
             described = (row[1], result.fmod(0) if result.ftype(0) == row[1] else -1)
             cursor.execute(f"SET LOCAL search_path = {session.CATALOG_PATH}".encode())
             name = _one(cursor, "SELECT format_type(%s, %s)", described)[0]
+            if _one(cursor, "SELECT typtype = 'p' FROM pg_type WHERE oid = %s", row[1:])[0]:
+                return schema.TypeFacts(text=text, error=f"{text} is a pseudo-type, which no column can have")
             brings = _one(cursor, _BRINGS.format(type="%s"), (row[1], row[1]))[0]
             labels = _one(cursor, _LABELS, (row[1],))[0]
             return schema.TypeFacts(text=text, canonical=name, brings=tuple(brings), labels=tuple(labels))
@@ -660,7 +662,7 @@ def _trial(connection: session.Connection, question: schema.Question) -> schema.
             before = {row[0] for row in cursor.execute(_OBJECTS, (_COPY, _COPY)).fetchall()}
             cursor.execute("SET LOCAL client_min_messages = debug1")
             messages.clear()
-            cursor.execute(statement.replace("{table}", f"pg_temp.{_COPY}").encode())
+            cursor.execute(for_table(statement, f"pg_temp.{_COPY}").encode())
             answer = _answer(cursor)
             cursor.execute("SET LOCAL client_min_messages = notice")
             said = tuple(m for m in messages if _COPY in m)
