@@ -219,6 +219,36 @@ def test_a_publication_without_a_replica_identity_is_gated(site: Site) -> None:
     site.sql("UPDATE t SET b = 0 WHERE id = 1")
 
 
+GENERATED = "ALTER TABLE t ADD made int GENERATED ALWAYS AS (b + 1) STORED"
+COMPUTED = 'AddColumn("t", sa.Column("made", sa.Integer, sa.Computed("b + 1", persisted={})))'
+
+
+@pytest.mark.parametrize(
+    ("before", "change"),
+    [
+        (GENERATED, 'SetReplicaIdentity("t", "full")'),
+        ("ALTER TABLE t REPLICA IDENTITY FULL", COMPUTED.format("True")),
+        ("ALTER TABLE t REPLICA IDENTITY FULL", COMPUTED.format("False")),
+    ],
+)
+def test_generated_columns_that_a_publication_leaves_out_are_gated(
+    site: Site, pg_major: int, before: str, change: str
+) -> None:
+    if pg_major < 18 and "persisted=False" in change:
+        pytest.skip("virtual generated columns are PostgreSQL 18's")
+    with_table(site, change)
+    site.sql(before, "CREATE PUBLICATION p FOR TABLE t")
+    subscribed = ("--override", "publication=subscribers have the column") if "AddColumn" in change else ()
+    if pg_major >= 18:
+        refused = site.run("advance", "--format", "json", *subscribed).expect(6).migration("0001_it")
+        assert "UPDATE and DELETE" in refused["message"]
+        site.sql("UPDATE t SET b = 0 WHERE id = 1")
+        sent = "publish = 'insert'" if "persisted=False" in change else "publish_generated_columns = stored"
+        site.sql(f"ALTER PUBLICATION p SET ({sent})")
+    site.run("advance", *subscribed).expect(0)
+    site.sql("UPDATE t SET b = 0 WHERE id = 1")
+
+
 def test_an_owner_who_is_no_superuser_can_do_all_of_it(site: Site) -> None:
     role = f"index_owner_{os.getpid()}"
     name = site.database.name

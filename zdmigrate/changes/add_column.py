@@ -14,7 +14,7 @@ from zdmigrate.errors import Unsafe, UsageError
 from zdmigrate.hazards import Hazard
 from zdmigrate.phases import Phase
 from zdmigrate.plan import Gate, LockMode, Mode, RowQueries, Step, Window
-from zdmigrate.planning import identity, notnull, planner, probes
+from zdmigrate.planning import identity, notnull, planner, probes, publications
 from zdmigrate.planning.draft import DraftColumn, Fill, TableDraft
 from zdmigrate.planning.parts import ChangePlan, Scope, Target, alter, is_tiny, on, transaction_step
 from zdmigrate.sqltext import columns_in, ident, literal
@@ -260,7 +260,7 @@ class AddColumn(Change):
         strict = () if self.nullable else self._never_null(scope, live)
         return ChangePlan(
             steps=(step, *self._commented(scope, live), *strict),
-            gates=(self._rewrite(table),) if rewrites else (),
+            gates=(*((self._rewrite(table),) if rewrites else ()), *self._published(scope, live, made)),
             window=Window(old_until=Phase.RETIRE if strict else Phase.CONTRACT, new_from=Phase.EXPAND),
         )
 
@@ -282,6 +282,19 @@ class AddColumn(Change):
             "write it; add a plain column with backfill= instead, a virtual one on PostgreSQL 18, or accept it: "
             '--override rewrite="reason"',
         )  # fmt: skip
+
+    def _published(self, scope: Scope, table: catalog.Table, made: Generated) -> Iterator[Gate]:
+        """It belongs to a full replica identity, and most publications do not send it."""
+        full = "f" in (table.replica_identity, *(part.replica_identity for part in table.partitions))
+        if full and publications.refuses_generated(scope.snapshot.major):
+            yield Gate(
+                name="replica_identity", phase=Phase.EXPAND, exit_code=6,
+                query=publications.unsent(table.schema, table.name, stored=made.stored),
+                detail=f"{table.schema}.{table.name} has the replica identity FULL, of which the generated column "
+                f"{self.name} is a part, and a publication that does not send it: every UPDATE and DELETE would fail; choose "
+                "another identity (SetReplicaIdentity) or publish_generated_columns before, or "
+                '--override replica_identity="reason"',
+            )  # fmt: skip
 
     def _commented(self, scope: Scope, table: catalog.Table) -> tuple[Step, ...]:
         if self.comment is None:

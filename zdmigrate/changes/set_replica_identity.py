@@ -12,9 +12,9 @@ from zdmigrate.errors import Unsafe, UsageError
 from zdmigrate.hazards import Hazard
 from zdmigrate.phases import Phase
 from zdmigrate.plan import Gate, LockMode, Step, TableLock, Window
-from zdmigrate.planning import indexes, probes
+from zdmigrate.planning import indexes, probes, publications
 from zdmigrate.planning.parts import ChangePlan, Scope, Target, item_name, transaction_step
-from zdmigrate.sqltext import ident, literal, tokens
+from zdmigrate.sqltext import ident, tokens
 
 _LETTERS = {"default": "d", "full": "f", "nothing": "n"}
 _WORDS = {letter: word.upper() for word, letter in _LETTERS.items()}
@@ -95,7 +95,7 @@ class SetReplicaIdentity(Change):
             steps=tuple(steps),
             objects=() if self.index is None else (item_name(self.schema, self.table, self.index),),
             hazards=(self._downstream(),),
-            gates=(self._gate(table),),
+            gates=tuple(self._gates(scope, table)),
         )
 
     def _each(self, table: catalog.Table) -> Iterator[tuple[indexes.Relation, _Identity, _Identity]]:
@@ -148,29 +148,36 @@ class SetReplicaIdentity(Change):
             remedy="tell who consumes the changes (subscribers, CDC) before; FULL also writes more WAL",
         )  # fmt: skip
 
-    def _gate(self, table: catalog.Table) -> Gate:
+    def _gates(self, scope: Scope, table: catalog.Table) -> Iterator[Gate]:
         """The server refuses UPDATE and DELETE on a published table whose rows it could not identify."""
         keyless = self.identity == "default" and not any(i.primary for i in table.indexes)
-        none = self.identity == "nothing" or keyless
-        shown = f"{self.schema}.{self.table}"
-        detail = (
-            f"a publication sends updates or deletes of {shown}, and "
-            + ("without a replica identity" if none else "if its column list or row filter does not fit the identity")
-            + ' the applications\' UPDATE and DELETE fail: change the publication first, or --override publication="reason"'
-        )
-        fits = "true" if none else "(r.prattrs IS NOT NULL OR r.prqual IS NOT NULL)"
-        everywhere = (
-            "p.puballtables OR EXISTS (SELECT FROM pg_publication_namespace s JOIN tree ON s.pnnspid = tree.nsp "
-        )
-        query = (
-            "WITH tree AS (SELECT c.oid, c.relnamespace AS nsp FROM pg_class c "
-            f"WHERE c.oid = to_regclass({literal(ident(self.schema, self.table))}) OR c.oid IN ("
-            f"SELECT relid FROM pg_partition_tree(to_regclass({literal(ident(self.schema, self.table))})))) "
-            "SELECT p.pubname FROM pg_publication p WHERE (p.pubupdate OR p.pubdelete) AND (EXISTS ("
-            f"SELECT FROM pg_publication_rel r JOIN tree ON r.prrelid = tree.oid WHERE r.prpubid = p.oid AND {fits})"
-            + (f" OR {everywhere}WHERE s.pnpubid = p.oid))" if none else ")")
-        )
-        return Gate(name="publication", phase=Phase.EXPAND, detail=detail, exit_code=6, query=query)
+        shown, at = f"{self.schema}.{self.table}", (self.schema, self.table)
+        if self.identity == "nothing" or keyless:
+            yield _gate(shown, "without a replica identity", publications.unidentified(*at))
+            return
+        yield _gate(shown, "if its column list or row filter does not fit the identity", publications.limited(*at))
+        generated = [table.column(name) for name in self._identifying(table)]
+        if publications.refuses_generated(scope.snapshot.major) and any(
+            c is not None and c.generated for c in generated
+        ):
+            stored = all(c is None or c.generated != "v" for c in generated)
+            why = "without the generated columns that identify its rows"
+            yield _gate(shown, why, publications.unsent(*at, stored=stored))
+
+    def _identifying(self, table: catalog.Table) -> frozenset[str]:
+        if self.index is not None:
+            return frozenset(self._index(table, self.index).columns)
+        if self.identity == "full":
+            return table.column_names
+        return frozenset(name for index in table.indexes if index.primary for name in index.columns)
+
+
+def _gate(shown: str, why: str, query: str) -> Gate:
+    detail = (
+        f"a publication sends updates or deletes of {shown}, and {why} the applications' UPDATE and DELETE fail: change the "
+        'publication first, or --override publication="reason"'
+    )
+    return Gate(name="publication", phase=Phase.EXPAND, detail=detail, exit_code=6, query=query)
 
 
 def _step(scope: Scope, at: indexes.Relation, before: _Identity, after: _Identity) -> Step:

@@ -67,7 +67,7 @@ def refusal(checked: list[tuple[Gate, GateState]], phase: Phase) -> ZdmigrateErr
 OVERRIDABLE = frozenset(
     (
         "drained", "dual_writers", "exclusion_scan", "explicit_null", "functions", "identity_numbers", "immediate_unique",
-        "old_reads_null", "publication", "retire_soak", "rewrite", "soak", "table_triggers", "view_limits",
+        "old_reads_null", "publication", "replica_identity", "retire_soak", "rewrite", "soak", "table_triggers", "view_limits",
         "warm_connections",
     )
 )  # fmt: skip
