@@ -223,9 +223,9 @@ class ChangeType(Change):
 
     def _try(self, scope: Scope, table: TableDraft, column: catalog.Column, up: str, down: str) -> None:
         """Both ways on sampled rows, and what becomes of NULL."""
-        forth = f"({table.initial(up)})::{self.type}"
+        forth = f"({up})::{self.type}"
         back = self._with(down, f"({forth})")
-        scope.expression(table.live, forth)
+        scope.expression(table.live, table.initial(forth))
         scope.expression(table.live, f"({table.initial(back)})::{column.type}")
         if not column.not_null:
             null_back = f"(({self._with(down, f'(NULL::{self.type})')})::{column.type})"
