@@ -562,7 +562,7 @@ class Draft:
         """
         before = self._claims.setdefault(what, doing)
         if before is not doing:
-            raise Unsafe(f"{what} is already {before} by the same migration", hint="keep one of the two")
+            raise Unsafe(f"{what} is already {before}, in the same migration", hint="keep one of the two")
 
     def claimed(self, what: str) -> str | None:
         """What an earlier change of the migration does with it."""
