@@ -131,6 +131,7 @@ class TableDraft:
         self._settled: set[str] = set()
         self._kept: dict[str, str] = {}
         self._indexes: set[str] = set()
+        self._reserved: set[str] = set()
         self._added: list[AddedConstraint] = []
         self._lost: dict[str, str] = {}
 
@@ -367,7 +368,8 @@ class TableDraft:
     @property
     def names_taken(self) -> frozenset[str]:
         """Names of constraints and indexes that are there before the end, or that the migration makes."""
-        return self.live.relation_names | {added.name for added in self._added} | set(self._lost) | self._indexes
+        added = {constraint.name for constraint in self._added}
+        return self.live.relation_names | added | set(self._lost) | self._indexes | self._reserved
 
     def constraint(self, name: str) -> schema.Constraint:
         """The constraint as it is in the catalog.
@@ -451,6 +453,10 @@ class TableDraft:
             raise Unsafe(f"{self.shown} gets a constraint {name!r} in the same migration", hint="choose another name")
         self._indexes.add(name)
         self._kept |= {column: f"the index {name}" for column in columns if column not in self._kept}
+
+    def reserve(self, name: str) -> None:
+        """The name of a constraint that comes with the table, after it."""
+        self._reserved.add(name)
 
     def indexes_anew(self, columns: Iterable[str]) -> bool:
         """Whether indexes that the migration adds are about all of these columns."""
