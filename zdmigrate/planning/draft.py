@@ -231,7 +231,8 @@ class TableDraft:
             self.moves[self.moves.index(move)] = changed
             found = dataclasses.replace(found, physical=new)
         else:
-            self.moves.append(Rename(column=live, new=new))
+            # Of the type that a change before this one gave it in its place: the shadow is compared with it.
+            self.moves.append(Rename(column=dataclasses.replace(live, type=found.type), new=new))
         del self._columns[old]
         self._columns[new] = dataclasses.replace(found, name=new)
         self._gone[old] = "renamed"
@@ -292,7 +293,7 @@ class TableDraft:
             self._columns[name] = dataclasses.replace(found, not_null=not_null, value=up)
             return
         made = Fill(
-            name=live.name, type=live.type, value=f"({self.initial(value)})::{live.type}",
+            name=live.name, type=found.type, value=f"({self.initial(value)})::{found.type}",
             not_null=not_null and not live.not_null, null_is_unfilled=True, serves_old=False, called=name,
             where=None if where is None else self.initial(where),
         )  # fmt: skip
@@ -326,7 +327,8 @@ class TableDraft:
         self._columns[name] = dataclasses.replace(column, live=live, default=live.default)
         move = self._move(live.name)
         if move is not None and not isinstance(move, Fill):
-            self.moves[self.moves.index(move)] = dataclasses.replace(move, column=live)
+            amended = dataclasses.replace(live, type=move.column.type)
+            self.moves[self.moves.index(move)] = dataclasses.replace(move, column=amended)
 
     def depend(self, columns: Iterable[str], kind: str, identity: str) -> None:
         """Note that something which the migration makes depends on columns, so that they cannot be dropped or replaced.
