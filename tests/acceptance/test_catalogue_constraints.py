@@ -11,8 +11,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tests.support import catalog_compare
-from tests.support.catalogue import ID, Case, Stage, walk
+from tests.support.catalogue import ID, Case, NotNullAnywhere, Stage, walk
 from tests.support.processes import until
 from zdmigrate.config import Config
 from zdmigrate.engine.outcome import MigrationStatus, Outcome
@@ -266,14 +265,6 @@ def test_the_catalog_ends_as_by_hand(make: Make, name: str) -> None:
     plan = walk(make(CASES[name]), CASES[name])
     if "exclusion" not in name:
         assert_short_locks(plan)
-
-
-class NotNullAnywhere(Stage):
-    """Does not ask whether the NOT NULL of a partition is its own, too: a primary key made on it says so for good."""
-
-    def catalog(self, name: str) -> catalog_compare.Catalog:
-        found = super().catalog(name)
-        return {key: (*facts[:5], *facts[6:]) if facts[0] == "n" else facts for key, facts in found.items()}
 
 
 def test_a_primary_key_of_a_partitioned_table(pg: ScratchServer, tmp_path: Path) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.catalogue import Case, Stage, walk
+from zdmigrate.errors import Unsafe
 from zdmigrate.postgres.servers import ScratchServer
 
 T = (
@@ -245,6 +247,9 @@ CASES = {
             'DROP INDEX "Old one"',
         ),
     ),
+    "an index that goes is not built anew before": Case(
+        schema=T, changes=('DropIndex("Old one", table="t")', 'Reindex(table="t")'), by_hand=('DROP INDEX "Old one"',)
+    ),
 }  # fmt: skip
 
 
@@ -266,3 +271,34 @@ def test_forwards_back_and_forwards_again(stage: Callable[[Case], Stage], name: 
     plan = walk(stage(CASES[name]), CASES[name])
     # A lock that stops readers is never held while rows are read.
     assert not [s.id for s in plan.steps() if s.scans and any(k.mode.blocks != "nothing" for k in s.locks)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            ('Reindex(table="t")', 'RenameIndex("t_k", "t_new", table="t")'),
+            "index public.t_k is already needed by a Reindex, in the same",
+        ),
+        (
+            ('RenameIndex("t_k", "t_new", table="t")', 'Reindex("t_k", table="t")'),
+            "index public.t_k is already renamed by change 1, in the same",
+        ),
+        (
+            ('RenameConstraint("t", "t_pkey", "t_key")', 'Reindex(table="t")'),
+            "index public.t_key is already changed by change 1, in the same",
+        ),
+        (('Reindex("t_pkey", table="t")', 'RenameConstraint("t", "t_pkey", "t_key")'), "already needed by a Reindex"),
+        (
+            ('DropIndex("t_k", table="t")', 'Reindex("t_k", table="t")'),
+            "t_k is already dropped by change 1, in the same",
+        ),
+        (('DropConstraint("t", "t_pkey")', 'Reindex("t_pkey", table="t")'), "t_pkey is dropped by the same migration"),
+    ],
+)
+def test_what_cannot_be_called_by_its_name_is_refused_when_it_is_planned(
+    stage: Callable[[Case], Stage], changes: tuple[str, ...], message: str
+) -> None:
+    made = stage(Case(schema=T, changes=changes, by_hand=()))
+    with made.project(made.make()) as project, pytest.raises(Unsafe, match=re.escape(message)):
+        project.plan([])

@@ -41,6 +41,20 @@ PARTITIONED = (
 )
 
 CASES = {
+    "create with a foreign key, and another one without a name": Case(
+        schema=("CREATE TABLE org (id integer PRIMARY KEY)",),
+        changes=(
+            """CreateTable(
+                "invoices", sa.Column("id", sa.BigInteger, primary_key=True),
+                sa.Column("org", sa.Integer, sa.ForeignKey("org.id")),
+            )""",
+            'AddForeignKey("invoices", "org", "org", "id", on_delete="cascade")',
+        ),
+        by_hand=(
+            "CREATE TABLE invoices (id bigserial PRIMARY KEY, org integer REFERENCES org)",
+            "ALTER TABLE invoices ADD FOREIGN KEY (org) REFERENCES org ON DELETE CASCADE",
+        ),
+    ),
     "create": Case(
         schema=("CREATE TABLE org (id integer PRIMARY KEY)", 'CREATE TABLE "Rate" (a integer, b text, UNIQUE (a, b))'),
         changes=(

@@ -21,7 +21,7 @@ from hypothesis import Phase as Stages
 
 import zdmigrate
 from tests.support import catalog_compare
-from tests.support.catalogue import EVERYTHING, ID, Case, Stage
+from tests.support.catalogue import EVERYTHING, ID, Case, NotNullAnywhere, Stage
 from tests.support.random_migrations import CHANGES, Drawn, migrations
 from tests.support.random_tables import OWNER
 from tests.support.random_versions import Version, version
@@ -89,7 +89,8 @@ def check(pg: ScratchServer, directory: Path, drawn: Drawn) -> str:
     directory.mkdir()
     owner = OWNER if drawn.owned else None
     case = Case(schema=drawn.schema, changes=drawn.changes, by_hand=(), prelude=drawn.prelude, owner=owner)
-    stage = Stage(pg, directory, case)
+    keyed = any(change.startswith("AddPrimaryKey") for change in drawn.changes)
+    stage = (NotNullAnywhere if keyed else Stage)(pg, directory, case)
     try:
         return _walk(stage, drawn)
     finally:

@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.catalogue import EVERYTHING, ID, Case, Stage, walk
 from zdmigrate.errors import Unsafe
-from zdmigrate.phases import Phase
+from zdmigrate.phases import PHASES, Phase
 from zdmigrate.plan import Mode, Plan
 from zdmigrate.postgres.servers import ScratchServer
 
@@ -325,3 +325,58 @@ def test_values_of_every_new_column_are_named_before_they_are_lost(stage: Callab
         refused = project.revert(ID, target=Phase.EXPAND, overrides=EVERYTHING)
         assert refused.exit_code == 6
         assert re.search("of its own in y.*of its own in z", refused.migrations[0].message or "")
+
+
+VARYING = (
+    "CREATE TABLE t (id bigserial PRIMARY KEY, v varchar(5), w varchar(5))",
+    "INSERT INTO t (v, w) VALUES (NULL, 'w'), ('v', NULL)",
+)
+
+
+def test_after_a_type_is_changed_in_place_the_others_go_on_with_the_new_one(stage: Callable[[Case], Stage]) -> None:
+    changes = (
+        'ChangeType("t", "v", "text")', """SetNotNull("t", "v", backfill="'longer than it was'")""",
+        'ChangeType("t", "w", "varchar(40)")', 'RenameColumn("t", "w", "W")',
+    )  # fmt: skip
+    made = stage(Case(schema=VARYING, changes=changes, by_hand=()))
+    name = made.make()
+    with made.project(name) as project:
+        for phase in PHASES[1 : Phase.RETIRE.position]:
+            assert project.advance([], target=phase, overrides=EVERYTHING).exit_code == 0
+            wanted = "longer than it was" if phase.position >= Phase.DUAL_WRITE.position else None
+            assert made.rows(name, "INSERT INTO t (w) VALUES ('more than five') RETURNING w, v") == [
+                ("more than five", wanted)
+            ]
+            assert made.rows(name, "UPDATE t SET w = 'again' WHERE id = 1 RETURNING w") == [("again",)]
+
+
+FIXED = (
+    "CREATE TABLE t (id bigserial PRIMARY KEY, n integer CONSTRAINT positive CHECK (n > 0), j jsonb)",
+    "CREATE INDEX ON t USING gin (j)",
+    "INSERT INTO t (n, j) VALUES (1, '{}')",
+)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            'ChangeType("t", "n", "text")',
+            "public.t.n cannot become text with its constraints and indexes as they are: operator",
+        ),
+        (
+            'DropConstraint("t", "positive"), ChangeType("t", "n", "text")',
+            "public.t.n cannot become text with its constraints and indexes as they are: operator",
+        ),
+        (
+            'ChangeType("t", "j", "text", down="j::jsonb")',
+            "cannot become text with its constraints and indexes as they are",
+        ),
+    ],
+)
+def test_checks_and_indexes_that_do_not_fit_the_new_type_are_found_when_it_is_planned(
+    stage: Callable[[Case], Stage], change: str, message: str
+) -> None:
+    made = stage(Case(schema=FIXED, changes=(change,), by_hand=()))
+    with made.project(made.make()) as project, pytest.raises(Unsafe, match=re.escape(message)):
+        project.plan([])

@@ -106,7 +106,7 @@ KEYED = "CreateTable('n', sa.Column('t_id', sa.BigInteger, sa.ForeignKey('t.id')
     [
         (("DropIndex('t_b', table='t')", "Reindex('t_b', table='t')"), "already dropped by change 1"),
         (("RenameIndex('t_b', 'z', table='t')", "Reindex('t_b', table='t')"), "already renamed by change 1"),
-        (("Reindex('t_b', table='t')", "RenameIndex('t_b', 'z', table='t')"), "already built anew by change 1"),
+        (("Reindex('t_b', table='t')", "RenameIndex('t_b', 'z', table='t')"), "already needed by a Reindex"),
         ((KEYED, "DropConstraint('t', 't_pkey')"), "the foreign key n_t_id_fkey of n depend on it"),
         (("DropConstraint('t', 't_pkey')", KEYED), "needs a unique key on (id) of public.t"),
         (

@@ -114,6 +114,14 @@ class Stage:
             self._server.drop_database(name)
 
 
+class NotNullAnywhere(Stage):
+    """Does not ask whether the NOT NULL of a partition is its own, too: a primary key made on it says so for good."""
+
+    def catalog(self, name: str) -> catalog_compare.Catalog:
+        found = super().catalog(name)
+        return {key: (*facts[:5], *facts[6:]) if facts[0] == "n" else facts for key, facts in found.items()}
+
+
 def walk(stage: Stage, case: Case) -> Plan:
     """Phases, bootstrap and DDL by hand leave the same; a revert from every phase leaves what was there."""
     by_hand, at_once, by_phases = stage.make(), stage.make(), stage.make()

@@ -247,8 +247,11 @@ def _drop_column(world: World) -> str | None:
         return None
     table, field = found
     table.fields.remove(field)
+    distinct = any(item.unique for item in table.items if field in item.columns)
     table.items = [item for item in table.items if field not in item.columns]
-    down = field.value("9") if field.not_null and not field.default and not world.chance(6) else None
+    down = (
+        field.value(ID if distinct else "9") if field.not_null and not field.default and not world.chance(6) else None
+    )
     return _call("DropColumn", table, table.name, field.name, down=down)
 
 

@@ -194,6 +194,7 @@ class ChangeType(Change):
         reshape.refuse_unreplaceable(table, column, doing="changed")
         up, down = self.up or ident(self.column), self.down or f"({ident(self.column)})::{column.type}"
         self._try(scope, table, column, up, down)
+        self._try_dependents(scope, table, column, type_, up)
         if self.on_down_error == "null" and column.not_null:
             raise Unsafe(
                 f'{table.shown}.{column.name} is NOT NULL, so on_down_error="null" has nothing to write',
@@ -239,6 +240,20 @@ class ChangeType(Change):
                     f"{table.shown}.{self.column}: version N+1 may write NULL, but down and then up make a value of it",
                     hint="let down give NULL for NULL, or set the column NOT NULL in the same migration",
                 ) from error
+
+    def _try_dependents(self, scope: Scope, table: TableDraft, column: catalog.Column, type_: str, up: str) -> None:
+        """Whether the column's checks and indexes are possible with the new type: they are copied only after the rows."""
+        # A constraint that the migration drops is there until the end, and copied like the others.
+        change = f"ALTER TABLE {{table}} ALTER COLUMN {ident(column.name)}"
+        value = f"({table.initial(up)})::{self.type}"
+        try:
+            scope.trial(table.live, f"{change} DROP DEFAULT; {change} TYPE {self.type} USING {value}")
+        except Unsafe as error:
+            raise Unsafe(
+                f"{table.shown}.{self.column} cannot become {type_} with its constraints and indexes as they are: "
+                f"{error.message.removeprefix(f'{table.shown}: ')}",
+                hint="drop the one that does not fit in a migration before this one, and add it again after it",
+            ) from error
 
     def _with(self, text: str, value: str) -> str:
         return replace_columns(text, lambda name: value if name == self.column else None)

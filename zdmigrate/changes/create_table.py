@@ -75,7 +75,9 @@ class CreateTable(Change):
         # Asked with every type that is missing now, whichever change of the migration brings it.
         made_by = (*(e.create for e in missing), *table.statements)
         made = scope.created(table.schema, table.name, made_by)
-        scope.draft.put(TableDraft(made, scope.position, made_by=made_by))
+        draft = scope.draft.put(TableDraft(made, scope.position, made_by=made_by))
+        for key in table.foreign_keys:
+            draft.reserve(key.name)
         types = [e for e in missing if scope.draft.makes(f"type {e.schema}.{e.name}")]
         keys = [self._foreign_key(scope, made, key) for key in table.foreign_keys]
         targets = dict.fromkeys(key.target for key in table.foreign_keys)

@@ -12,8 +12,11 @@ from zdmigrate.errors import Unsafe
 from zdmigrate.phases import Phase
 from zdmigrate.plan import LockMode, Mode, Step, TableLock, Window
 from zdmigrate.planning import indexes, probes
+from zdmigrate.planning.draft import TableDraft
 from zdmigrate.planning.parts import ChangePlan, Scope, Target, item_name, transaction_step
 from zdmigrate.sqltext import ident
+
+_NEEDED = "needed by a Reindex"
 
 
 @dataclasses.dataclass(frozen=True, init=False)
@@ -48,11 +51,11 @@ class Reindex(Change):
         return OneShot(there=None)
 
     def plan(self, scope: Scope) -> ChangePlan:
-        table = scope.table(self.schema, self.table).live
-        chosen = self._chosen(table)
-        for index in chosen:
-            claimed = indexes.claim(self.schema, index.name)
-            scope.draft.claim(claimed, f"built anew by change {scope.position + 1}")
+        draft = scope.table(self.schema, self.table)
+        table = draft.live
+        for index in self._chosen(table):
+            scope.draft.claim(indexes.name_claim(self.schema, index.name), _NEEDED)
+        chosen = tuple(index for index in self._chosen(table) if not self._goes(scope, draft, index))
         return ChangePlan(
             window=Window(old_until=Phase.CONTRACT, new_from=Phase.NONE),
             steps=tuple(step for index in chosen for step in self._steps(scope, table, index)),
@@ -73,6 +76,25 @@ class Reindex(Change):
                 hint=f"REINDEX INDEX {ident(self.schema, self.name)} while nobody uses the table",
             )
         return (index,)
+
+    def _goes(self, scope: Scope, table: TableDraft, index: catalog.Index) -> bool:
+        """Whether the migration drops or replaces it anyway.
+
+        Raises:
+            Unsafe: it is this index that is to be built anew.
+        """
+        claimed = scope.draft.claimed(indexes.claim(self.schema, index.name))
+        dropped = index.constraint is not None and table.drops_constraint(index.constraint)
+        if self.name is not None and dropped:
+            raise Unsafe(
+                f"{self.name} is dropped by the same migration, with its constraint", hint="keep one of the two"
+            )
+        if self.name is not None and claimed is not None:
+            raise Unsafe(
+                f"index {self.schema}.{self.name} is already {claimed}, in the same migration",
+                hint="keep one of the two",
+            )
+        return dropped or claimed is not None
 
     def _steps(self, scope: Scope, table: catalog.Table, index: catalog.Index) -> Iterator[Step]:
         names = indexes.of(table, index).names(table)

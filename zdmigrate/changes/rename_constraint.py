@@ -9,7 +9,7 @@ from zdmigrate.changes.base import Change, OneShot, require_name
 from zdmigrate.errors import Drift, Unsafe, UsageError
 from zdmigrate.phases import Phase
 from zdmigrate.plan import LockMode, Window
-from zdmigrate.planning import probes
+from zdmigrate.planning import indexes, probes
 from zdmigrate.planning.parts import ChangePlan, Scope, Target, alter, on, transaction_step
 from zdmigrate.sqltext import ident, literal
 
@@ -75,6 +75,8 @@ class RenameConstraint(Change):
             locks=on(live, LockMode.ACCESS_EXCLUSIVE), takes_away=True,
         )  # fmt: skip
         if indexed:
+            for name in (self.old, self.new):
+                scope.draft.claim(indexes.name_claim(self.schema, name), f"changed by change {scope.position + 1}")
             taken = literal(f"the name {self.new} is taken in schema {self.schema}")
             found = f"SELECT {taken} WHERE to_regclass({literal(ident(self.schema, self.new))}) IS NOT NULL"
             step = dataclasses.replace(step, refused_by=found)

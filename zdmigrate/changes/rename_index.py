@@ -61,7 +61,9 @@ class RenameIndex(Change):
         if scope.taken([(self.schema, self.new)]):
             raise Unsafe(f"the name {self.schema}.{self.new} is taken", hint="choose another name")
         for name in (self.old, self.new):
-            scope.draft.claim(indexes.claim(self.schema, name), f"renamed by change {scope.position + 1}")
+            renamed = f"renamed by change {scope.position + 1}"
+            scope.draft.claim(indexes.claim(self.schema, name), renamed)
+            scope.draft.claim(indexes.name_claim(self.schema, name), renamed)
         step = transaction_step(
             scope, Phase.EXPAND, f"rename.{self.old}", f"rename the index {self.old} to {self.new}",
             probe=probes.index_renamed(

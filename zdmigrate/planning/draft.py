@@ -159,6 +159,7 @@ class TableDraft:
         self._gone: dict[str, str] = {}
         self._uses: list[Use] = []
         self._indexes: dict[str, frozenset[str]] = {}
+        self._reserved: set[str] = set()
         self._added: list[AddedConstraint] = []
         self._lost: dict[str, str] = {}
 
@@ -256,7 +257,8 @@ class TableDraft:
             self.moves[self.moves.index(move)] = changed
             found = dataclasses.replace(found, physical=new)
         else:
-            self.moves.append(Rename(column=live, new=new))
+            # Of the type that a change before this one gave it in its place: the shadow is compared with it.
+            self.moves.append(Rename(column=dataclasses.replace(live, type=found.type), new=new))
         del self._columns[old]
         self._columns[new] = dataclasses.replace(found, name=new)
         self._gone[old] = "renamed"
@@ -319,7 +321,7 @@ class TableDraft:
             self._columns[name] = dataclasses.replace(found, not_null=not_null, value=up)
             return
         made = Fill(
-            name=live.name, type=live.type, value=f"({self.initial(value)})::{live.type}",
+            name=live.name, type=found.type, value=f"({self.initial(value)})::{found.type}",
             not_null=not_null and not live.not_null, null_is_unfilled=True, serves_old=False, called=name,
             where=None if where is None else self.initial(where),
         )  # fmt: skip
@@ -352,7 +354,8 @@ class TableDraft:
         self._columns[name] = dataclasses.replace(column, live=live, default=live.default)
         move = self._move(live.name)
         if move is not None and not isinstance(move, Fill):
-            self.moves[self.moves.index(move)] = dataclasses.replace(move, column=live)
+            amended = dataclasses.replace(live, type=move.column.type)
+            self.moves[self.moves.index(move)] = dataclasses.replace(move, column=amended)
 
     def depend(self, columns: Iterable[str], kind: str, identity: str) -> None:
         """Note that something which the migration makes depends on columns, so that they cannot be dropped or replaced.
@@ -394,9 +397,8 @@ class TableDraft:
     @property
     def names_taken(self) -> frozenset[str]:
         """Names of constraints and indexes that are there before the end, or that the migration makes."""
-        return (
-            self.live.relation_names | {added.name for added in self._added} | self._lost.keys() | self._indexes.keys()
-        )
+        added = {constraint.name for constraint in self._added}
+        return self.live.relation_names | added | self._lost.keys() | self._indexes.keys() | self._reserved
 
     def constraint(self, name: str) -> schema.Constraint:
         """The constraint as it is in the catalog.
@@ -484,6 +486,10 @@ class TableDraft:
             raise Unsafe(f"{self.shown} gets a constraint {name!r} in the same migration", hint="choose another name")
         self._indexes[name] = frozenset(columns)
         self._uses += [Use(column=column, by=f"the index {name}") for column in self._indexes[name]]
+
+    def reserve(self, name: str) -> None:
+        """The name of a constraint that comes with the table, after it."""
+        self._reserved.add(name)
 
     def indexes_anew(self, columns: Iterable[str]) -> bool:
         """Whether indexes that the migration adds are about all of these columns."""
@@ -601,7 +607,7 @@ class Draft:
         """
         before = self._claims.setdefault(what, doing)
         if before is not doing:
-            raise Unsafe(f"{what} is already {before} by the same migration", hint="keep one of the two")
+            raise Unsafe(f"{what} is already {before}, in the same migration", hint="keep one of the two")
 
     def claimed(self, what: str) -> str | None:
         """What an earlier change of the migration does with it."""

@@ -350,6 +350,11 @@ def claim(schema_name: str, name: str) -> str:
     return f"index {schema_name}.{name}"
 
 
+def name_claim(schema_name: str, name: str) -> str:
+    """How it calls an index's name, for changes that need it between `expand` and `retire`."""
+    return f"the name of {claim(schema_name, name)}"
+
+
 def duplicates(table: schema.Table, keys: Sequence[str], *, predicate: str | None, nulls_distinct: bool) -> str:
     """A query that names values which rows of the table have in common, where a unique index must have one."""
     shown = literal(f"{table.schema}.{table.name}")
