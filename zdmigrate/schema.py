@@ -87,6 +87,8 @@ class Constraint:
     deferred: bool = False
     references: tuple[str, str] | None = None
     """Schema and name of the table that a foreign key points to."""
+    referenced_types: tuple[str, ...] = ()
+    """The types of the columns that it points to, in the order of `columns`."""
     inherited: bool = False
     comment: str | None = None
     needed_by: tuple[str, ...] = ()

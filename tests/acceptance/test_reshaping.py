@@ -353,6 +353,8 @@ def test_after_a_type_is_changed_in_place_the_others_go_on_with_the_new_one(stag
 FIXED = (
     "CREATE TABLE t (id bigserial PRIMARY KEY, n integer CONSTRAINT positive CHECK (n > 0), j jsonb)",
     "CREATE INDEX ON t USING gin (j)",
+    "CREATE TABLE o (id bigint PRIMARY KEY)",
+    "ALTER TABLE t ADD o bigint REFERENCES o",
     "INSERT INTO t (n, j) VALUES (1, '{}')",
 )
 
@@ -367,6 +369,10 @@ FIXED = (
         (
             'DropConstraint("t", "positive"), ChangeType("t", "n", "text")',
             "public.t.n cannot become text with its constraints and indexes as they are: operator",
+        ),
+        (
+            'ChangeType("t", "o", "text", down="o::bigint")',
+            "as they are: t_o_fkey would compare text with bigint, for which there is no operator",
         ),
         (
             'ChangeType("t", "j", "text", down="j::jsonb")',

@@ -11,7 +11,7 @@ from zdmigrate.errors import Unsafe, UsageError
 from zdmigrate.hazards import Hazard
 from zdmigrate.phases import Phase
 from zdmigrate.plan import Direction, Gate, LockMode, Window
-from zdmigrate.planning import draft, probes, rebinding, reshape
+from zdmigrate.planning import draft, foreignkeys, probes, rebinding, reshape
 from zdmigrate.planning.draft import OnDownError, TableDraft
 from zdmigrate.planning.parts import (
     ChangePlan,
@@ -246,14 +246,17 @@ class ChangeType(Change):
         # A constraint that the migration drops is there until the end, and copied like the others.
         change = f"ALTER TABLE {{table}} ALTER COLUMN {ident(column.name)}"
         value = f"({table.initial(up)})::{self.type}"
+        found = list(foreignkeys.incomparable(scope, table.live, column.name, type_))
         try:
             scope.trial(table.live, f"{change} DROP DEFAULT; {change} TYPE {self.type} USING {value}")
         except Unsafe as error:
+            found.append(error.message.removeprefix(f"{table.shown}: "))
+        if found:
             raise Unsafe(
                 f"{table.shown}.{self.column} cannot become {type_} with its constraints and indexes as they are: "
-                f"{error.message.removeprefix(f'{table.shown}: ')}",
+                f"{'; '.join(found)}",
                 hint="drop the one that does not fit in a migration before this one, and add it again after it",
-            ) from error
+            )
 
     def _with(self, text: str, value: str) -> str:
         return replace_columns(text, lambda name: value if name == self.column else None)

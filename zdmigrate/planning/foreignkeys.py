@@ -120,17 +120,13 @@ class ForeignKey(NewConstraint):
         by = f"the foreign key {addition.name} of {addition.table.shown}"
         addition.scope.draft.need(item_name(self.ref_schema, self.ref_table, self._key(ref)[0]), by)
         for own, theirs in zip(self.own, self.ref_columns, strict=True):
-            mine, other = addition.table.column(own), ref.column(theirs)
-            if mine.type != other.type:
-                # The server says whether it has an operator for the two.
-                try:
-                    addition.scope.expression(addition.live, f"NULL::{mine.type} = NULL::{other.type}")
-                except Unsafe as error:
-                    raise Unsafe(
-                        f"{addition.table.shown}.{own} is {mine.type}, and {self._shown_ref}.{theirs} is {other.type}, "
-                        "which the server does not compare",
-                        hint="a foreign key needs columns of the same type: ChangeType one of them before",
-                    ) from error
+            mine, other = addition.table.column(own).type, ref.column(theirs).type
+            if not _comparable(addition.scope, addition.live, mine, other):
+                raise Unsafe(
+                    f"{addition.table.shown}.{own} is {mine}, and {self._shown_ref}.{theirs} is {other}, "
+                    "which the server does not compare",
+                    hint="a foreign key needs columns of the same type: ChangeType one of them before",
+                )
 
     def _reads(self, scope: Scope) -> Iterable[str]:
         ref = self._referenced(scope)
@@ -198,3 +194,22 @@ def _column(key: str) -> str | None:
     """The column that an index's key is, where it is one."""
     found = [token for token in tokens(key) if token.kind != "space"]
     return found[0].name if len(found) == 1 else None
+
+
+def incomparable(scope: Scope, table: schema.Table, column: str, type_: str) -> Iterator[str]:
+    """Why foreign keys of the table cannot be kept when its column is of another type."""
+    for key in table.constraints:
+        if key.kind == "f" and column in key.columns:
+            other = key.referenced_types[key.columns.index(column)]
+            if not _comparable(scope, table, type_, other):
+                yield f"{key.name} would compare {type_} with {other}, for which there is no operator"
+
+
+def _comparable(scope: Scope, table: schema.Table, one: str, other: str) -> bool:
+    """Whether the server has an operator for the two types."""
+    if one != other:
+        try:
+            scope.expression(table, f"NULL::{one} = NULL::{other}")
+        except Unsafe:
+            return False
+    return True

@@ -203,7 +203,9 @@ SELECT k.conrelid::bigint, k.conname, k.contype::text,
              WHERE d.deptype = 'n' AND k.contype IN ('p', 'u', 'x') AND coalesce(fk.conparentid, 0) = 0
                AND (d.refclassid = 'pg_constraint'::regclass AND d.refobjid = k.oid
                     OR d.refclassid = 'pg_class'::regclass AND d.refobjid = k.conindid)
-             ORDER BY 1)
+             ORDER BY 1),
+       ARRAY(SELECT format_type(a.atttypid, a.atttypmod) FROM unnest(k.confkey) WITH ORDINALITY u(attnum, place)
+             JOIN pg_attribute a ON a.attrelid = k.confrelid AND a.attnum = u.attnum ORDER BY u.place)
 FROM pg_constraint k
 WHERE k.conrelid = ANY (%s) AND k.contype IN ('c', 'f', 'n', 'p', 'u', 'x')
 ORDER BY k.conrelid, k.conname
@@ -467,7 +469,7 @@ def _constraint(row: tuple[Any, ...]) -> schema.Constraint:
     return schema.Constraint(
         name=row[0], kind=row[1], columns=tuple(row[2]), definition=row[3], validated=row[4], deferrable=row[5],
         deferred=row[6], references=None if row[7] is None else (row[7][0], row[7][1]), inherited=row[8], comment=row[9],
-        needed_by=tuple(row[10]),
+        needed_by=tuple(row[10]), referenced_types=tuple(row[11]),
     )  # fmt: skip
 
 
