@@ -130,6 +130,17 @@ CASES = {
         changes=('AddUnique("logs", ["at", "id"], schema="My Schema", include="k")',),
         by_hand=('ALTER TABLE "My Schema".logs ADD UNIQUE (at, id) INCLUDE (k)',),
     ),
+    "several of the same columns of a partitioned table": Case(
+        schema=PARTED,
+        changes=(
+            'AddUnique("logs", ["at", "id"], schema="My Schema")',
+            'AddUnique("logs", ["at", "id"], name="once more", nulls_not_distinct=True, schema="My Schema")',
+        ),
+        by_hand=(
+            'ALTER TABLE "My Schema".logs ADD UNIQUE (at, id)',
+            'ALTER TABLE "My Schema".logs ADD CONSTRAINT "once more" UNIQUE NULLS NOT DISTINCT (at, id)',
+        ),
+    ),
     "a primary key": Case(
         schema=BARE, changes=('AddPrimaryKey("m", ["user_id", "team_id"])',),
         by_hand=("ALTER TABLE m ADD PRIMARY KEY (user_id, team_id)",),

@@ -576,6 +576,10 @@ class Draft:
         """What an earlier change of the migration does with it."""
         return self._claims.get(what)
 
+    def claims(self, prefix: str) -> frozenset[str]:
+        """The rest of everything claimed that begins so."""
+        return frozenset(what.removeprefix(prefix) for what in self._claims if what.startswith(prefix))
+
     def ask(self, question: schema.Question) -> None:
         """Note what the server must be asked before the plan can be made."""
         self._questions[question] = None
