@@ -293,15 +293,18 @@ def _change_type(world: World) -> str | None:
 
 
 def _set_not_null(world: World) -> str | None:
-    found = world.field(lambda _, f: _live(f) and not f.not_null and "null" not in f.changed)
+    def fits(table: Table, field: Field) -> bool:
+        unique = any(field in item.columns and item.unique for item in table.items)
+        return _live(field) and not field.not_null and "null" not in field.changed and not (unique and table.rows)
+
+    found = world.field(fits)
     if found is None:
         return None
     table, field = found
     field.not_null = True
     field.changed.add("null")
     plain = table.rows == 0 and world.chance(2)
-    unique = any(field in i.columns and i.unique for i in table.items)
-    fill = None if plain else field.value(ID if unique and field.type != "int4range" else "5")
+    fill = None if plain else field.value("5")
     return _call("SetNotNull", table, table.name, field.name, backfill=fill)
 
 
