@@ -130,6 +130,17 @@ CASES = {
         changes=('AddUnique("logs", ["at", "id"], schema="My Schema", include="k")',),
         by_hand=('ALTER TABLE "My Schema".logs ADD UNIQUE (at, id) INCLUDE (k)',),
     ),
+    "several of the same columns of a partitioned table": Case(
+        schema=PARTED,
+        changes=(
+            'AddUnique("logs", ["at", "id"], schema="My Schema")',
+            'AddUnique("logs", ["at", "id"], name="once more", nulls_not_distinct=True, schema="My Schema")',
+        ),
+        by_hand=(
+            'ALTER TABLE "My Schema".logs ADD UNIQUE (at, id)',
+            'ALTER TABLE "My Schema".logs ADD CONSTRAINT "once more" UNIQUE NULLS NOT DISTINCT (at, id)',
+        ),
+    ),
     "a primary key": Case(
         schema=BARE, changes=('AddPrimaryKey("m", ["user_id", "team_id"])',),
         by_hand=("ALTER TABLE m ADD PRIMARY KEY (user_id, team_id)",),
@@ -572,7 +583,7 @@ def test_a_table_that_is_not_tiny_stands_still_only_when_that_is_accepted(make: 
         ('AddCheck("t", expression="a > (SELECT 1)")', "without SELECT"),
         ('AddCheck("t", expression="a > \'x\'")', "invalid input syntax"),
         ('AddCheck("t", expression="t.a > 0")', "FROM-clause entry for table"),
-        ('AddForeignKey("t", "o", "org", "code")', "operator does not exist: integer = text"),
+        ('AddForeignKey("t", "o", "org", "code")', "public.t.o is integer, and public.org.code is text, which the"),
         ('AddUnique("t", "j")', "no default operator class"),
         ('AddCheck("t", "f", "a > 0")', "already has a constraint or index 'f'"),
         ('AddForeignKey("t", "o", "org", "id")', "already has this constraint: f"),

@@ -229,6 +229,8 @@ COMPUTED = 'AddColumn("t", sa.Column("made", sa.Integer, sa.Computed("b + 1", pe
         (GENERATED, 'SetReplicaIdentity("t", "full")'),
         ("ALTER TABLE t REPLICA IDENTITY FULL", COMPUTED.format("True")),
         ("ALTER TABLE t REPLICA IDENTITY FULL", COMPUTED.format("False")),
+        ("SELECT", COMPUTED.format("True") + ', SetReplicaIdentity("t", "full")'),
+        ("SELECT", 'SetReplicaIdentity("t", "full"), ' + COMPUTED.format("True")),
     ],
 )
 def test_generated_columns_that_a_publication_leaves_out_are_gated(

@@ -350,6 +350,17 @@ def test_after_a_type_is_changed_in_place_the_others_go_on_with_the_new_one(stag
             assert made.rows(name, "UPDATE t SET w = 'again' WHERE id = 1 RETURNING w") == [("again",)]
 
 
+def test_a_unique_index_with_a_generated_column_is_carried(stage: Callable[[Case], Stage]) -> None:
+    case = Case(
+        schema=(
+            "CREATE TABLE t (id bigserial PRIMARY KEY, c text NOT NULL, made text GENERATED ALWAYS AS ('x'::text) STORED)",
+            "CREATE UNIQUE INDEX t_c ON t (c, made)", "INSERT INTO t (c) VALUES ('c')",
+        ),
+        changes=('RenameColumn("t", "c", "d")',), by_hand=("ALTER TABLE t RENAME c TO d",), data="SELECT id, d FROM t",
+    )  # fmt: skip
+    walk(stage(case), case)
+
+
 FIXED = (
     "CREATE TABLE t (id bigserial PRIMARY KEY, n integer CONSTRAINT positive CHECK (n > 0), j jsonb)",
     "CREATE INDEX ON t USING gin (j)",

@@ -52,8 +52,8 @@ class Field:
     generated: bool = False
     pinned: bool = False
     """Whether something depends on it that does not let it be dropped or get another type."""
-    changed: bool = False
-    """Whether the migration changes its type, fills it, or changes its default."""
+    changed: set[str] = dataclasses.field(default_factory=set)
+    """What the migration changes of it already: its "type", whether it may be "null", its "default", its "comment"."""
 
     @property
     def sql(self) -> str:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
 
 
+_ADDED = "added"
+
+
 @dataclasses.dataclass(frozen=True, init=False)
 class AddColumn(Change):
     """Add a column: ``AddColumn("users", sa.Column("locale", sa.Text, nullable=False), backfill="'en'")``.
@@ -285,12 +288,15 @@ class AddColumn(Change):
 
     def _published(self, scope: Scope, table: catalog.Table, made: Generated) -> Iterator[Gate]:
         """It belongs to a full replica identity, and most publications do not send it."""
+        shown = f"{table.schema}.{table.name}"
+        scope.draft.claim(publications.added(shown, stored=made.stored), _ADDED)
         full = "f" in (table.replica_identity, *(part.replica_identity for part in table.partitions))
+        full = full or scope.draft.claimed(f"the replica identity of {shown}") is not None
         if full and publications.refuses_generated(scope.snapshot.major):
             yield Gate(
                 name="replica_identity", phase=Phase.EXPAND, exit_code=6,
                 query=publications.unsent(table.schema, table.name, stored=made.stored),
-                detail=f"{table.schema}.{table.name} has the replica identity FULL, of which the generated column "
+                detail=f"{shown} has the replica identity FULL, or gets another one, of which the generated column "
                 f"{self.name} is a part, and a publication that does not send it: every UPDATE and DELETE would fail; choose "
                 "another identity (SetReplicaIdentity) or publish_generated_columns before, or "
                 '--override replica_identity="reason"',

@@ -156,13 +156,14 @@ class SetReplicaIdentity(Change):
             yield _gate(shown, "without a replica identity", publications.unidentified(*at))
             return
         yield _gate(shown, "if its column list or row filter does not fit the identity", publications.limited(*at))
-        generated = [table.column(name) for name in self._identifying(table)]
-        if publications.refuses_generated(scope.snapshot.major) and any(
-            c is not None and c.generated for c in generated
-        ):
-            stored = all(c is None or c.generated != "v" for c in generated)
+        columns = [table.column(name) for name in self._identifying(table)]
+        kinds = {column.generated for column in columns if column is not None and column.generated}
+        if self.identity == "full":
+            kinds |= {kind for kind in "sv" if scope.draft.claimed(publications.added(shown, stored=kind == "s"))}
+        if kinds and publications.refuses_generated(scope.snapshot.major):
+            stored = kinds == {"s"}
             why = "without the generated columns that identify its rows"
-            yield _gate(shown, why, publications.unsent(*at, stored=stored))
+            yield _gate(shown, why, publications.unsent(*at, stored=stored), name="replica_identity")
 
     def _identifying(self, table: catalog.Table) -> frozenset[str]:
         if self.index is not None:
@@ -172,12 +173,12 @@ class SetReplicaIdentity(Change):
         return frozenset(name for index in table.indexes if index.primary for name in index.columns)
 
 
-def _gate(shown: str, why: str, query: str) -> Gate:
+def _gate(shown: str, why: str, query: str, *, name: str = "publication") -> Gate:
     detail = (
         f"a publication sends updates or deletes of {shown}, and {why} the applications' UPDATE and DELETE fail: change the "
-        'publication first, or --override publication="reason"'
+        f'publication first, or --override {name}="reason"'
     )
-    return Gate(name="publication", phase=Phase.EXPAND, detail=detail, exit_code=6, query=query)
+    return Gate(name=name, phase=Phase.EXPAND, detail=detail, exit_code=6, query=query)
 
 
 def _step(scope: Scope, at: indexes.Relation, before: _Identity, after: _Identity) -> Step:

@@ -621,6 +621,10 @@ class Draft:
         """What the migration makes that needs it."""
         return tuple(by for each, by in self._needed if each == key)
 
+    def claims(self, prefix: str) -> frozenset[str]:
+        """The rest of everything claimed that begins so."""
+        return frozenset(what.removeprefix(prefix) for what in self._claims if what.startswith(prefix))
+
     def ask(self, question: schema.Question) -> None:
         """Note what the server must be asked before the plan can be made."""
         self._questions[question] = None

@@ -15,7 +15,7 @@ from zdmigrate import schema
 from zdmigrate.errors import Unsafe
 from zdmigrate.hazards import Hazard
 from zdmigrate.plan import Gate, LockMode, Step, TableLock
-from zdmigrate.planning import names, notnull, probes
+from zdmigrate.planning import indexes, names, notnull, probes
 from zdmigrate.planning.constraints import Addition, NewConstraint, on_copy
 from zdmigrate.planning.draft import TableDraft
 from zdmigrate.planning.indexes import Index
@@ -138,7 +138,12 @@ class _Key(NewConstraint):
         for part in live.partitions:
             shown = f"{part.schema}.{part.name}"
             taken = {name for index in live.indexes for where, name in index.partition_names if where == shown}
-            found[part.schema, part.name] = names.conventional(part.name, named, self.label, frozenset(taken))
+            taken |= addition.scope.draft.claims(indexes.claim(part.schema, ""))
+            name = names.conventional(part.name, named, self.label, frozenset(taken))
+            addition.scope.draft.claim(
+                indexes.claim(part.schema, name), f"made by change {addition.scope.position + 1}"
+            )
+            found[part.schema, part.name] = name
         return found
 
     def _violations(self, addition: Addition) -> str:

@@ -28,6 +28,11 @@ def unsent(schema: str, name: str, *, stored: bool) -> str:
     return _sending(schema, name, listed=left_out, whole=left_out)
 
 
+def added(shown: str, *, stored: bool) -> str:
+    """How a migration's draft notes that a table gets a generated column."""
+    return f"a {'stored' if stored else 'virtual'} generated column of {shown}"
+
+
 def refuses_generated(major: int) -> bool:
     """Whether the server looks at generated columns at all."""
     return major >= _GENERATED

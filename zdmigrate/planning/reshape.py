@@ -32,7 +32,7 @@ from zdmigrate.planning.parts import (
 )
 from zdmigrate.planning.rebinding import Rebinding
 from zdmigrate.planning.synced import Swap, Synced
-from zdmigrate.sqltext import ident, literal
+from zdmigrate.sqltext import columns_in, ident, literal
 
 ACCESS_EXCLUSIVE = LockMode.ACCESS_EXCLUSIVE
 
@@ -147,11 +147,20 @@ class _Reshaping:
                     yield sync.SyncPair(columns=known, old=(old,), new=(), up=(), down=(down,))
 
     def _keys(self, column: schema.Column) -> tuple[sync.UniqueKey, ...]:
+        generated = frozenset(c.name for c in self.table.columns if c.generated)
+
+        def known(text: str) -> bool:
+            return not columns_in(text, generated)
+
+        # A BEFORE trigger does not see generated columns; a part of the key makes some wait that need not.
         return tuple(
-            sync.UniqueKey(name=i.name, keys=i.keys, nulls_distinct=not i.nulls_not_distinct, predicate=i.predicate)
+            sync.UniqueKey(
+                name=i.name, keys=tuple(filter(known, i.keys)), nulls_distinct=not i.nulls_not_distinct,
+                predicate=i.predicate if i.predicate is not None and known(i.predicate) else None,
+            )
             for i in self._indexes(column)
-            if i.unique and not carry.checked_late(self.table, i)
-        )
+            if i.unique and not carry.checked_late(self.table, i) and any(map(known, i.keys))
+        )  # fmt: skip
 
     def _indexes(self, column: schema.Column) -> tuple[schema.Index, ...]:
         """Those on a column that outlive the migration."""
