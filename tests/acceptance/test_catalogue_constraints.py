@@ -548,8 +548,9 @@ def test_a_name_that_something_else_has_is_found_before_the_phase(make: Make) ->
         Case(schema=T, changes=('AddUnique("t", "a")', 'RenameConstraint("org", "org_pkey", "t_c")'), by_hand=())
     )
     database = stage.make()
-    stage.sql(database, "CREATE SEQUENCE t_a_key", "CREATE INDEX t_c ON t (c)")
     with stage.project(database) as project:
+        assert project.advance([], target=Phase.EXPAND).exit_code == 0
+        stage.sql(database, "CREATE SEQUENCE t_a_key", "CREATE INDEX t_c ON t (c)")
         refused = project.advance([], target=Phase.RETIRE).migrations[0]
         assert (refused.exit_code, refused.phase) == (6, Phase.SWITCH_READS)
         assert "the name t_c is taken" in (refused.message or "")
