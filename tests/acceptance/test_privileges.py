@@ -112,6 +112,17 @@ def test_not_the_owner(site: Site, owner: str) -> None:
     assert site.phase(RENAME) == "none"
 
 
+def test_no_right_to_create_temporary_tables(site: Site, owner: str) -> None:
+    role = owned(site, owner)
+    role.init()
+    site.sql(f"REVOKE TEMPORARY ON DATABASE {site.database.name} FROM PUBLIC")
+    role.write(RENAME, 'ChangeType("users", "user_email", "varchar(200)")')
+    refused = role.run("plan").expect(6)
+    assert f"{owner} may not create temporary tables in {site.database.name}" in refused.err
+    site.sql(f"GRANT TEMPORARY ON DATABASE {site.database.name} TO {owner}")
+    role.run("plan").expect(0)
+
+
 def test_no_right_to_create_the_control_schema(site: Site, owner: str) -> None:
     site.sql(f"REVOKE CREATE ON DATABASE {site.database.name} FROM {owner}")
     refused = as_role(site, owner).run("init").expect(6)

@@ -14,7 +14,7 @@ from typing import Any, LiteralString
 import psycopg
 
 from zdmigrate import schema
-from zdmigrate.errors import Contended
+from zdmigrate.errors import Contended, Unsafe
 from zdmigrate.planning import dependents, sync
 from zdmigrate.postgres import session
 from zdmigrate.sqltext import for_table, ident, index_tail, tokens
@@ -658,9 +658,7 @@ def _trial(connection: session.Connection, question: schema.Question) -> schema.
     connection.add_notice_handler(note)
     try:
         with _made(connection, question) as cursor:
-            cursor.execute(
-                f"CREATE TEMPORARY TABLE {_COPY} (LIKE {ident(question.schema, question.table)} INCLUDING ALL)".encode()
-            )
+            _copy(cursor, question.schema, question.table)
             before = {row[0] for row in cursor.execute(_OBJECTS, (_COPY, _COPY)).fetchall()}
             cursor.execute("SET LOCAL client_min_messages = debug1")
             messages.clear()
@@ -679,6 +677,18 @@ def _trial(connection: session.Connection, question: schema.Question) -> schema.
     return dataclasses.replace(
         facts, definition=definition, columns=tuple(columns), defaults=defaults, messages=said, answer=answer
     )
+
+
+def _copy(cursor: session.Cursor, schema_name: str, table: str) -> None:
+    database = cursor.connection.info.dbname
+    temporary = _one(cursor, "SELECT has_database_privilege(%s, 'TEMPORARY')", (database,))[0]
+    if not temporary:
+        raise Unsafe(
+            f"{cursor.connection.info.user} may not create temporary tables in {database}, on which a plan tries what it "
+            f"would do to {schema_name}.{table}",
+            hint=f"GRANT TEMPORARY ON DATABASE {ident(database)} TO {ident(cursor.connection.info.user)}",
+        )
+    cursor.execute(f"CREATE TEMPORARY TABLE {_COPY} (LIKE {ident(schema_name, table)} INCLUDING ALL)".encode())
 
 
 def _answer(cursor: session.Cursor) -> str | None:
