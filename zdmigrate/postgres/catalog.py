@@ -243,7 +243,8 @@ SELECT DISTINCT w.oid, a.attname, (pg_identify_object(d.classid, d.objid, d.objs
        pg_describe_object(d.classid, d.objid, 0)
 FROM unnest(%s::bigint[]) w(oid)
 CROSS JOIN LATERAL (SELECT relid FROM pg_partition_tree(w.oid::oid) UNION SELECT w.oid::oid) l(relid)
-JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = l.relid AND d.refobjsubid > 0
+CROSS JOIN LATERAL (SELECT * FROM pg_depend d WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = l.relid
+                    AND d.refobjsubid > 0 OFFSET 0) d  -- by the index, however many partitions the server expects
 JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
 WHERE NOT (d.classid = 'pg_class'::regclass AND (d.deptype IN ('a', 'i') OR EXISTS (
       SELECT FROM pg_index i WHERE i.indexrelid = d.objid AND i.indrelid = d.refobjid)))
