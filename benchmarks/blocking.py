@@ -32,8 +32,10 @@ from collections.abc import Iterator, Sequence
 from datetime import timedelta
 
 from benchmarks.foreground import Foreground, Latency, Measured, columns, foreground
-from tests.support.example_runs import Example, examples
+from tests.support.examples import FOLDER, NAMES
 from tests.support.lockwatch import Hold, Watched, lockwatch, longest
+from zdmigrate.config import Config
+from zdmigrate.demo.example import Example
 from zdmigrate.engine.outcome import Outcome
 from zdmigrate.engine.project import Project
 from zdmigrate.engine.reporting import Event, EventKind
@@ -117,14 +119,14 @@ def main() -> int:
     parser.add_argument("--example", action="append", help="only this one; may be repeated")
     parser.add_argument("--major", type=int, default=max(available_majors(), default=None), help="of PostgreSQL")
     arguments = parser.parse_args()
-    chosen = [e for e in examples() if not arguments.example or e.name in arguments.example]
-    if unknown := set(arguments.example or ()) - {e.name for e in chosen}:
+    if unknown := set(arguments.example or ()) - set(NAMES):
         parser.error(f"no such example: {', '.join(sorted(unknown))}")
+    chosen = [Example.load(FOLDER / name) for name in arguments.example or NAMES]
     results: list[Result] = []
     complaints: list[str] = []
     with ScratchServer.start(find_binaries(arguments.major), settings=SETTINGS) as server:
         for example in chosen:
-            if example.runs_on(server.major):
+            if server.major in example.majors:
                 try:
                     results += measure(server, example, arguments.rows, arguments.baseline, back=arguments.back)
                 except ZdmigrateError as error:
@@ -173,7 +175,7 @@ def journey(server: ScratchServer, example: Example, baseline: float, *, back: b
         if event.kind is EventKind.STEP:
             timeline.note(f"{event.phase}: {event.message}")
 
-    config = dataclasses.replace(example.config(server.url(example.name)), lock_budget=timedelta(minutes=5))
+    config = Config(url=server.url(example.name), dir=example.migrations, lock_budget=timedelta(minutes=5))
     with (
         server.connect(example.name) as connection,
         Project.open(config, report=report) as project,
@@ -182,7 +184,7 @@ def journey(server: ScratchServer, example: Example, baseline: float, *, back: b
     ):
         project.init(environment="development", app_role=None, confirmed=True)
         plans = project.plan([])
-        sessions.play(example.models("old"), touched(example, plans))
+        sessions.play(example.old, touched(example, plans))
         timeline.leg = BASELINE
         timeline.note("nothing")
         time.sleep(baseline)
@@ -216,15 +218,15 @@ def itinerary(plans: Sequence[Plan], *, back: bool) -> list[Leg]:
 
 def touched(example: Example, plans: Sequence[Plan]) -> set[str]:
     """The columns, as ``table.column``, that the migrations work on, or that only one of the versions has."""
-    old, new = columns(example.models("old")), columns(example.models("new"))
+    old, new = columns(example.old), columns(example.new)
     return {".".join(name.split(".")[-2:]) for plan in plans for name in plan.touches} | (old ^ new)
 
 
 def play_for(move: Move, sessions: Foreground, example: Example, plans: Sequence[Plan]) -> None:
     """Be the version that lives through this phase: N as long as it works after it."""
     old_until = min(plan.window.old_until.position for plan in plans)
-    version = "old" if move.phase.position <= old_until else "new"
-    sessions.play(example.models(version), touched(example, plans))
+    version = example.old if move.phase.position <= old_until else example.new
+    sessions.play(version, touched(example, plans))
 
 
 def go(project: Project, move: Move, example: Example, plans: Sequence[Plan]) -> None:

@@ -14,14 +14,14 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import psycopg
 import sqlalchemy as sa
+from sqlalchemy.orm import DeclarativeBase
 
 from zdmigrate.sqltext import ident
 
@@ -61,6 +61,10 @@ class Measured:
     errors: list[tuple[float, str]] = dataclasses.field(default_factory=list)
 
 
+Models = Mapping[str, type[DeclarativeBase]]
+"""The mapped classes of one version, as an `Example` has them."""
+
+
 class Foreground:
     """The sessions. They do nothing until `play`."""
 
@@ -68,13 +72,13 @@ class Foreground:
         self._conninfo = conninfo
         self._sessions = sessions
 
-    def play(self, version: ModuleType | None, touched: set[str]) -> None:
+    def play(self, version: Models, touched: set[str]) -> None:
         """From now on the queries of one version of the application, given by its models.
 
         `touched` are columns that the migration works on. Returns when no session runs the queries of before.
         """
         with psycopg.connect(self._conninfo, autocommit=True) as connection:
-            tables = [] if version is None else _tables(version)
+            tables = _tables(version)
             scripts: list[list[Query]] = [[] for _ in self._sessions]
             for table in tables:
                 keys = _keys(connection, table, len(self._sessions))
@@ -123,15 +127,13 @@ def _session(conninfo: str, number: int) -> Iterator[subprocess.Popen[str]]:
             stream.close()
 
 
-def _tables(version: ModuleType) -> list[sa.Table]:
-    """The tables of models, wherever their metadata is."""
-    found = (getattr(value, "metadata", value) for value in vars(version).values())
-    return next((value.sorted_tables for value in found if isinstance(value, sa.MetaData)), [])
+def _tables(version: Models) -> list[sa.Table]:
+    return next((model.metadata.sorted_tables for model in version.values()), [])
 
 
-def columns(version: ModuleType | None) -> set[str]:
+def columns(version: Models) -> set[str]:
     """The columns of models, as ``table.column``."""
-    return set() if version is None else {f"{t.name}.{c.name}" for t in _tables(version) for c in t.columns}
+    return {f"{t.name}.{c.name}" for t in _tables(version) for c in t.columns}
 
 
 def _keys(connection: psycopg.Connection[Any], table: sa.Table, parts: int) -> list[list[list[str]]]:
