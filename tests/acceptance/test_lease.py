@@ -74,6 +74,7 @@ def test_sigterm_gives_the_lease_back(site: Site) -> None:
     with_users(site)
     with transaction(site.database, "LOCK TABLE users IN ACCESS SHARE MODE"):
         first = site.start("advance")
+        until(lambda: "without queueing" in first.narration, "it works and waits")
         holding(site)
         first.send(signal.SIGTERM)
         first.wait().expect(143)

@@ -22,7 +22,9 @@ from zdmigrate.postgres.servers import Listen, ScratchServer, ServerBinaries, av
 
 # Prints where its server is, then waits for its end.
 OWNER = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background inherits that both are ignored
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 from zdmigrate.postgres.servers import ScratchServer, find_binaries
 server = ScratchServer.start(find_binaries(int(sys.argv[1])))
 print(server.directory, flush=True)

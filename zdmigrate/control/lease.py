@@ -123,8 +123,8 @@ def hold(
     """
     lease = _acquire(store, connection, key, holder=holder, ttl=ttl, sleep=sleep)
     thread = threading.Thread(target=lease.keep, args=(connect,), name="zdmigrate heartbeat", daemon=True)
-    thread.start()
     try:
+        thread.start()
         yield lease
     except psycopg.Error as error:
         # Our heartbeat cancelled the work, or a takeover ended its session: not a broken server.
@@ -133,7 +133,8 @@ def hold(
         raise
     finally:
         lease.stop()
-        thread.join()
+        if thread.is_alive():  # a signal may come before it runs
+            thread.join()
         if not connection.closed:
             lease.release()
 

@@ -30,6 +30,7 @@ _SETTINGS = {
     "row_security": "off",  # rather an error than rows that nobody sees
     "default_transaction_isolation": "read committed",
     "default_transaction_read_only": "off",
+    "jit": "off",  # the costs of catalog queries are guesses, and compiling one takes longer than a whole plan
     "search_path": CATALOG_PATH,
     "timezone": "UTC",
     "datestyle": "ISO",
