@@ -100,6 +100,13 @@ RowQueries = tuple[tuple[Phase, str], ...]
 `Step.renames` steps are done. The first is for the time before any (phase ``none``)."""
 
 
+def queries_in(queries: RowQueries, named: Phase) -> list[str]:
+    """The queries that use the names that columns have in the state `named`."""
+    known = [phase for phase, _ in queries if phase.position <= named.position]
+    now = max(known, key=lambda phase: phase.position, default=None)
+    return [query for phase, query in queries if phase is now]
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
     """The smallest unit that is executed and recorded.
@@ -186,6 +193,19 @@ class Window:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """How the two shapes of a table are compared while both are there. Never part of a plan's hash.
+
+    `diverged` names rows whose shapes differ, `lossy` rows whose new value `up` would not make again of what `down`
+    made of it.
+    """
+
+    table: str
+    diverged: RowQueries
+    lossy: RowQueries = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class TableEstimate:
     """Rows and size of a touched table by the catalog's statistics. Never part of a plan's hash."""
 
@@ -221,6 +241,7 @@ class Plan:
     reads: tuple[str, ...] = ()
     hazards: tuple[Hazard, ...] = ()
     estimates: tuple[TableEstimate, ...] = ()
+    comparisons: tuple[Comparison, ...] = ()
     undoable_until: Phase = Phase.RETIRE
     tool_version: str = ""
     format: int = FORMAT

@@ -18,7 +18,7 @@ from zdmigrate.engine.executor import Executor
 from zdmigrate.engine.reporting import Event, EventKind
 from zdmigrate.errors import Drift, Irreversible, Progressed, Unsafe, Waiting
 from zdmigrate.phases import Phase
-from zdmigrate.plan import Direction, Mode, Plan, RowQueries, Step
+from zdmigrate.plan import Direction, Mode, Plan, Step, queries_in
 from zdmigrate.planning import sync
 from zdmigrate.postgres import session
 from zdmigrate.postgres.session import Cursor
@@ -165,13 +165,13 @@ class Run:
         done = [s for p in phases for s in self.plan.phase(p).steps if s.undo_loses or s.undo_blocked]
         done = [step for step in done if self.executor.probe(step) == "done"]
         named = self._names_of(phases)
-        blocked = self._rows_named([q for step in done for q in _spoken(step.undo_blocked, named)])
+        blocked = self._rows_named([q for step in done for q in queries_in(step.undo_blocked, named)])
         if blocked:
             raise Unsafe(
                 f"the old shape cannot hold what version N+1 wrote: {'; '.join(blocked)}",
                 hint="give these rows a value that it can hold, then run the command again",
             )
-        lost = [] if allow_lossy else self._rows_named([q for step in done for q in _spoken(step.undo_loses, named)])
+        lost = [] if allow_lossy else self._rows_named([q for step in done for q in queries_in(step.undo_loses, named)])
         if lost:
             raise Unsafe(
                 f"reverting would lose what version N+1 wrote: {'; '.join(lost)}",
@@ -235,13 +235,6 @@ class Run:
 
     def _announce(self, phase: Phase, message: str) -> None:
         self.executor.report(Event(kind=EventKind.PHASE, migration=self.plan.migration, message=message, phase=phase))
-
-
-def _spoken(queries: RowQueries, named: Phase) -> list[str]:
-    """The queries that use the names that columns have now."""
-    known = [phase for phase, _ in queries if phase.position <= named.position]
-    now = max(known, key=lambda phase: phase.position, default=None)
-    return [query for phase, query in queries if phase is now]
 
 
 def _phases_back(record: Record, target: Phase) -> tuple[Phase, ...]:

@@ -9,7 +9,7 @@ from zdmigrate import schema
 from zdmigrate.errors import Unsafe
 from zdmigrate.hazards import Hazard
 from zdmigrate.phases import Phase
-from zdmigrate.plan import Gate, LockMode, Mode, Step, TableLock, Window
+from zdmigrate.plan import Comparison, Gate, LockMode, Mode, Step, TableLock, Window
 from zdmigrate.planning import names, probes
 from zdmigrate.planning.draft import Draft, TableDraft, Unanswered
 from zdmigrate.sqltext import for_table, ident
@@ -270,6 +270,7 @@ class TableSteps(Needs):
 
     first: tuple[Step, ...] = ()
     last: tuple[Step, ...] = ()
+    comparison: Comparison | None = None
 
 
 TINY_ROWS, TINY_BYTES = 1000, 1 << 20

@@ -77,6 +77,7 @@ def plan(migration: Planned, snapshot: schema.Snapshot) -> Plan:
             for table in draft.tables
             if not table.fresh
         ),
+        comparisons=tuple(table.comparison for table in tables if table.comparison is not None),
         undoable_until=next((s.phase.previous for s in steps if s.irreversible), Phase.CONTRACT),
         tool_version=zdmigrate.__version__,
     )

@@ -18,7 +18,7 @@ from zdmigrate import schema
 from zdmigrate.errors import Unsafe
 from zdmigrate.hazards import Hazard
 from zdmigrate.phases import Phase
-from zdmigrate.plan import Gate, LockMode, Step
+from zdmigrate.plan import Comparison, Gate, LockMode, Step
 from zdmigrate.planning import carry, draft, indexes, notnull, probes, rebinding, sync, synced, usertriggers
 from zdmigrate.planning.draft import ColumnMove, Drop, Fill, Rename, Replace, TableDraft
 from zdmigrate.planning.parts import (
@@ -72,6 +72,14 @@ class _Reshaping:
             objects=tuple(dict.fromkeys(self._objects())),
             hazards=(*hazards, *self._announced()),
             gates=(*gates, *self.triggers.gates, *gone),
+            comparison=self._comparison() if self.synced.pairs else None,
+        )
+
+    def _comparison(self) -> Comparison:
+        return Comparison(
+            table=f"{self.table.schema}.{self.table.name}",
+            diverged=tuple((phase, self.synced.diverged(names)) for phase, names in self.stages()),
+            lossy=tuple((phase, query) for phase, names in self.stages() if (query := self.synced.unfaithful(names))),
         )
 
     def _triggers(self) -> usertriggers.Carried:

@@ -339,12 +339,20 @@ class Synced:
 
     def diverged(self, renamed: Names) -> str:
         """Asks for rows whose two shapes differ, while columns have these names."""
+        return self._named("differs in its two shapes", sync.any_unfilled(self.pairs, sync.Row(renamed=renamed)))
+
+    def unfaithful(self, renamed: Names) -> str | None:
+        """The same for rows whose new value would be another one if `up` made it again of the old; None where a loss is
+        declared, or there is nothing to lose."""
+        row = sync.Row(renamed=renamed)
+        exact = [p for p in self.pairs if p.old and p.new and not p.volatile and p.on_down_error == "refuse"]
+        where = " OR ".join(f"({sync.lost(pair, row)})" for pair in exact)
+        return self._named("has a new value that up does not make again of the old one", where) if where else None
+
+    def _named(self, what: str, where: str) -> str:
         shown = literal(f"{self.table.schema}.{self.table.name}")
-        return (
-            f"SELECT format('row %s of %s differs in its two shapes', ctid, {shown}) "
-            f"FROM {ident(self.table.schema, self.table.name)} "
-            f"WHERE {sync.any_unfilled(self.pairs, sync.Row(renamed=renamed))} LIMIT 5"
-        )
+        target = ident(self.table.schema, self.table.name)
+        return f"SELECT format('row %s of %s {what}', ctid, {shown}) FROM {target} WHERE {where} LIMIT 5"
 
 
 def switch_statement(control: str, migration: str) -> str:

@@ -1,0 +1,63 @@
+"""Probes asked of a server in one state: what failed, and at which layer."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+
+from zdmigrate.compat.client import Answer, Client, Failure, Rows
+from zdmigrate.compat.probes import Probe
+from zdmigrate.compat.report import Layer
+
+__all__ = ["Outcome", "ask"]
+
+_NAME = ""
+"""The unnamed statement: the next one takes its place."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """A probe's answer; `layer` is that at which it failed, EXECUTE where it did not."""
+
+    probe: Probe
+    layer: Layer
+    answer: Answer
+
+    @property
+    def failure(self) -> Failure | None:
+        """What the server said against it."""
+        return self.answer if isinstance(self.answer, Failure) else None
+
+    @property
+    def rows(self) -> int:
+        """How many rows were returned or touched."""
+        return self.answer.count if isinstance(self.answer, Rows) else 0
+
+
+def ask(client: Client, probes: Iterable[Probe]) -> Iterator[Outcome]:
+    """Each on its own, as on a new connection; nothing stays."""
+    client.begin()
+    try:
+        for probe in probes:
+            layer, answer = _ask(client, probe)
+            client.back()
+            yield Outcome(probe=probe, layer=layer, answer=answer)
+    finally:
+        client.end()
+
+
+def _ask(client: Client, probe: Probe) -> tuple[Layer, Answer]:
+    answer: Answer = Rows(columns=(), rows=(), count=0)
+    for command in probe.commands:
+        failure = client.prepare(_NAME, command.sql, command.types)
+        if failure is not None:
+            return Layer.PREPARE, failure
+        answer = client.execute(_NAME, command.values)
+        if isinstance(answer, Failure):
+            return Layer.EXECUTE, answer
+    checked = client.run("SET CONSTRAINTS ALL IMMEDIATE") if _writes(probe) else answer
+    return Layer.EXECUTE, checked if isinstance(checked, Failure) else answer
+
+
+def _writes(probe: Probe) -> bool:
+    return not probe.sql.lstrip("( ").upper().startswith(("SELECT", "TABLE", "VALUES"))

@@ -1,0 +1,183 @@
+"""What one version asks of the database, settled where it is at home, and asked in every other state."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
+
+from zdmigrate.compat import judging, roundtrips, statements
+from zdmigrate.compat.asking import Outcome, ask
+from zdmigrate.compat.binding import names_in
+from zdmigrate.compat.client import Client, Failure
+from zdmigrate.compat.footprint import Footprint, MappedTable, Statement
+from zdmigrate.compat.probes import Probe
+from zdmigrate.compat.report import Finding, Layer, State, Unproven, Version
+from zdmigrate.compat.rows import Samples
+from zdmigrate.postgres.shapes import Shapes
+
+__all__ = ["Needs", "Settled", "settle"]
+
+_DATA = ("22", "23", "P0", "57")
+"""Classes of errors that are about values and time, not about the statement (manual, appendix A)."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Settled:
+    """A probe that works at home. `rows` are those that it touched there; None: it could only be prepared."""
+
+    probe: Probe
+    rows: int | None
+
+    @property
+    def executes(self) -> bool:
+        """Whether there are values with which it can be executed."""
+        return self.rows is not None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Needs:
+    """A version with its probes. `home` is the schema that it was written for."""
+
+    version: Version
+    footprint: Footprint
+    home: Shapes
+    settled: tuple[Settled, ...]
+    unproven: tuple[Unproven, ...]
+
+    def touching(self, names: frozenset[str]) -> tuple[Settled, ...]:
+        """The probes that may use one of these."""
+        return tuple(each for each in self.settled if not names.isdisjoint(names_in(each.probe.sql)))
+
+    def examine(self, client: Client, state: State, shapes: Shapes, probes: Sequence[Settled]) -> Iterator[Finding]:
+        """What the version cannot do in a state: the catalog's word, then the server's."""
+        yield from self._missing(state, shapes)
+        by_probe = {each.probe: each for each in probes}
+        for outcome in ask(client, (e.probe for e in probes if e.executes)):
+            if (found := self._finding(outcome, by_probe[outcome.probe], state, shapes)) is not None:
+                yield found
+        yield from self._unprepared(client, state, shapes, probes)
+
+    def finding(self, probe: Probe, failure: Failure, layer: Layer, state: State, shapes: Shapes) -> Finding:
+        """A failure, in words."""
+        hazard = judging.hazard_of(failure, layer, self.home, shapes)
+        return Finding(
+            version=self.version, state=state, layer=layer, subject=probe.subject, message=failure.message,
+            remedy=judging.remedy_of(hazard), hazard=hazard, sqlstate=failure.sqlstate, statement=probe.sql, place=probe.place,
+        )  # fmt: skip
+
+    def _finding(self, outcome: Outcome, settled: Settled, state: State, shapes: Shapes) -> Finding | None:
+        if outcome.failure is not None:
+            return self.finding(outcome.probe, outcome.failure, outcome.layer, state, shapes)
+        if settled.rows and outcome.rows == 0:
+            return Finding(
+                version=self.version, state=state, layer=Layer.EXECUTE, subject=outcome.probe.subject,
+                message=f"finds no row where it found {settled.rows}", remedy=judging.remedy_of("C27"), hazard="C27",
+                statement=outcome.probe.sql, place=outcome.probe.place,
+            )  # fmt: skip
+        return None
+
+    def _unprepared(self, client: Client, state: State, shapes: Shapes, probes: Sequence[Settled]) -> Iterator[Finding]:
+        client.begin()
+        for probe in (each.probe for each in probes if not each.executes):
+            failure = client.prepare("", probe.sql, probe.commands[-1].types)
+            if failure is not None:
+                client.back()
+                yield self.finding(probe, failure, Layer.PREPARE, state, shapes)
+        client.end()
+
+    def _missing(self, state: State, shapes: Shapes) -> Iterator[Finding]:
+        for table in self.footprint.tables:
+            for subject, message, hazard in _absent(table, shapes):
+                if not any(subject == known for known, _, _ in _absent(table, self.home)):
+                    yield Finding(
+                        version=self.version, state=state, layer=Layer.CATALOG, subject=subject, message=message,
+                        remedy=judging.remedy_of(hazard), hazard=hazard,
+                    )  # fmt: skip
+
+
+def _absent(table: MappedTable, shapes: Shapes) -> Iterator[tuple[str, str, str]]:
+    """(what, message, hazard) of what a table's models name and the database has not."""
+    name = table.name if table.schema is None else f"{table.schema}.{table.name}"
+    relation = shapes.find(table.name, table.schema)
+    if relation is None:
+        yield name, f"the models map {name}, which is not there", "C02"
+        return
+    for column in table.columns:
+        if relation.column(column.name) is None:
+            yield f"{name}.{column.name}", f"the models map {name}.{column.name}, which is not there", "C01"
+
+
+def settle(client: Client, version: Version, footprint: Footprint, home: Shapes) -> Needs:
+    """Make the probes, and ask them where the version is at home; `client` is connected there, as the application."""
+    samples = Samples(client, home)
+    made = list(_made(footprint, home, samples))
+    settled = [Settled(probe=o.probe, rows=o.rows) for o in ask(client, made) if o.failure is None]
+    found = [_recorded(client, version, statement, samples, home) for statement in footprint.statements]
+    return Needs(
+        version=version,
+        footprint=footprint,
+        home=home,
+        settled=(*settled, *(each for each in found if isinstance(each, Settled))),
+        unproven=(
+            *_homeless(version, footprint, home),
+            *_silent(version, footprint, home, settled),
+            *(each for each in found if isinstance(each, Unproven)),
+        ),
+    )
+
+
+def _made(footprint: Footprint, home: Shapes, samples: Samples) -> Iterator[Probe]:
+    for table in footprint.tables:
+        if (found := roundtrips.mapped(table, home)) is not None:
+            yield from roundtrips.probes_of(found, samples)
+
+
+def _recorded(
+    client: Client, version: Version, statement: Statement, samples: Samples, home: Shapes
+) -> Settled | Unproven:
+    client.begin()
+    failure = client.prepare("", statement.sql, statements.declared(statement))
+    tried: Iterable[Probe] = ()
+    if failure is None:
+        tried = list(statements.variants(statement, samples, home, client, ""))
+    client.end()
+    if failure is not None:
+        return _unproven(version, statement, failure)
+    refused = None
+    for outcome in ask(client, tried):
+        if outcome.failure is None:
+            return Settled(probe=outcome.probe, rows=outcome.rows)
+        refused = outcome.failure
+    if refused is not None and not refused.sqlstate.startswith(_DATA):
+        return _unproven(version, statement, refused)
+    return Settled(probe=statements.probe_of(statement, ()), rows=None)
+
+
+def _unproven(version: Version, statement: Statement, failure: Failure) -> Unproven:
+    where = "before the migration" if version is Version.OLD else "after the migration"
+    return Unproven(
+        version=version, subject=statement.sql, reason=f"it fails {where} already: {failure.sqlstate} {failure.message}",
+        place=statement.places[0] if statement.places else None,
+    )  # fmt: skip
+
+
+def _homeless(version: Version, footprint: Footprint, home: Shapes) -> Iterator[Unproven]:
+    where = "before the migration" if version is Version.OLD else "after the migration"
+    for table in footprint.tables:
+        for subject, message, _ in _absent(table, home):
+            yield Unproven(version=version, subject=subject, reason=f"{message} {where}: is this the right schema?")
+
+
+def _silent(version: Version, footprint: Footprint, home: Shapes, settled: Sequence[Settled]) -> Iterator[Unproven]:
+    """Tables that can be written, of which no row could be made: nothing was proven about writing them."""
+    subjects = {each.probe.subject for each in settled}
+    for table in footprint.tables:
+        relation = home.find(table.name, table.schema)
+        if relation is None or relation.kind not in "rp" or not table.columns:
+            continue
+        if not any(subject.startswith("insert") and subject.endswith(f" of {relation}") for subject in subjects):
+            yield Unproven(
+                version=version,
+                subject=str(relation),
+                reason="no row could be made that the server accepts; give rows of your own",
+            )

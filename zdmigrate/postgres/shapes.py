@@ -1,0 +1,240 @@
+"""A whole database as its clients see it: what they can name, what it accepts, and what tells two states apart."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+from zdmigrate.postgres.session import Connection
+from zdmigrate.sqltext import tokens
+
+__all__ = ["Column", "ForeignKey", "Relation", "Shapes", "read"]
+
+Name = tuple[str, str]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """A column. `type` is what ``format_type`` prints, `base` the name in pg_type of what is under its domains,
+    `modifier` that one's type modifier (-1: none). `filled`: the server has a value where none is given."""
+
+    name: str
+    type: str
+    base: str
+    modifier: int = -1
+    labels: tuple[str, ...] = ()
+    not_null: bool = False
+    filled: bool = False
+    identity: str = ""
+    generated: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ForeignKey:
+    """Columns that must be found in another relation."""
+
+    columns: tuple[str, ...]
+    target: Name
+    remote: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Relation:
+    """A table or view. `unique` are the sets of columns that ``ON CONFLICT`` can name, the primary key first.
+
+    `definition` is everything that may change what a client can do; `uses` are the relations that a view reads,
+    `functions` those of the triggers. `checks` are the conditions of CHECK constraints, also of its domains.
+    """
+
+    schema: str
+    name: str
+    kind: str
+    columns: tuple[Column, ...]
+    key: tuple[str, ...] = ()
+    unique: tuple[tuple[str, ...], ...] = ()
+    references: tuple[ForeignKey, ...] = ()
+    checks: tuple[str, ...] = ()
+    uses: tuple[Name, ...] = ()
+    functions: tuple[str, ...] = ()
+    definition: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.schema}.{self.name}"
+
+    def column(self, name: str) -> Column | None:
+        """The column of that name."""
+        return next((column for column in self.columns if column.name == name), None)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Shapes:
+    """Everything outside the server's own schemas and the control schema. `path` is the clients' search path.
+
+    `functions` are the texts of functions, by the name without a schema.
+    """
+
+    relations: Mapping[Name, Relation]
+    path: tuple[str, ...]
+    functions: Mapping[str, str]
+
+    def find(self, name: str, schema: str | None = None) -> Relation | None:
+        """What a client means by a name."""
+        homes = self.path if schema is None else (schema,)
+        return next((found for home in homes if (found := self.relations.get((home, name))) is not None), None)
+
+    def differing(self, other: Shapes) -> frozenset[str]:
+        """The names, without schemas, of what is not the same in both."""
+        ours = {**self.relations, **{("", name): text for name, text in self.functions.items()}}
+        theirs = {**other.relations, **{("", name): text for name, text in other.functions.items()}}
+        return frozenset(name[1] for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
+
+    def reaching(self, names: frozenset[str]) -> frozenset[str]:
+        """`names`, and the names of everything whose use may end in using them: views, references, triggers, functions."""
+        found = set(names)
+        while True:
+            more = {name for name, text in self.functions.items() if _mentions(text, found)}
+            more |= {relation.name for relation in self.relations.values() if self._leads_to(relation, found)}
+            more |= {key.target[1] for r in self.relations.values() if r.name in found for key in r.references}
+            if more <= found:
+                return frozenset(found)
+            found |= more
+
+    def _leads_to(self, relation: Relation, names: set[str]) -> bool:
+        near = {name for _, name in relation.uses} | {*relation.functions}
+        return not names.isdisjoint(near | {key.target[1] for key in relation.references})
+
+
+def _mentions(text: str, names: set[str]) -> bool:
+    return any(token.name in names for token in tokens(text))
+
+
+def read(connection: Connection, *, control_schema: str) -> Shapes:
+    """The database's shapes, for the search path of this role.
+
+    Locks: ACCESS SHARE on the catalogs.
+    """
+    outside = {"hidden": ["pg_catalog", "information_schema", "pg_toast", control_schema]}
+
+    def rows(query: str) -> list[tuple[Any, ...]]:
+        return connection.execute(query.encode(), outside).fetchall()
+
+    columns: dict[int, list[Column]] = defaultdict(list)
+    for oid, *values in rows(_COLUMNS):
+        columns[oid].append(_column(values))
+    keys: dict[int, list[ForeignKey]] = defaultdict(list)
+    for oid, ours, schema, table, theirs in rows(_REFERENCES):
+        keys[oid].append(ForeignKey(columns=tuple(ours), target=(schema, table), remote=tuple(theirs)))
+    unique: dict[int, list[tuple[str, ...]]] = defaultdict(list)
+    for oid, names in rows(_UNIQUE):
+        unique[oid].append(tuple(names))
+    found = {}
+    for oid, schema, name, kind, key, checks, uses, functions, definition in rows(_RELATIONS):
+        found[schema, name] = Relation(
+            schema=schema, name=name, kind=kind, columns=tuple(columns[oid]), key=tuple(key),
+            unique=tuple(unique[oid]), references=tuple(keys[oid]), checks=tuple(checks),
+            uses=tuple((home, used) for home, used in uses), functions=tuple(functions), definition=tuple(definition),
+        )  # fmt: skip
+    path = connection.execute(_PATH).fetchone()
+    assert path is not None
+    return Shapes(relations=found, path=tuple(path[0]), functions=dict(rows(_FUNCTIONS)))
+
+
+def _column(values: list[Any]) -> Column:
+    name, type_, base, modifier, labels, not_null, filled, identity, generated = values
+    return Column(
+        name=name, type=type_, base=base, modifier=modifier, labels=tuple(labels), not_null=not_null, filled=filled,
+        identity=identity, generated=generated,
+    )  # fmt: skip
+
+
+# A new session's search path, whatever this one has set for itself.
+_PATH = b"""
+SELECT array_agg(s::text) FROM unnest(current_schemas(false)) s
+"""
+
+_FROM = """
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND n.nspname <> ALL (%(hidden)s) AND n.nspname NOT LIKE 'pg\\_t%%'
+"""
+
+_COLUMNS = f"""
+WITH RECURSIVE base(type, modifier, oid, bound) AS (
+    SELECT t.oid, -1, t.oid, false FROM pg_type t WHERE t.typtype <> 'd'
+    UNION ALL
+    SELECT t.oid, CASE WHEN t.typtypmod = -1 THEN b.modifier ELSE t.typtypmod END, b.oid, b.bound OR t.typnotnull
+    FROM pg_type t JOIN base b ON t.typbasetype = b.type WHERE t.typtype = 'd'
+)
+SELECT r.oid::bigint, a.attname::text, format_type(a.atttypid, a.atttypmod), y.typname::text,
+       CASE WHEN a.atttypmod = -1 THEN b.modifier ELSE a.atttypmod END,
+       ARRAY(SELECT e.enumlabel::text FROM pg_enum e WHERE e.enumtypid = CASE WHEN y.typelem <> 0 THEN y.typelem ELSE y.oid END
+             ORDER BY e.enumsortorder),
+       a.attnotnull OR b.bound, a.atthasdef OR a.attidentity <> '' OR t.typdefault IS NOT NULL,
+       a.attidentity::text, a.attgenerated::text
+FROM (SELECT c.oid {_FROM}) r JOIN pg_attribute a ON a.attrelid = r.oid JOIN pg_type t ON t.oid = a.atttypid
+JOIN base b ON b.type = a.atttypid JOIN pg_type y ON y.oid = b.oid
+WHERE a.attnum > 0 AND NOT a.attisdropped ORDER BY 1, a.attnum
+"""
+
+_REFERENCES = f"""
+SELECT r.oid::bigint,
+       ARRAY(SELECT a.attname::text FROM unnest(k.conkey) WITH ORDINALITY u(n, i) JOIN pg_attribute a ON (a.attrelid, a.attnum) = (k.conrelid, u.n)
+             ORDER BY u.i),
+       fn.nspname::text, f.relname::text,
+       ARRAY(SELECT a.attname::text FROM unnest(k.confkey) WITH ORDINALITY u(n, i) JOIN pg_attribute a ON (a.attrelid, a.attnum) = (k.confrelid, u.n)
+             ORDER BY u.i)
+FROM (SELECT c.oid {_FROM}) r JOIN pg_constraint k ON k.conrelid = r.oid AND k.contype = 'f' AND k.conparentid = 0
+JOIN pg_class f ON f.oid = k.confrelid JOIN pg_namespace fn ON fn.oid = f.relnamespace
+ORDER BY 1, k.conname
+"""
+
+_UNIQUE = f"""
+SELECT r.oid::bigint,
+       ARRAY(SELECT a.attname::text FROM unnest(i.indkey[0:i.indnkeyatts - 1]) WITH ORDINALITY u(n, p)
+             JOIN pg_attribute a ON (a.attrelid, a.attnum) = (i.indrelid, u.n) ORDER BY u.p)
+FROM (SELECT c.oid {_FROM}) r JOIN pg_index i ON i.indrelid = r.oid
+WHERE i.indisunique AND i.indisvalid AND i.indimmediate AND i.indpred IS NULL AND i.indexprs IS NULL
+ORDER BY 1, NOT i.indisprimary, i.indexrelid::regclass::text
+"""
+
+_RELATIONS = f"""
+SELECT c.oid::bigint, n.nspname::text, c.relname::text, c.relkind::text,
+       ARRAY(SELECT a.attname::text FROM pg_constraint k CROSS JOIN unnest(k.conkey) WITH ORDINALITY u(n, i)
+             JOIN pg_attribute a ON (a.attrelid, a.attnum) = (k.conrelid, u.n)
+             WHERE k.conrelid = c.oid AND k.contype = 'p' ORDER BY u.i),
+       ARRAY(SELECT pg_get_constraintdef(k.oid) FROM pg_constraint k WHERE k.contype = 'c' AND (k.conrelid = c.oid OR k.contypid IN (
+             SELECT a.atttypid FROM pg_attribute a WHERE a.attrelid = c.oid)) ORDER BY 1),
+       ARRAY(SELECT DISTINCT ARRAY[un.nspname::text, u.relname::text] FROM pg_rewrite w
+             JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid AND d.refclassid = 'pg_class'::regclass
+             JOIN pg_class u ON u.oid = d.refobjid JOIN pg_namespace un ON un.oid = u.relnamespace
+             WHERE w.ev_class = c.oid AND u.oid <> c.oid ORDER BY 1),
+       ARRAY(SELECT DISTINCT p.proname::text FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
+             WHERE t.tgrelid = c.oid AND NOT t.tgisinternal ORDER BY 1),
+       ARRAY(
+             SELECT concat_ws(' ', c.relrowsecurity, c.relforcerowsecurity, c.reloptions::text, pg_get_viewdef(c.oid))
+             UNION ALL SELECT concat_ws(' ', a.attname, pg_get_expr(e.adbin, e.adrelid)) FROM pg_attrdef e
+                       JOIN pg_attribute a ON (a.attrelid, a.attnum) = (e.adrelid, e.adnum) WHERE e.adrelid = c.oid
+             UNION ALL SELECT concat_ws(' ', k.conname, pg_get_constraintdef(k.oid)) FROM pg_constraint k WHERE k.conrelid = c.oid
+             UNION ALL SELECT pg_get_indexdef(i.indexrelid) FROM pg_index i
+                       WHERE i.indrelid = c.oid AND (i.indisunique OR i.indisexclusion) AND i.indisready
+             UNION ALL SELECT concat_ws(' ', pg_get_triggerdef(t.oid), t.tgenabled) FROM pg_trigger t
+                       WHERE t.tgrelid = c.oid AND NOT t.tgisinternal
+             UNION ALL SELECT concat_ws(' ', o.polname, o.polcmd, o.polpermissive, o.polroles::regrole[]::text,
+                                        pg_get_expr(o.polqual, o.polrelid), pg_get_expr(o.polwithcheck, o.polrelid))
+                       FROM pg_policy o WHERE o.polrelid = c.oid
+             UNION ALL SELECT pg_get_ruledef(w.oid) FROM pg_rewrite w WHERE w.ev_class = c.oid AND w.rulename <> '_RETURN'
+             UNION ALL SELECT unnest(c.relacl)::text
+             UNION ALL SELECT concat_ws(' ', a.attname, unnest(a.attacl)) FROM pg_attribute a
+                       WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+             ORDER BY 1)
+{_FROM} ORDER BY 2, 3
+"""
+
+_FUNCTIONS = """
+SELECT p.proname::text, string_agg(concat_ws(' ', pg_get_function_identity_arguments(p.oid), p.prosrc, pg_get_function_sqlbody(p.oid)),
+                                   E'\\n' ORDER BY p.oid::regprocedure::text)
+FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace JOIN pg_language l ON l.oid = p.prolang
+WHERE n.nspname <> ALL (%(hidden)s) AND l.lanname NOT IN ('internal', 'c') AND p.prokind <> 'a'
+GROUP BY p.proname
+"""
