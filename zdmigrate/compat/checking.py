@@ -78,8 +78,8 @@ def check(server: Scratch, start: Start, config: Config, ids: Sequence[str], pai
         )
         ground = _Ground(databases=databases, config=work, role=role, ids=tuple(ids))
         ground.fill(base)
-        walk = ground.walk(base)
-        plans = walk.begin()
+        plans = ground.walk(base).begin()
+        ground = dataclasses.replace(ground, ids=tuple(plan.migration for plan in plans))
         states = _States(ground, plans)
         stopped = states.build(base)
         names = states.changing()
@@ -223,8 +223,10 @@ def _check_pair(
 
 def _settled(pair: Pair, version: Version, ground: _Ground, states: _States) -> Needs:
     home = states.home(version)
-    with ground.application(states.database[home]) as client:
-        return settle(client, version, pair.footprint(version), states.shapes[home])
+    with contextlib.ExitStack() as stack:
+        client = stack.enter_context(ground.application(states.database[home]))
+        before = stack.enter_context(ground.application(states.database[NONE])) if version is Version.NEW else None
+        return settle(client, version, pair.footprint(version), states.shapes[home], strictest=before)
 
 
 def _stop(state: State, stopped: Stopped) -> Iterator[Finding]:
@@ -237,12 +239,14 @@ def _stop(state: State, stopped: Stopped) -> Iterator[Finding]:
 
 def _announced(finding: Finding, plans: Sequence[Plan]) -> Finding:
     """Whether a plan says so itself. What it says of `SELECT *` in general is no consent to a statement that breaks."""
-    known = any(
-        hazard.id == finding.hazard and hazard.phase.position <= finding.state.phase.position
-        for plan in plans
-        for hazard in plan.hazards
-        if hazard.accept is not None or hazard.id != "C23"
-    )
+    hazards = (hazard for plan in plans for hazard in plan.hazards)
+    # A revert passes the phase after the one that it comes to.
+    passed = finding.state.phase.position + (finding.state.direction is Direction.BACKWARD)
+    before = [hazard for hazard in hazards if hazard.phase.position <= passed]
+    if finding.layer is Layer.WARM:
+        known = any(hazard.accept == "warm_connections" for hazard in before)
+    else:
+        known = any(hazard.id == finding.hazard for hazard in before)
     return dataclasses.replace(finding, announced=True) if known else finding
 
 

@@ -9,7 +9,7 @@ from zdmigrate.compat.client import Failure
 from zdmigrate.compat.report import Layer
 from zdmigrate.postgres.shapes import Column, Shapes
 
-__all__ = ["hazard_of", "remedy_of"]
+__all__ = ["column_in", "hazard_of", "remedy_of"]
 
 _BY_SQLSTATE: Mapping[str, str] = {
     "42703": "C01", "42P01": "C02", "3F000": "C05", "42883": "C11", "42804": "C11", "42846": "C11", "22P02": "C06",
@@ -77,12 +77,18 @@ def _not_null(failure: Failure, home: Shapes) -> str:
     return "C10" if column.not_null else "C09"
 
 
+def column_in(failure: Failure) -> str | None:
+    """The column that the server names."""
+    match = _COLUMN.search(failure.message)
+    return None if match is None else match[1]
+
+
 def _column_in(failure: Failure, home: Shapes) -> Column | None:
-    relation, column = _RELATION.search(failure.message), _COLUMN.search(failure.message)
+    relation, column = _RELATION.search(failure.message), column_in(failure)
     if relation is None or column is None:
         return None
     named = [found for (_, name), found in home.relations.items() if name == relation[1]]
-    return next((c for each in named if (c := each.column(column[1])) is not None), None)
+    return next((c for each in named if (c := each.column(column)) is not None), None)
 
 
 def _gone(failure: Failure, home: Shapes, state: Shapes) -> str:

@@ -107,10 +107,18 @@ def _absent(table: MappedTable, shapes: Shapes) -> Iterator[tuple[str, str, str]
             yield f"{name}.{column.name}", f"the models map {name}.{column.name}, which is not there", "C01"
 
 
-def settle(client: Client, version: Version, footprint: Footprint, home: Shapes) -> Needs:
-    """Make the probes, and ask them where the version is at home; `client` is connected there, as the application."""
+def settle(
+    client: Client, version: Version, footprint: Footprint, home: Shapes, *, strictest: Client | None = None
+) -> Needs:
+    """Make the probes, and ask them where the version is at home; `client` is connected there, as the application.
+
+    What the new version is free to do when the old shape is gone, it leaves until then: `strictest` is connected
+    where the migration has not begun, and a made probe whose values are refused there is not asked.
+    """
     samples = Samples(client, home)
     made = list(_made(footprint, home, samples))
+    if strictest is not None:
+        made = [o.probe for o in ask(strictest, made) if o.failure is None or not _too_free(o.failure, footprint)]
     settled = [Settled(probe=o.probe, rows=o.rows) for o in ask(client, made) if o.failure is None]
     found = [_recorded(client, version, statement, samples, home) for statement in footprint.statements]
     return Needs(
@@ -124,6 +132,14 @@ def settle(client: Client, version: Version, footprint: Footprint, home: Shapes)
             *(each for each in found if isinstance(each, Unproven)),
         ),
     )
+
+
+def _too_free(failure: Failure, footprint: Footprint) -> bool:
+    """Whether old constraints refuse it; a value that is missing in a column that the version does not know is no freedom."""
+    if failure.sqlstate == "23502":
+        column = judging.column_in(failure)
+        return any(column == each.name for table in footprint.tables for each in table.columns)
+    return failure.sqlstate.startswith(_DATA) or failure.sqlstate == "42P10"
 
 
 def _made(footprint: Footprint, home: Shapes, samples: Samples) -> Iterator[Probe]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from zdmigrate.compat import values
 from zdmigrate.compat.client import Client, Failure, Rows
-from zdmigrate.compat.values import typical
+from zdmigrate.compat.values import MANNERS, Manner
 from zdmigrate.postgres.shapes import Column, ForeignKey, Relation, Shapes
 from zdmigrate.sqltext import columns_in, ident, literal
 
@@ -52,6 +52,7 @@ class Samples:
         self._client = client
         self._shapes = shapes
         self._existing: dict[tuple[str, str], list[Row]] = {}
+        self._manners: dict[tuple[str, str], Manner] = {}
 
     def forget(self, relation: Relation) -> None:
         """There are others now."""
@@ -67,15 +68,32 @@ class Samples:
     def make(self, relation: Relation, number: int, *, fresh: bool = False) -> dict[str, str | None]:
         """Values for a new row: like one that is there, but for what must be unique; `fresh`: none as there.
 
-        Columns that the server alone fills are left out.
+        Columns that the server alone fills are left out. Texts are made in the first manner that the server accepts.
         """
+        name = relation.schema, relation.name
+        if name not in self._manners:
+            self._manners[name] = self._accepted(relation, number)
+        return self.made(relation, number, self._manners[name], fresh=fresh)
+
+    def _accepted(self, relation: Relation, number: int) -> Manner:
+        for manner in MANNERS:
+            self._client.begin()
+            answer = self._client.run(insert(relation, self.made(relation, number, manner)))
+            self._client.end()
+            if not isinstance(answer, Failure):
+                return manner
+        return MANNERS[0]
+
+    def made(self, relation: Relation, number: int, manner: Manner, *, fresh: bool = False) -> dict[str, str | None]:
+        """As `make`, in one manner."""
         base = next(iter(self.existing(relation)), {})
         keys = {column for key in relation.unique for column in key}
         row: dict[str, str | None] = {}
         for column in relation.columns:
             if _writable(column):
+                there = base.get(column.name)
                 again = column.name in base and column.name not in keys and not fresh
-                row[column.name] = base[column.name] if again else typical(column, number)
+                row[column.name] = there if again else manner(column, number, there)
         for reference in relation.references:
             row.update({c: v for c, v in self._parent(relation, reference, unique=keys).items() if c in row})
         return row
@@ -151,8 +169,10 @@ def _fill_one(client: Client, samples: Samples, relation: Relation) -> str | Non
 
 def _attempts(samples: Samples, relation: Relation, number: int) -> Iterator[Row]:
     """The whole row; the same with what the checks allow; only what must be given."""
-    row = samples.make(relation, number)
-    yield row
+    row: Row = {}
+    for manner in reversed(MANNERS):
+        row = samples.made(relation, number, manner)
+        yield row
     names = frozenset(row)
     checked = sorted({name for check in relation.checks for name in columns_in(check, names)})
     choices = [(*values.from_checks(relation), None, row[name]) for name in checked]

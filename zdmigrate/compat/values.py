@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from zdmigrate.postgres.shapes import Column, Relation
 from zdmigrate.sqltext import tokens
 
-__all__ = ["boundaries", "from_checks", "quoted", "typical"]
+__all__ = ["MANNERS", "Manner", "boundaries", "from_checks", "quoted", "typical"]
 
 FIRST = 20_000
 """The first number of rows that are made: above what seeds count, below what a smallint holds."""
@@ -19,6 +19,8 @@ _TEXT_LENGTH = 300
 _DAY = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 
 _Maker = Callable[[Column, int], str]
+Manner = Callable[[Column, int, str | None], str | None]
+"""A new value for a column, of a number, and of the value that a row has there."""
 
 
 def typical(column: Column, number: int) -> str | None:
@@ -29,6 +31,35 @@ def typical(column: Column, number: int) -> str | None:
         element = column.labels[0] if column.labels else _made(column.base[1:], column, number)
         return None if element is None else "{" + quoted(element) + "}"
     return _made(column.base, column, number)
+
+
+def _like(pattern: str) -> Manner:
+    """A text made of the number, and of the value that is there: what it must look like is known to nobody but it."""
+
+    def made(column: Column, number: int, there: str | None) -> str | None:
+        if column.base not in _TEXTS or (there is None and "{there}" in pattern):
+            return typical(column, number)
+        text = pattern.format(number=number, there=there)
+        length = _length(column)
+        return text if length is None or len(text) <= length else typical(column, number)
+
+    return made
+
+
+def _digits(column: Column, number: int, there: str | None) -> str | None:
+    """The value that is there, with other digits."""
+    if column.base not in _TEXTS or there is None or sum(c.isdigit() for c in there) < len(str(number)):
+        return typical(column, number)
+    digits = iter(f"{number:0{len(there)}d}"[::-1])
+    return "".join(next(digits) if c.isdigit() else c for c in reversed(there))[::-1]
+
+
+MANNERS: tuple[Manner, ...] = (
+    lambda column, number, _: typical(column, number), _digits, _like("{number}{there}"), _like("{there}{number}"),
+    _like("value{number}@example.org"), _like("https://example.org/{number}"), _like("value-{number}"), _like("+49{number}"),
+    _like("{number}"),
+)  # fmt: skip
+"""Ways to make a text that a constraint may ask for, the plainest first."""
 
 
 def boundaries(column: Column) -> tuple[str, ...]:
