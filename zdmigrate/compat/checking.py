@@ -237,16 +237,20 @@ def _stop(state: State, stopped: Stopped) -> Iterator[Finding]:
         )  # fmt: skip
 
 
+_UNASKED: Mapping[str, Version] = {"C12": Version.NEW, "C15": Version.OLD}
+"""Hazards that say which version fails, without asking for consent: the migration's author declared them."""
+
+
 def _announced(finding: Finding, plans: Sequence[Plan]) -> Finding:
-    """Whether a plan says so itself. What it says of `SELECT *` in general is no consent to a statement that breaks."""
-    hazards = (hazard for plan in plans for hazard in plan.hazards)
+    """Whether a plan says so itself, and has it accepted. What it says of `SELECT *` in general is no such thing."""
     # A revert passes the phase after the one that it comes to.
     passed = finding.state.phase.position + (finding.state.direction is Direction.BACKWARD)
-    before = [hazard for hazard in hazards if hazard.phase.position <= passed]
+    before = [hazard for plan in plans for hazard in plan.hazards if hazard.phase.position <= passed]
     if finding.layer is Layer.WARM:
         known = any(hazard.accept == "warm_connections" for hazard in before)
     else:
-        known = any(hazard.id == finding.hazard for hazard in before)
+        mine = [hazard for hazard in before if hazard.id == finding.hazard]
+        known = any(hazard.accept is not None or _UNASKED.get(hazard.id) is finding.version for hazard in mine)
     return dataclasses.replace(finding, announced=True) if known else finding
 
 

@@ -53,10 +53,11 @@ class Crossing:
     ) -> Iterator[Finding]:
         """Those who live write; then everything that was ever written is read by all of them."""
         tables = {v: self._tables(v, shapes) for v in live}
+        found: dict[tuple[Version, str, str], Finding] = {}
         for version in live:
             for each in tables[version].values():
-                self._write(version, each, shapes)
-        found: dict[tuple[Version, str, str], Finding] = {}
+                for finding in self._write(version, each, shapes, state):
+                    found.setdefault((finding.version, finding.subject, finding.message), finding)
         for written in self._written:
             for reader in live:
                 table = tables[reader].get(written.table)
@@ -64,8 +65,8 @@ class Crossing:
                     for finding in self._read(reader, table, written, state):
                         found.setdefault((finding.version, finding.subject, finding.message), finding)
         yield from found.values()
-        if state.phase in _COMPARED and Version.NEW in live:
-            yield from _diverged(state, plans, owner)
+        if state.phase in _COMPARED:
+            yield from _diverged(state, Version.NEW if Version.NEW in live else Version.OLD, plans, owner)
 
     def _tables(self, version: Version, shapes: Shapes) -> dict[str, Mapped]:
         needs = self._needs[version]
@@ -74,18 +75,33 @@ class Crossing:
 
     # -- writing
 
-    def _write(self, version: Version, table: Mapped, shapes: Shapes) -> None:
+    def _write(self, version: Version, table: Mapped, shapes: Shapes, state: State) -> Iterator[Finding]:
         client = self._clients[version]
         samples = Samples(client, shapes)
         for what, changed in self._rows(version, table):
             whole = samples.make(table.relation, next(self._numbers))
             full = {c.name: whole[c.name] for c in table.sent if c.name in whole and c.name not in table.numbered}
             row = minimal(table, full) if what == "minimal" else {**full, **changed}
-            self._insert(client, version, table, row, what)
+            written = self._insert(client, version, table, row, what)
+            if written is not None:
+                yield from self._mangled(version, table, row, written, state)
         mine = [w for w in self._written if w.writer is version and w.table == str(table.relation)]
         if mine:
             fresh = samples.make(table.relation, next(self._numbers))
-            self._update(client, table, mine[-1], fresh)
+            given, written = self._update(client, table, mine[-1], fresh)
+            if written is not None:
+                yield from self._mangled(version, table, given, written, state)
+
+    def _mangled(
+        self, version: Version, table: Mapped, given: Row, written: _Written, state: State
+    ) -> Iterator[Finding]:
+        """What a version does not read back as it has just written it."""
+        subject = f"row ({written.what}) of {table.relation} that the {version} version wrote"
+        for name, value in given.items():
+            faithful = (str(table.relation), name) in self._needs[version].faithful
+            if faithful and value is not None and written.own.get(name) != value:
+                message = f"{name} is {_said(written.own.get(name))} at once, and {_said(value)} was written"
+                yield self._finding(version, state, subject, message, "C29")
 
     def _rows(self, version: Version, table: Mapped) -> Iterator[tuple[str, Row]]:
         """A minimal row, a full one, and one for each value that the other version may not know."""
@@ -115,13 +131,13 @@ class Crossing:
         known = {i for t in other.tables if t.name == table.table.name for i in t.identities}
         return sorted({*table.table.identities} - known) if known and table.table.discriminator else []
 
-    def _insert(self, client: Client, version: Version, table: Mapped, row: Row, what: str) -> None:
+    def _insert(self, client: Client, version: Version, table: Mapped, row: Row, what: str) -> _Written | None:
         returned = ", ".join(map(ident, table.table.key))
         columns = ", ".join(map(ident, row))
         given = ", ".join(f"${number}" for number in range(1, len(row) + 1))
         sql = f"INSERT INTO {table.target} ({columns}) VALUES ({given}) RETURNING {returned}"
         if not row or client.prepare("", sql) is not None:
-            return
+            return None
         answer = client.execute("", tuple(row.values()))
         if isinstance(answer, Rows) and answer.rows:
             key = dict(zip(answer.columns, answer.rows[0], strict=True))
@@ -129,21 +145,26 @@ class Crossing:
             if isinstance(own, dict):
                 written = _Written(writer=version, table=str(table.relation), key=key, own=own, what=what)
                 self._written.append(written)
+                return written
+        return None
 
-    def _update(self, client: Client, table: Mapped, written: _Written, fresh: Row) -> None:
+    def _update(self, client: Client, table: Mapped, written: _Written, fresh: Row) -> tuple[Row, _Written | None]:
         """Save the row with other values, as an ORM does."""
         keys = {*table.table.key} | {name for reference in table.relation.references for name in reference.columns}
         row = {c.name: fresh[c.name] for c in table.sent if c.name in fresh and c.name not in keys}
         if not row:
-            return
+            return row, None
         sets = ", ".join(f"{ident(name)} = ${number}" for number, name in enumerate(row, start=1))
         where = _where(written.key, len(row) + 1)
         if client.prepare("", f"UPDATE {table.target} SET {sets} WHERE {where}") is not None:
-            return
+            return row, None
         if isinstance(client.execute("", (*row.values(), *written.key.values())), Rows):
             own = _find(client, table, written.key)
             if isinstance(own, dict):
-                self._written[self._written.index(written)] = dataclasses.replace(written, own=own, what="updated")
+                updated = dataclasses.replace(written, own=own, what="updated")
+                self._written[self._written.index(written)] = updated
+                return row, updated
+        return row, None
 
     # -- reading
 
@@ -198,7 +219,7 @@ class Crossing:
         )  # fmt: skip
 
 
-def _diverged(state: State, plans: Sequence[Plan], owner: Client) -> Iterator[Finding]:
+def _diverged(state: State, version: Version, plans: Sequence[Plan], owner: Client) -> Iterator[Finding]:
     for comparison in (each for plan in plans for each in plan.comparisons):
         for queries in (comparison.diverged, comparison.lossy):
             for query in queries_in(queries, state.phase):
@@ -206,7 +227,7 @@ def _diverged(state: State, plans: Sequence[Plan], owner: Client) -> Iterator[Fi
                 said = answer.message if isinstance(answer, Failure) else "; ".join(str(row[0]) for row in answer.rows)
                 if said:
                     yield Finding(
-                        version=Version.NEW, state=state, layer=Layer.CROSS, subject=comparison.table, message=said,
+                        version=version, state=state, layer=Layer.CROSS, subject=comparison.table, message=said,
                         remedy=judging.remedy_of("C29"), hazard="C29",
                     )  # fmt: skip
 

@@ -8,12 +8,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from zdmigrate.compat import judging, roundtrips, statements
 from zdmigrate.compat.asking import Outcome, ask
 from zdmigrate.compat.binding import names_in
-from zdmigrate.compat.client import Client, Failure
+from zdmigrate.compat.client import Client, Failure, Rows
 from zdmigrate.compat.footprint import Footprint, MappedTable, Statement
 from zdmigrate.compat.probes import Probe
 from zdmigrate.compat.report import Finding, Layer, State, Unproven, Version
 from zdmigrate.compat.rows import Samples
 from zdmigrate.postgres.shapes import Shapes
+from zdmigrate.sqltext import ident
 
 __all__ = ["Needs", "Settled", "settle"]
 
@@ -43,6 +44,8 @@ class Needs:
     home: Shapes
     settled: tuple[Settled, ...]
     unproven: tuple[Unproven, ...]
+    faithful: frozenset[tuple[str, str]] = frozenset()
+    """(table, column) pairs of which an INSERT reads back just what it wrote."""
 
     def touching(self, names: frozenset[str]) -> tuple[Settled, ...]:
         """The probes that may use one of these."""
@@ -131,7 +134,24 @@ def settle(
             *_silent(version, footprint, home, settled),
             *(each for each in found if isinstance(each, Unproven)),
         ),
+        faithful=frozenset(pair for table in footprint.tables for pair in _faithful(client, table, home, samples)),
     )
+
+
+def _faithful(client: Client, table: MappedTable, home: Shapes, samples: Samples) -> Iterator[tuple[str, str]]:
+    found = roundtrips.mapped(table, home)
+    if found is None:
+        return
+    row = {name: value for name, value in samples.make(found.relation, roundtrips.NEW).items() if name in found.names}
+    listed = ", ".join(map(ident, row))
+    given = ", ".join(f"${number}" for number in range(1, len(row) + 1))
+    client.begin()
+    if row and client.prepare("", f"INSERT INTO {found.target} ({listed}) VALUES ({given}) RETURNING {listed}") is None:
+        answer = client.execute("", tuple(row.values()))
+        if isinstance(answer, Rows) and answer.rows:
+            back = zip(row.items(), answer.rows[0], strict=True)
+            yield from ((str(found.relation), name) for (name, value), read in back if value == read)
+    client.end()
 
 
 def _too_free(failure: Failure, footprint: Footprint) -> bool:
