@@ -130,12 +130,12 @@ def _server(version: int) -> str:
     return f"{version // 10000}.{version % 10000}"
 
 
-_SPECIAL = str.maketrans({character: "\\" + character for character in "\\`*_[]<>|#~&"})
+SPECIAL = str.maketrans({character: "\\" + character for character in "\\`*_[]<>|#~&"})
 
 
 def inline(text: str) -> str:
     """Text in one line of Markdown, in which nothing is markup."""
-    return " ".join(text.split()).translate(_SPECIAL)
+    return " ".join(text.split()).translate(SPECIAL)
 
 
 def fenced(lines: Sequence[str]) -> Iterator[str]:

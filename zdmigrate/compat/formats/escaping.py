@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
 
-__all__ = ["blocks", "one_line", "printable", "shortened"]
+__all__ = ["one_line", "printable", "shortened", "without_commands"]
 
 
 def printable(text: str) -> str:
-    """Without characters that a terminal obeys, XML forbids or a reader cannot see (but for line feeds)."""
-    return "".join(_shown(character) for character in text.replace("\t", "    "))
+    """Without characters that a terminal obeys, XML forbids or a reader cannot see (but for line feeds).
+
+    Nor does a line begin with ``::``: GitHub obeys ``::command::`` in any log, whatever printed it.
+    """
+    shown = "".join(_shown(character) for character in text.replace("\r\n", "\n").replace("\t", "    "))
+    return without_commands(shown)
+
+
+def without_commands(text: str) -> str:
+    """`text`, in which no line begins with ``::``."""
+    return _COMMAND.sub(r"\1: :", text)
+
+
+_COMMAND = re.compile(r"^(\s*)::", re.MULTILINE)
 
 
 def _shown(character: str) -> str:
@@ -27,9 +39,3 @@ def shortened(text: str, limit: int) -> str:
     """At most about `limit` characters, and how many are missing."""
     missing = len(text) - limit
     return text if missing <= 0 else f"{text[:limit]} … ({missing:,} more characters)"
-
-
-def blocks(parts: Iterable[Iterable[str]]) -> str:
-    """Parts with an empty line between them, without those that are empty."""
-    texts = ["\n".join(part) for part in parts]
-    return "\n\n".join(text for text in texts if text) + "\n"

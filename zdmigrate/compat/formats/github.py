@@ -42,7 +42,7 @@ def _failure(each: Found) -> str:
 
 
 def _unchecked(each: Unchecked) -> str:
-    text = f"{each.version} on {on_servers(each.servers)}: {each.unproven.subject}: {each.unproven.reason}"
+    text = f"{each.where}: {each.unproven.subject}: {each.unproven.reason}"
     return _command("error", "could not be checked", text, each.unproven.place)
 
 

@@ -10,7 +10,6 @@ from typing import Any
 from zdmigrate.compat.formats.escaping import one_line, shortened
 from zdmigrate.compat.report import Report
 from zdmigrate.compat.summary.failures import Kind, found, place_of, unchecked
-from zdmigrate.compat.summary.phrases import on_servers
 from zdmigrate.plan import Plan
 
 __all__ = ["render"]
@@ -36,7 +35,7 @@ def _failures(report: Report) -> Iterator[dict[str, Any]]:
 def _unchecked(report: Report) -> Iterator[dict[str, Any]]:
     for each in unchecked(report):
         held = each.unproven
-        text = f"{each.version} on {on_servers(each.servers)}: {held.subject} could not be checked: {held.reason}"
+        text = f"{each.where}: {held.subject} could not be checked: {held.reason}"
         yield _entry(report, text, "zdmigrate-unchecked", each.fingerprint, "major", held.place)
 
 

@@ -11,7 +11,6 @@ from zdmigrate import __version__
 from zdmigrate.compat.formats.escaping import one_line, printable, shortened
 from zdmigrate.compat.report import Report
 from zdmigrate.compat.summary.failures import FOUND_BY, Found, Kind, Unchecked, found, place_of, unchecked
-from zdmigrate.compat.summary.phrases import on_servers
 from zdmigrate.plan import Plan
 
 __all__ = ["render"]
@@ -89,7 +88,7 @@ def _location(subject: str, place: str | None) -> dict[str, Any]:
 
 
 def _notification(each: Unchecked) -> dict[str, Any]:
-    text = f"{each.version} on {on_servers(each.servers)}: {each.unproven.subject} could not be checked: {each.unproven.reason}"
+    text = f"{each.where}: {each.unproven.subject} could not be checked: {each.unproven.reason}"
     return {
         "level": "error",
         "message": {"text": printable(text)},

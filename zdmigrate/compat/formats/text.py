@@ -11,7 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from zdmigrate.compat.formats.escaping import one_line, shortened
+from zdmigrate.compat.formats.escaping import one_line, shortened, without_commands
 from zdmigrate.compat.report import Report, Suppression, Version
 from zdmigrate.compat.summary.failures import FOUND_BY, Found, Kind, Unchecked, found, headline, unchecked, verdict
 from zdmigrate.compat.summary.matrix import Mark, Matrix, Square, matrices
@@ -46,9 +46,10 @@ def render(report: Report, plans: Sequence[Plan], *, width: int = 100) -> str:
 
 def show(report: Report, _plans: Sequence[Plan], console: Console) -> None:
     """Print it to a console."""
-    ascii_only = console.options.ascii_only
-    for part in _parts(report, ascii_only=ascii_only):
-        console.print(part, highlight=False, markup=False, emoji=False)
+    with console.capture() as captured:
+        for part in _parts(report, ascii_only=console.options.ascii_only):
+            console.print(part, highlight=False, markup=False, emoji=False)
+    console.file.write(without_commands(captured.get()))  # wrapping may have moved one to the beginning of a line
 
 
 def _parts(report: Report, *, ascii_only: bool) -> Iterator[RenderableType]:
@@ -92,9 +93,7 @@ def _matrix(matrix: Matrix, *, ascii_only: bool) -> RenderableType:
     for row in matrix.rows:
         squares = (_square(row.square(version), ascii_only=ascii_only) for version in Version)
         table.add_row(row.phase.value, *squares)
-    return Group(
-        Text(title, "bold"), "", table, *_legend(matrix, ascii_only=ascii_only), "", _window(matrix), *_counts(matrix)
-    )
+    return Group(Text(title, "bold"), "", table, "", _window(matrix), *_counts(matrix))
 
 
 def _square(square: Square, *, ascii_only: bool) -> Text:
@@ -106,7 +105,7 @@ def _square(square: Square, *, ascii_only: bool) -> Text:
     assert square.forward is not None
     assert square.reverted is not None
     reverted = _mark(square.reverted, ascii_only=ascii_only)
-    return Text.assemble(_mark(square.forward, ascii_only=ascii_only), "\n", reverted, " when reverted to")
+    return Text.assemble(_mark(square.forward, ascii_only=ascii_only), "\n", reverted, " after a revert")
 
 
 def _mark(mark: Mark, *, ascii_only: bool) -> Text:
@@ -150,21 +149,22 @@ def _failure(each: Found) -> RenderableType:
         ("found", FOUND_BY[held.layer]),
         ("to do", held.remedy),
     ]
-    head = Text(one_line(f"{each.application.name} {each.where}"), "bold")
+    head = Text(one_line(each.where), "bold")
     rows = ((Text(key, "dim"), Text(one_line(text))) for key, text in facts if text)
     return Group("", head, Text(one_line(f"{held.message}{code}"), "red"), _grid(rows))
 
 
 def _unchecked(each: Unchecked) -> RenderableType:
     place = f" ({each.unproven.place})" if each.unproven.place else ""
-    where = f"{each.application.name} {each.version} on {on_servers(each.servers)}"
-    return Text(one_line(f"{where}: {shortened(each.unproven.subject, _STATEMENT)}{place}: {each.unproven.reason}"))
+    return Text(
+        one_line(f"{each.where}: {shortened(each.unproven.subject, _STATEMENT)}{place}: {each.unproven.reason}")
+    )
 
 
 def _short(each: Found, reason: str | None) -> RenderableType:
     why = f": {reason}" if reason else ""
     what = f"{each.finding.subject}: {each.finding.message}"
-    return Text(one_line(f"{each.application.name} {each.where}: {shortened(what, _STATEMENT)}{why}"))
+    return Text(one_line(f"{each.where}: {shortened(what, _STATEMENT)}{why}"))
 
 
 def _void(suppression: Suppression, why: str) -> RenderableType:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import enum
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from zdmigrate.compat.report import Application, Finding, Layer, Report, Run, State, Unproven, Version
 from zdmigrate.compat.summary.phrases import counted, joined, name, on_servers
 from zdmigrate.phases import Phase
+from zdmigrate.plan import Direction
 
 __all__ = ["FOUND_BY", "Found", "Kind", "Unchecked", "found", "headline", "kind", "place_of", "unchecked", "verdict"]
 
@@ -60,8 +61,28 @@ class Found:
 
     @property
     def where(self) -> str:
-        """``2.3 in expand and backfill, on PostgreSQL 15.18``."""
-        return f"{self.version} in {joined(map(str, self.states))}, on {on_servers(self.servers)}"
+        """``shop 2.3 in expand and backfill, on PostgreSQL 15.18``."""
+        who = f"{self.application.name} {self.version}".strip()
+        return f"{who} in {_said_states(self.states)}, on {on_servers(self.servers)}"
+
+
+_WAYS = (
+    (set(Direction), ", also after a revert"),
+    ({Direction.FORWARD}, ""),
+    ({Direction.BACKWARD}, " after a revert"),
+)
+
+
+def _said_states(states: Iterable[State]) -> str:
+    """``none and expand, also after a revert; retire``."""
+    ways: dict[Phase, set[Direction]] = {}
+    for state in states:
+        ways.setdefault(state.phase, set()).add(state.direction)
+    said = []
+    for directions, suffix in _WAYS:
+        phases = [phase for phase, there in ways.items() if there == directions]
+        said += [f"{joined(phases)}{suffix}"] if phases else []
+    return "; ".join(said)
 
 
 def found(report: Report) -> list[Found]:
@@ -119,6 +140,11 @@ class Unchecked:
         if self.unproven.version is None:
             return joined(name(self.application, version) for version in Version)
         return name(self.application, self.unproven.version)
+
+    @property
+    def where(self) -> str:
+        """``shop 2.3 on PostgreSQL 15.18``."""
+        return f"{self.application.name} {self.version} on {on_servers(self.servers)}".strip()
 
     @property
     def fingerprint(self) -> str:
