@@ -29,6 +29,7 @@ _STYLES = {
 _ASCII = {
     Mark.WORKS: "+", Mark.RECONNECT: "~", Mark.SUPPRESSED: "=", Mark.BROKEN: "X", Mark.UNKNOWN: "?", Mark.OUTSIDE: "-",
 }  # fmt: skip
+_PLAIN = str.maketrans({"≠": "!=", "…": "..."})
 _COMPARED = {
     Compared.SAME: ("", "the same"),
     Compared.NARROWER: ("bold red", "≠ narrower than predicted"),
@@ -46,10 +47,12 @@ def render(report: Report, plans: Sequence[Plan], *, width: int = 100) -> str:
 
 def show(report: Report, _plans: Sequence[Plan], console: Console) -> None:
     """Print it to a console."""
+    ascii_only = console.options.ascii_only
     with console.capture() as captured:
-        for part in _parts(report, ascii_only=console.options.ascii_only):
+        for part in _parts(report, ascii_only=ascii_only):
             console.print(part, highlight=False, markup=False, emoji=False)
-    console.file.write(without_commands(captured.get()))  # wrapping may have moved one to the beginning of a line
+    shown = without_commands(captured.get())  # wrapping may have moved one to the beginning of a line
+    console.file.write(shown.translate(_PLAIN).encode("ascii", "backslashreplace").decode() if ascii_only else shown)
 
 
 def _parts(report: Report, *, ascii_only: bool) -> Iterator[RenderableType]:
