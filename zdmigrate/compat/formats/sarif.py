@@ -15,7 +15,7 @@ from zdmigrate.plan import Plan
 
 __all__ = ["render"]
 
-_SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
+_SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 _LEVELS = {Kind.BREAKS: "error", Kind.SUPPRESSED: "error", Kind.ANNOUNCED: "note", Kind.OUTSIDE: "none"}
 _STATEMENT = 4000
 
