@@ -1,18 +1,25 @@
 """Writes what is generated of the documentation: `python docs/generate.py`.
 
 `reference/cli.md` comes from the commands' own help, the tables and the SQL in `changes/` from the plans of
-`migrations_examples/`, whose catalogs `python docs/generate.py catalogs` reads again from a scratch server.
+`migrations_examples/`, whose catalogs `python docs/generate.py catalogs` reads again from a scratch server, and the
+samples of a check's formats from the report in `reference/check-sample.json`.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
 
 from zdmigrate.cli import main
+from zdmigrate.compat import formats
+from zdmigrate.compat.evidence import Evidence
+from zdmigrate.compat.formats import document
+from zdmigrate.compat.report import Report
 from zdmigrate.config import Config
 from zdmigrate.engine.project import Project, plan_offline
 from zdmigrate.plan import Plan
@@ -21,6 +28,8 @@ from zdmigrate.postgres.servers import ScratchServer, find_binaries
 HERE = Path(__file__).parent
 EXAMPLES = HERE.parent / "migrations_examples"
 MAJOR = 18
+LONGEST = 60
+"""Lines of a sample."""
 BEGIN, END = "<!-- generated: python docs/generate.py -->", "<!-- end -->"
 
 
@@ -82,9 +91,51 @@ def with_plan(page: str, text: str) -> str:
     return re.sub(re.escape(BEGIN) + ".*?" + re.escape(END), lambda _: block, page, flags=re.DOTALL)
 
 
+def sample_report(plan: Plan) -> Report:
+    """The check that `reference/check-formats.md` shows, of this plan."""
+    report = document.from_json((HERE / "reference" / "check-sample.json").read_bytes())
+    return dataclasses.replace(report, plans=((plan.migration, plan.hash),))
+
+
+def check_samples(plan: Plan) -> dict[str, str]:
+    """The report in every format, as blocks of code, the longer ones shortened."""
+    report = sample_report(plan)
+    shown = {name: formats.render(report, [plan], name) for name in formats.FORMATS if name != "html"}
+    made_at = datetime(2026, 11, 21, 14, 30, tzinfo=UTC)
+    shown["evidence"] = Evidence.of(report, made_at=made_at).to_bytes().decode()
+    languages = {"junit": "xml", "markdown": "markdown", "text": "text", "github": "text"}
+    return {name: _block(languages.get(name, "json"), text) for name, text in shown.items()}
+
+
+def _block(language: str, text: str) -> str:
+    lines = text.splitlines()
+    shown = lines if len(lines) <= LONGEST else [*lines[:LONGEST], "…"]
+    return "\n".join([f"````{language}", *shown, "````"])
+
+
+def with_samples(page: str, samples: dict[str, str]) -> str:
+    """`page` with each generated sample replaced."""
+    return re.sub(
+        r"<!-- sample: (\w+) -->.*?" + re.escape(END),
+        lambda found: f"<!-- sample: {found[1]} -->\n\n{samples[found[1]]}\n\n{END}",
+        page,
+        flags=re.DOTALL,
+    )
+
+
+def check_pages(plan: Plan) -> dict[Path, str]:
+    """The page about formats, and the sample of the page of a check."""
+    path = HERE / "reference" / "check-formats.md"
+    return {
+        path: with_samples(path.read_text(encoding="utf-8"), check_samples(plan)),
+        path.with_name("check-sample.html"): formats.render(sample_report(plan), [plan], "html"),
+    }
+
+
 def generated() -> dict[Path, str]:
     """Every generated page, whole."""
     pages = {HERE / "reference" / "cli.md": cli_reference()}
+    pages |= check_pages(plans()["rename_column"])
     for name, plan in plans().items():
         path = HERE / "changes" / f"{name}.md"
         if path.is_file():  # an example of several changes has no page of its own

@@ -49,6 +49,8 @@ class Config:
         lock_timeout: how long a statement waits for a table lock, and so how long anybody waits behind it.
         lock_budget: how long such waits are repeated before giving up with exit code 5.
         lease: how long a holder that died delays the next one.
+        suppress: the entries of ``[[compat.suppress]]``, which `zdmigrate.compat.suppressions` reads: a mistake in
+            them concerns a check, and must not stop an `advance`.
         file: the configuration file that was used.
     """
 
@@ -61,6 +63,7 @@ class Config:
     lock_budget: timedelta = timedelta(seconds=60)
     lease: timedelta = timedelta(seconds=10)
     backfill: Backfill = Backfill()
+    suppress: tuple[Mapping[str, Any], ...] = ()
     file: Path | None = None
 
 
@@ -104,13 +107,16 @@ def load(
         _merge(values, _validated(table, lambda key: f"{path}: {key}", base=path.parent))
         values["file"] = path
     for key in _keys(_File):
+        if key in _ONLY_IN_FILES:
+            continue
         variable = "ZDMIGRATE_" + key.replace(".", "_").upper()
         if environ.get(variable):
             _merge(values, _validated_text(key, environ[variable], variable, base=start))
     for key, value in (options or {}).items():
         if value is not None:
             _merge(values, _validated_text(key, value, f"--{key.replace('_', '-')}", base=start))
-    return Config(**{**values, "backfill": Backfill(**values.get("backfill", {}))})
+    suppress = tuple(values.pop("compat", {}).get("suppress", ()))
+    return Config(**{**values, "backfill": Backfill(**values.get("backfill", {})), "suppress": suppress})
 
 
 # What a file may hold. Durations are text here, and are parsed afterwards, so that messages can name the key.
@@ -125,6 +131,10 @@ class _Backfill(msgspec.Struct, forbid_unknown_fields=True):
     pause: str | UnsetType = UNSET
 
 
+class _Compat(msgspec.Struct, forbid_unknown_fields=True):
+    suppress: list[dict[str, Any]] | UnsetType = UNSET
+
+
 class _File(msgspec.Struct, forbid_unknown_fields=True):
     url: str | UnsetType = UNSET
     dir: _Text | UnsetType = UNSET
@@ -135,6 +145,7 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
     lock_budget: str | UnsetType = UNSET
     lease: str | UnsetType = UNSET
     backfill: _Backfill | UnsetType = UNSET
+    compat: _Compat | UnsetType = UNSET
 
 
 _MS = timedelta(milliseconds=1)
@@ -144,7 +155,8 @@ _SHORTEST = {
     "lease": timedelta(seconds=1),
     "backfill.pause": timedelta(0),
 }
-_NESTED: dict[str, type[msgspec.Struct]] = {"backfill": _Backfill}
+_NESTED: dict[str, type[msgspec.Struct]] = {"backfill": _Backfill, "compat": _Compat}
+_ONLY_IN_FILES = ("compat.suppress",)
 
 
 def _keys(struct: type[msgspec.Struct], prefix: str = "") -> Iterator[str]:

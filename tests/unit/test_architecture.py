@@ -17,6 +17,7 @@ LAYERS = (
     ("zdmigrate.errors", "zdmigrate.phases", "zdmigrate.sqltext", "zdmigrate.schema", "zdmigrate.app"),
     ("zdmigrate.hazards",),
     ("zdmigrate.plan",),
+    ("zdmigrate.plan_words",),
     ("zdmigrate.planning",),
     ("zdmigrate.changes",),
     ("zdmigrate.migration", "zdmigrate.config"),

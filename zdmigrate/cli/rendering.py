@@ -10,11 +10,13 @@ from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zdmigrate import plan_words as words
+
 if TYPE_CHECKING:
     from zdmigrate.control.store import HistoryEntry
     from zdmigrate.engine.outcome import MigrationStatus
     from zdmigrate.engine.reporting import Event
-    from zdmigrate.plan import Gate, Mode, PhasePlan, Plan, Step, TableEstimate, TableLock
+    from zdmigrate.plan import PhasePlan, Plan
 
 FORMAT = 1
 
@@ -140,7 +142,7 @@ def _moment(moment: datetime) -> str:
 
 def plan_text(plan: Plan) -> str:
     """A plan for a terminal."""
-    lines = [plan.migration, *(f"  {fact}" for fact in _facts(plan))]
+    lines = [plan.migration, *(f"  {fact}" for fact in words.facts(plan))]
     for part in plan.phases:
         lines += ["", *_phase_text(plan, part)]
     return "\n".join(lines) + "\n"
@@ -150,32 +152,32 @@ def _phase_text(plan: Plan, part: PhasePlan) -> Iterator[str]:
     nothing = "" if part.steps else "  (nothing to do)"
     yield f"{part.phase}{nothing}"
     for gate in part.gates:
-        yield f"  gate  {_gate(gate)}"
+        yield f"  gate  {words.gate_text(gate)}"
     for hazard in plan.hazards:
         if hazard.phase is part.phase:
             yield f"  warn  {hazard.id}: {hazard.message}"
-            yield f"        {hazard.remedy}{_acceptance(hazard.accept)}"
+            yield f"        {hazard.remedy}{words.acceptance(hazard.accept)}"
     for number, step in enumerate(part.steps, start=1):
         yield f"  {number}. {step.title}  [{step.id}]"
-        yield from (f"       {line}" for line in step_sql(step))
-        for name, text in _step_facts(plan, step):
+        yield from (f"       {line}" for line in words.step_sql(step))
+        for name, text in words.step_facts(plan, step):
             yield f"     {name:<5} {text}"
-        yield from (f"       {line}" for line in _undo_sql(step))
+        yield from (f"       {line}" for line in words.undo_sql(step))
 
 
 def plan_markdown(plan: Plan) -> str:
     """A plan for a pull request."""
-    lines = [f"## {_inline(plan.migration)}", "", *(f"- {_inline(fact)}" for fact in _facts(plan))]
+    lines = [f"## {words.inline(plan.migration)}", "", *(f"- {words.inline(fact)}" for fact in words.facts(plan))]
     for part in plan.phases:
         lines += ["", f"### {part.phase}", *_phase_markdown(plan, part)]
     return "\n".join(lines) + "\n"
 
 
 def _phase_markdown(plan: Plan, part: PhasePlan) -> Iterator[str]:
-    notes = [f"- **gate** {_inline(_gate(gate))}" for gate in part.gates]
+    notes = [f"- **gate** {words.inline(words.gate_text(gate))}" for gate in part.gates]
     notes += [
-        f"- **{_inline(hazard.id)}** {_inline(hazard.message)} *{_inline(hazard.remedy)}*"
-        + _inline(_acceptance(hazard.accept))
+        f"- **{words.inline(hazard.id)}** {words.inline(hazard.message)} *{words.inline(hazard.remedy)}*"
+        + words.inline(words.acceptance(hazard.accept))
         for hazard in plan.hazards
         if hazard.phase is part.phase
     ]
@@ -184,155 +186,15 @@ def _phase_markdown(plan: Plan, part: PhasePlan) -> Iterator[str]:
     if not part.steps:
         yield from ("", "Nothing to do.")
     for number, step in enumerate(part.steps, start=1):
-        yield from ("", f"{number}. {_inline(step.title)} (`{step.id}`)", "")
-        yield from (f"   {line}".rstrip() for line in _fenced(step_sql(step)))
+        yield from ("", f"{number}. {words.inline(step.title)} (`{step.id}`)", "")
+        yield from (f"   {line}".rstrip() for line in words.fenced(words.step_sql(step)))
         yield ""
-        yield from (f"   - **{name}** {_inline(text)}" for name, text in _step_facts(plan, step))
-        if undo := _undo_sql(step):
+        yield from (f"   - **{name}** {words.inline(text)}" for name, text in words.step_facts(plan, step))
+        if undo := words.undo_sql(step):
             yield ""
-            yield from (f"     {line}".rstrip() for line in _fenced(undo))
+            yield from (f"     {line}".rstrip() for line in words.fenced(undo))
 
 
 def plans_sql(plans: Sequence[Plan]) -> str:
     """The forward SQL of several plans, nothing else; for reading, not for running by hand."""
     return "\n".join(f"-- migration {plan.migration}\n{plan.to_sql()}" for plan in plans)
-
-
-def step_sql(step: Step) -> list[str]:
-    """The exact statements of a step, with its transaction."""
-    # Plan.to_sql knows how a step reads; two comment lines come first.
-    from zdmigrate.phases import Phase
-    from zdmigrate.plan import PhasePlan, Plan, Window
-
-    alone = Plan(
-        migration="",
-        checksum="",
-        server_version=0,
-        window=Window(old_until=Phase.NONE, new_from=Phase.NONE),
-        phases=(PhasePlan(phase=step.phase, steps=(step,)),),
-        touches=(),
-    )
-    return alone.to_sql().split("\n", 2)[2].splitlines()
-
-
-def _facts(plan: Plan) -> Iterator[str]:
-    yield f"PostgreSQL {_server(plan.server_version)}, plan {plan.hash[:12]}"
-    yield f"version N works through {plan.window.old_until}, version N+1 from {plan.window.new_from} on"
-    yield f"advance without --to stops after {plan.automatic_target}"
-    yield _undo_window(plan)
-    for estimate in plan.estimates:
-        yield f"{estimate.table}: about {_amount(estimate)}"
-    if plan.hazards:
-        yield f"warnings: {len(plan.hazards)}"
-
-
-def _undo_window(plan: Plan) -> str:
-    from zdmigrate.phases import PHASES
-
-    if plan.undoable_until is PHASES[-1]:
-        return "can be undone from every phase: zdmigrate revert"
-    return f"can be undone until {plan.undoable_until} (zdmigrate revert); what comes after it is final"
-
-
-def _step_facts(plan: Plan, step: Step) -> Iterator[tuple[str, str]]:
-    for lock in step.locks:
-        yield "lock", f"{lock.mode} on {lock.table}: {_blocked(lock, step.mode)}"
-    if not step.locks:
-        yield "lock", "none that the application notices"
-    yield "work", _work(plan, step)
-    yield "undo", _undo(step)
-
-
-def _undo(step: Step) -> str:
-    if step.irreversible:
-        return "not possible: this is final"
-    if not step.undo:
-        return "nothing to take back"
-    locks = [f"{lock.mode} on {lock.table}: {_blocked(lock, step.undo_mode)}" for lock in step.undo_locks]
-    lossy = ["refused where it would lose values, unless --allow-lossy is given"] if step.undo_loses else []
-    lossy += ["refused while rows hold what the old shape cannot"] if step.undo_blocked else []
-    return "; ".join([*(locks or ["no lock that the application notices"]), *lossy])
-
-
-def _undo_sql(step: Step) -> list[str]:
-    if step.irreversible or not step.undo:
-        return []
-    return step_sql(dataclasses.replace(step, do=step.undo, mode=step.undo_mode, rows=None))
-
-
-def _blocked(lock: TableLock, mode: Mode) -> str:
-    if lock.mode.blocks == "nothing" or mode not in ("transaction", "python"):
-        return f"blocks {lock.mode.blocks}"
-    return f"blocks {lock.mode.blocks} for an instant, and nobody waits longer than the lock timeout"
-
-
-def _work(plan: Plan, step: Step) -> str:
-    from zdmigrate.plan import Mode
-
-    how = {
-        Mode.TRANSACTION: "one transaction",
-        Mode.AUTOCOMMIT: "outside of a transaction",
-        Mode.PYTHON: "a function of the migration file, in transactions",
-        Mode.BACKFILL: "in small batches",
-        Mode.VERIFY: "reads every row, changes nothing",
-    }[step.mode]
-    what = {
-        (False, False): "no scan, no rewrite",
-        (True, False): "scans the table, no rewrite",
-        (False, True): "rewrites the table",
-        (True, True): "scans and rewrites the table",
-    }[step.scans, step.rewrites]
-    if step.authored:
-        what = "as the migration's author wrote it" + (", which may rewrite a table" if step.rewrites else "")
-    sizes = [f"{each.table}: {_amount(each)}" for each in _touched(plan, step)] if step.rows or step.scans else []
-    return ", ".join([how, *([] if step.mode is Mode.VERIFY else [what]), *sizes])
-
-
-def _touched(plan: Plan, step: Step) -> list[TableEstimate]:
-    tables = {lock.table for lock in step.locks}
-    if step.rows is not None:
-        tables.add(f"{step.rows.schema}.{step.rows.table}")
-    return [estimate for estimate in plan.estimates if estimate.table in tables] or list(plan.estimates)
-
-
-def _gate(gate: Gate) -> str:
-    from zdmigrate.plan import Direction
-
-    when = "before" if gate.direction is Direction.FORWARD else "before undoing"
-    override = _acceptance(gate.name) if gate.overridable else "; cannot be overridden"
-    return f"{gate.name} ({when} {gate.phase}, else exit {gate.exit_code}): {gate.detail}{override}"
-
-
-def _acceptance(gate: str | None) -> str:
-    return "" if gate is None else f'; to pass it: --override {gate}="reason"'
-
-
-def _amount(estimate: TableEstimate) -> str:
-    return f"{estimate.rows:,} rows, {_size(estimate.bytes)}"
-
-
-def _size(count: int) -> str:
-    size, units = float(count), ["bytes", "kB", "MB", "GB", "TB"]
-    while size >= 1024 and len(units) > 1:
-        size, units = size / 1024, units[1:]
-    return f"{size:.0f} {units[0]}" if units[0] == "bytes" or size >= 100 else f"{size:.1f} {units[0]}"
-
-
-def _server(version: int) -> str:
-    return f"{version // 10000}.{version % 10000}"
-
-
-_SPECIAL = str.maketrans({character: "\\" + character for character in "\\`*_[]<>|#"})
-
-
-def _inline(text: str) -> str:
-    return " ".join(text.split()).translate(_SPECIAL)
-
-
-def _fenced(lines: Sequence[str]) -> Iterator[str]:
-    fence = "```"
-    while any(fence in line for line in lines):
-        fence += "`"
-    yield f"{fence}sql"
-    yield from lines
-    yield fence
