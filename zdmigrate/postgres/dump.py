@@ -25,8 +25,17 @@ _WITHOUT_OWNERS = ("--no-owner", "--no-privileges")
 _SECONDS = 300
 
 
-def copy_schema(source: Connection, conninfo: str, target: Scratch, database: str, *, privileges: bool = False) -> None:
-    """Make `database` on the scratch server, with everything of the source but rows.
+def copy_schema(source: Connection, conninfo: str, target: Scratch, database: str) -> None:
+    """Make `database` on the scratch server, with everything of the source but rows, owners and privileges.
+
+    Locks and errors: as `copy_into`.
+    """
+    target.create_database(database)
+    copy_into(source, conninfo, target, database)
+
+
+def copy_into(source: Connection, conninfo: str, target: Scratch, database: str, *, privileges: bool = False) -> None:
+    """Fill an empty database on the scratch server with everything of the source but rows.
 
     With `privileges` also with owners, grants, memberships of the roles that occur, and their settings and those of the
     database (``ALTER ROLE … SET search_path``). Roles are made without the rights that roles have by themselves.
@@ -36,7 +45,6 @@ def copy_schema(source: Connection, conninfo: str, target: Scratch, database: st
     Raises:
         ServerUnavailable: pg_dump failed, or the scratch server lacks something (an extension, a locale).
     """
-    target.create_database(database)
     options = _OPTIONS if privileges else _OPTIONS + _WITHOUT_OWNERS
     text = _dumped(source.info.server_version // 10000, conninfo, options)
     pieces = list(script.pieces(text.decode("utf-8", errors="surrogateescape")))

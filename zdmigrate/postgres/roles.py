@@ -68,6 +68,16 @@ def made_for(connection: Connection, prefix: str) -> list[str]:
     return [row[0] for row in rows.fetchall()]
 
 
+def marks(connection: Connection, prefix: str) -> set[str]:
+    """The names of the databases that roles were made for, of those that begin so."""
+    rows = connection.execute(
+        "SELECT substr(pg_catalog.shobj_description(oid, 'pg_authid'), %s) FROM pg_catalog.pg_roles "
+        "WHERE starts_with(pg_catalog.shobj_description(oid, 'pg_authid'), %s)",
+        (len(_MARK) + 1, f"{_MARK}{prefix}"),
+    )
+    return {row[0] for row in rows.fetchall()}
+
+
 def drop(connection: Connection, name: str) -> bool:
     """Drop a role; False where something still depends on it."""
     try:
