@@ -15,7 +15,7 @@ import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -34,6 +34,29 @@ class Backfill:
     window_pages: int = 250
     stripes: int = 16
     pause: timedelta = timedelta(milliseconds=10)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """Where a check's schema and servers come from. Each is what the option of that name says.
+
+    `alembic`, `dump`, `from_url` and `metadata` are sources, of which one is used. URLs may hold passwords, and are
+    therefore not in the repr. `url_variables` are those in which the project looks for its database.
+    """
+
+    alembic: str | None = None
+    dump: str | None = None
+    from_url: str | None = dataclasses.field(default=None, repr=False)
+    metadata: str | None = None
+    app_role: str | None = None
+    extensions: tuple[str, ...] = ()
+    roles: tuple[str, ...] = ()
+    url_variables: tuple[str, ...] = ("DATABASE_URL",)
+    driver: str | None = None
+    server: str | None = None
+    images: tuple[str, ...] = ()
+    server_url: str | None = dataclasses.field(default=None, repr=False)
+    pg: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +87,7 @@ class Config:
     lease: timedelta = timedelta(seconds=10)
     backfill: Backfill = Backfill()
     suppress: tuple[Mapping[str, Any], ...] = ()
+    check: Check = Check()
     file: Path | None = None
 
 
@@ -116,7 +140,8 @@ def load(
         if value is not None:
             _merge(values, _validated_text(key, value, f"--{key.replace('_', '-')}", base=start))
     suppress = tuple(values.pop("compat", {}).get("suppress", ()))
-    return Config(**{**values, "backfill": Backfill(**values.get("backfill", {})), "suppress": suppress})
+    tables = {"backfill": Backfill(**values.get("backfill", {})), "check": Check(**values.get("check", {}))}
+    return Config(**{**values, **tables, "suppress": suppress})
 
 
 # What a file may hold. Durations are text here, and are parsed afterwards, so that messages can name the key.
@@ -135,6 +160,22 @@ class _Compat(msgspec.Struct, forbid_unknown_fields=True):
     suppress: list[dict[str, Any]] | UnsetType = UNSET
 
 
+class _Check(msgspec.Struct, forbid_unknown_fields=True):
+    alembic: _Text | UnsetType = UNSET
+    dump: _Text | UnsetType = UNSET
+    from_url: _Text | UnsetType = UNSET
+    metadata: _Text | UnsetType = UNSET
+    app_role: _Name | UnsetType = UNSET
+    extensions: list[_Name] | UnsetType = UNSET
+    roles: list[_Name] | UnsetType = UNSET
+    url_variables: Annotated[list[_Text], Meta(min_length=1)] | UnsetType = UNSET
+    driver: _Text | UnsetType = UNSET
+    server: Literal["url", "container", "local", "embedded"] | UnsetType = UNSET
+    images: list[_Text] | UnsetType = UNSET
+    server_url: _Text | UnsetType = UNSET
+    pg: Annotated[int, Meta(ge=15)] | UnsetType = UNSET
+
+
 class _File(msgspec.Struct, forbid_unknown_fields=True):
     url: str | UnsetType = UNSET
     dir: _Text | UnsetType = UNSET
@@ -146,6 +187,7 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
     lease: str | UnsetType = UNSET
     backfill: _Backfill | UnsetType = UNSET
     compat: _Compat | UnsetType = UNSET
+    check: _Check | UnsetType = UNSET
 
 
 _MS = timedelta(milliseconds=1)
@@ -155,8 +197,9 @@ _SHORTEST = {
     "lease": timedelta(seconds=1),
     "backfill.pause": timedelta(0),
 }
-_NESTED: dict[str, type[msgspec.Struct]] = {"backfill": _Backfill, "compat": _Compat}
+_NESTED: dict[str, type[msgspec.Struct]] = {"backfill": _Backfill, "check": _Check, "compat": _Compat}
 _ONLY_IN_FILES = ("compat.suppress",)
+_LISTS = frozenset({"check.extensions", "check.roles", "check.url_variables", "check.images"})
 
 
 def _keys(struct: type[msgspec.Struct], prefix: str = "") -> Iterator[str]:
@@ -205,7 +248,8 @@ def _table(path: Path) -> dict[str, Any] | None:
 def _validated_text(key: str, text: str, label: str, *, base: Path) -> dict[str, Any]:
     """One value that came as text: a variable or an option."""
     head, _, tail = key.partition(".")
-    raw = {head: {tail: text} if tail else text}
+    value: Any = [part.strip() for part in text.split(",") if part.strip()] if key in _LISTS else text
+    raw = {head: {tail: value} if tail else value}
     return _validated(raw, lambda _: label, base=base, strict=False)
 
 
@@ -248,6 +292,10 @@ def _converted(key: str, value: Any, base: Path) -> Any:
     match key:
         case "dir":
             return base / value
+        case "check.alembic" | "check.dump":
+            return str(base / value)
+        case _ if key in _LISTS:
+            return tuple(value)
         case "schema" if len(value.encode()) > 63 or "\0" in value:
             raise ValueError("is longer than the 63 bytes that PostgreSQL allows for a name")
         case "schema" if value.startswith("pg_"):

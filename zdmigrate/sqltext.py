@@ -59,9 +59,8 @@ _TOKEN = re.compile(
 )
 
 
-def tokens(text: str) -> Iterator[Token]:
-    """`text` in pieces; joined they give `text` again."""
-    place = 0
+def tokens(text: str, place: int = 0) -> Iterator[Token]:
+    """`text` in pieces, from `place` on; joined they give it again."""
     while place < len(text):
         match = _TOKEN.match(text, place)
         assert match is not None  # the last alternative takes any character

@@ -139,6 +139,9 @@ class App:
     def _connection_strings(self) -> list[str]:
         loaded: Config | None = self._options.get("loaded")
         found = [self._options.get("url"), os.environ.get("ZDMIGRATE_URL"), loaded.url if loaded else None]
+        context = click.get_current_context(silent=True)
+        found += [context.params.get(name) for name in ("from_url", "server_url")] if context else []
+        found += [loaded.check.from_url, loaded.check.server_url] if loaded else []
         return [each for each in found if each]
 
     def _clean(self, status: MigrationStatus) -> MigrationStatus:

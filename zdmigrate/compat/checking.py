@@ -8,12 +8,16 @@ import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 
+import psycopg
+
+from zdmigrate.compat import roles
 from zdmigrate.compat.client import Client
 from zdmigrate.compat.crossing import Crossing
 from zdmigrate.compat.footprint import Footprint
 from zdmigrate.compat.needs import Needs, Settled, settle
 from zdmigrate.compat.report import Application, Counts, Finding, Layer, Run, State, Version
 from zdmigrate.compat.rows import fill
+from zdmigrate.compat.schemas import Start
 from zdmigrate.compat.walking import Stopped, Walk, last_reversible
 from zdmigrate.compat.warm import WarmClient, only_warm
 from zdmigrate.config import Backfill, Config
@@ -24,10 +28,7 @@ from zdmigrate.postgres import shapes as catalog
 from zdmigrate.postgres.scratch import Scratch
 from zdmigrate.postgres.shapes import Shapes
 
-__all__ = ["Checked", "Pair", "Start", "check"]
-
-Start = Callable[[Scratch, str], str]
-"""Makes the starting schema in an empty database of a server, and returns the role that the applications have."""
+__all__ = ["Checked", "Pair", "check"]
 
 NONE = State(phase=Phase.NONE)
 
@@ -61,22 +62,32 @@ class Checked:
     runs: tuple[Run, ...]
 
 
-def check(server: Scratch, start: Start, config: Config, ids: Sequence[str], pairs: Sequence[Pair]) -> Checked:
+def check(
+    server: Scratch,
+    start: Start,
+    config: Config,
+    ids: Sequence[str],
+    pairs: Sequence[Pair],
+    *,
+    app_role: str | None = None,
+) -> Checked:
     """Prove that both versions work in every phase that the migrations `ids` go through.
 
     All databases are made here, and dropped again. `config` says where the migrations are and what the control schema
-    is called; its URL is not used.
+    is called; its URL is not used. The applications log in as `app_role`, else as the role that has grants.
 
     Raises:
         ZdmigrateError: the starting schema, or a plan, cannot be made.
     """
     with _Databases(server) as databases:
-        base = databases.create()
-        role = start(server, base)
-        work = dataclasses.replace(
-            config, url=server.conninfo(base), environment=None, backfill=Backfill(pause=timedelta(0))
-        )
-        ground = _Ground(databases=databases, config=work, role=role, ids=tuple(ids))
+        base = databases.made(lambda name: start(server, name))
+        with psycopg.connect(server.conninfo(base), autocommit=True) as connection:
+            role = roles.application_role(connection, app_role, control=config.schema)
+            owner = roles.migrating_role(connection)
+        ground = _Ground(
+            databases=databases, config=dataclasses.replace(config, environment=None, backfill=Backfill(pause=timedelta(0))),
+            role=role, owner=owner, ids=tuple(ids),
+        )  # fmt: skip
         ground.fill(base)
         plans = ground.walk(base).begin()
         ground = dataclasses.replace(ground, ids=tuple(plan.migration for plan in plans))
@@ -96,13 +107,17 @@ class _Databases(contextlib.ExitStack):
         self._prefix = f"zd_check_{secrets.token_hex(4)}"
         self._number = 0
 
-    def create(self, template: str | None = None) -> str:
-        """An empty one, or a copy of one that nobody is connected to."""
+    def made(self, make: Callable[[str], object]) -> str:
+        """A new one, of whatever kind."""
         self._number += 1
         name = f"{self._prefix}_{self._number}"
         self.callback(self.server.drop_database, name)
-        self.server.create_database(name, template=template)
+        make(name)
         return name
+
+    def copy(self, template: str) -> str:
+        """A copy of one that nobody is connected to."""
+        return self.made(lambda name: self.server.create_database(name, template=template))
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,23 +127,25 @@ class _Ground:
     databases: _Databases
     config: Config
     role: str
+    owner: str
     ids: tuple[str, ...]
 
     def walk(self, database: str) -> Walk:
         """The migrations on a database."""
-        return Walk(dataclasses.replace(self.config, url=self.databases.server.conninfo(database)), self.ids)
+        url = self.databases.server.conninfo(database, user=self.owner)
+        return Walk(dataclasses.replace(self.config, url=url), self.ids)
 
     def application(self, database: str) -> Client:
         """A connection as the applications have it."""
         return Client(self.databases.server.conninfo(database, user=self.role))
 
-    def owner(self, database: str) -> Client:
+    def superuser(self, database: str) -> Client:
         """A connection that sees everything."""
         return Client(self.databases.server.conninfo(database))
 
     def fill(self, database: str) -> dict[str, str]:
         """Rows for the tables that have none."""
-        with self.owner(database) as owner, self.application(database) as application:
+        with self.superuser(database) as owner, self.application(database) as application:
             shapes = catalog.read(application.connection, control_schema=self.config.schema)
             return fill(owner, shapes)
 
@@ -160,7 +177,7 @@ class _States:
         return tuple(stopped)
 
     def _along(self, source: str, states: Sequence[State]) -> Iterator[tuple[State, Stopped]]:
-        database = self._ground.databases.create(source)
+        database = self._ground.databases.copy(source)
         walk = self._ground.walk(database)
         for state in states:
             stopped = move(walk, state)
@@ -170,7 +187,7 @@ class _States:
             self._keep(state, database)
 
     def _keep(self, state: State, database: str) -> None:
-        self.database[state] = self._ground.databases.create(database)
+        self.database[state] = self._ground.databases.copy(database)
         self.shapes[state] = self._ground.shapes(database)
 
     def changing(self) -> frozenset[str]:
@@ -287,10 +304,10 @@ class _Live:
 
     def _along(self, source: str, states: Sequence[State]) -> Iterator[Finding]:
         """From the first of the states, in which `source` is, to the last."""
-        database = self.ground.databases.create(source)
+        database = self.ground.databases.copy(source)
         walk = self.ground.walk(database)
         with contextlib.ExitStack() as stack:
-            owner = stack.enter_context(self.ground.owner(database))
+            owner = stack.enter_context(self.ground.superuser(database))
             clients = {version: stack.enter_context(self.ground.application(database)) for version in Version}
             crossing = Crossing(self.needs, clients, self.names)
             warm = {

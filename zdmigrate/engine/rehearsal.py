@@ -42,7 +42,7 @@ def run(config: Config, ids: Sequence[str]) -> MigrationStatus | None:
         scratch = dataclasses.replace(config, url=server.conninfo(_DATABASE), environment=None)
         store = Store(config.schema, config.project, Author(host="rehearsal"))
         with contextlib.closing(session.connect(scratch.url, purpose="rehearsal")) as target:
-            _copy_state(source, target, store)
+            copy_state(source, target, store)
         project = stack.enter_context(Project.open(scratch, report=lambda _: None))
         project.init(environment="development", app_role=None, confirmed=True)
         waiting = [status.id for status in project.status(ids).migrations if status.phase is Phase.NONE]
@@ -50,7 +50,7 @@ def run(config: Config, ids: Sequence[str]) -> MigrationStatus | None:
         return next((s for outcome in outcomes for s in outcome.migrations if s.exit_code != 0), None)
 
 
-def _copy_state(source: Connection, target: Connection, store: Store) -> None:
+def copy_state(source: Connection, target: Connection, store: Store) -> None:
     """What is in flight is in the schema already: there it counts as finished."""
     version = install.installed_version(source, store.schema)
     if version == 0:

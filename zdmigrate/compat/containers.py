@@ -1,0 +1,229 @@
+"""Containers as scratch servers, through testcontainers (extra ``[containers]``), their data in memory and never synced."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import functools
+import os
+import secrets
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from psycopg.conninfo import make_conninfo
+
+from zdmigrate.compat.roles import SUPERUSER
+from zdmigrate.errors import ServerUnavailable
+from zdmigrate.postgres import scratch
+
+_LABEL = "zdmigrate.check.owner"
+_MEMORY = "/zdmigrate"
+_SETTINGS = {
+    "fsync": "off", "full_page_writes": "off", "synchronous_commit": "off", "wal_level": "logical",
+    "max_prepared_transactions": "10", "timezone": "UTC",
+}  # fmt: skip
+_SECONDS_TO_ANSWER = 10
+_LONG = dt.timedelta(days=1)
+
+
+class Container:
+    """A server in a container. Its superuser and all roles have one random password."""
+
+    def __init__(self, host: str, port: int, password: str) -> None:
+        self._where: dict[str, str | int] = {"host": host, "port": port, "password": password}
+
+    @functools.cached_property
+    def _version(self) -> tuple[int, str]:
+        with self._connected() as connection:
+            return connection.info.server_version, str(connection.info.parameter_status("server_version"))
+
+    @property
+    def major(self) -> int:
+        return self._version[0] // 10000
+
+    @property
+    def label(self) -> str:
+        """``PostgreSQL 17.5``."""
+        return f"PostgreSQL {self._version[1].split()[0]}"  # Debian's packages add their own version
+
+    def create_database(self, name: str, *, template: str | None = None) -> None:
+        """A database with the template's contents, owner and settings; without one, an empty database."""
+        with self._connected() as connection:
+            scratch.create(connection, name, template)
+
+    def drop_database(self, name: str) -> None:
+        """Drop it where it exists, and whoever is connected to it."""
+        with self._connected() as connection:
+            scratch.drop(connection, name)
+
+    def conninfo(self, database: str, *, user: str | None = None) -> str:
+        """A libpq connection string."""
+        return make_conninfo("", **self._where, dbname=database, user=user or SUPERUSER)
+
+    def url(self, database: str, *, user: str | None = None, driver: str | None = None) -> str:
+        """A URL as the project's own commands take it."""
+        return scratch.url_of(self.conninfo(database, user=user), driver=driver)
+
+    def _connected(self) -> psycopg.Connection[Any]:
+        return psycopg.connect(self.conninfo("postgres"), autocommit=True)
+
+
+def engine() -> Any:
+    """The client of the Docker engine that testcontainers uses, once it has answered.
+
+    Raises:
+        ServerUnavailable: testcontainers is not installed, or no engine answers.
+    """
+    try:
+        import docker.errors
+        from testcontainers.core.docker_client import DockerClient
+    except ImportError as error:
+        raise ServerUnavailable(
+            "testcontainers is not installed", hint="pip install 'zdmigrate[containers]'"
+        ) from error
+    try:
+        DockerClient(timeout=_SECONDS_TO_ANSWER).client.ping()
+        return DockerClient().client
+    except docker.errors.DockerException as error:
+        raise ServerUnavailable(f"no Docker engine answers: {_one_line(error)}") from error
+
+
+@contextlib.contextmanager
+def start(client: Any, image: str) -> Iterator[Container]:
+    """A server of that image, which is pulled where it is not there; gone at the end, with its volumes.
+
+    Raises:
+        ServerUnavailable: the image is not there and cannot be pulled, or its server does not start.
+    """
+    from testcontainers.community.postgres import PostgresContainer
+
+    failure = f"no server of the image {image}"
+    with contextlib.ExitStack() as stack:
+        with _unavailable(failure):
+            _have(client, image)
+            password = secrets.token_urlsafe(16)
+            made = PostgresContainer(image, username=SUPERUSER, password=password, dbname="postgres", driver=None)
+            options = [part for name, value in _SETTINGS.items() for part in ("-c", f"{name}={value}")]
+            made.with_command(["postgres", *options]).with_tmpfs_mount(_MEMORY).with_env("PGDATA", f"{_MEMORY}/data")
+            made.with_kwargs(labels={_LABEL: owner()})
+            with _ryuk_where_it_can_be(client):
+                stack.enter_context(made)
+            server = Container(made.get_container_host_ip(), int(made.get_exposed_port(5432)), password)
+            _ = server.label  # it is reached from here too, not only from inside
+        yield server
+
+
+def remove_dead(client: Any, *, report: Callable[[str], None]) -> None:
+    """Remove the containers of checks that were killed; say which others have been there for long."""
+    for container in client.containers.list(all=True, filters={"label": _LABEL}, ignore_removed=True):
+        if container.status in ("exited", "dead") or is_gone(container.labels[_LABEL]):
+            if _removed(container):
+                report(f"removed the container {container.short_id}, which a check that was killed had left")
+        elif (age := _age(container)) > _LONG:
+            report(
+                f"the container {container.short_id} of another check is {age.days} days old; docker rm -fv removes it"
+            )
+
+
+def owner() -> str:
+    """This process, told from all others: the boot, the space in which its number counts, the number, its start."""
+    return "/".join((_boot(), _pid_space(), str(os.getpid()), _started(os.getpid()) or "?"))
+
+
+def is_gone(owner: str) -> bool:
+    """Whether that process is known to have ended; False for one on another machine, which nobody here can know."""
+    boot, space, pid, started = owner.split("/")
+    return (boot, space) == (_boot(), _pid_space()) and _started(int(pid)) != started
+
+
+def _boot() -> str:
+    with contextlib.suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return socket.gethostname()
+
+
+def _pid_space() -> str:
+    with contextlib.suppress(OSError):
+        return str(Path("/proc/self/ns/pid").readlink())
+    return "host"
+
+
+def _started(pid: int) -> str | None:
+    """When a process was started, in ticks since the boot; None where there is none. Without /proc only that it is there."""
+    if Path("/proc/self/stat").exists():
+        with contextlib.suppress(OSError):
+            # "pid (name) state …", and the name may contain anything; the start is field 22.
+            fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+            return None if fields[0] in "ZX" else fields[19]
+        return None
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except PermissionError:
+        pass
+    return "?"
+
+
+def _removed(container: Any) -> bool:
+    import docker.errors
+
+    try:
+        container.remove(force=True, v=True)
+    except docker.errors.APIError:  # somebody else is removing it
+        return False
+    return True
+
+
+def _age(container: Any) -> dt.timedelta:
+    created = dt.datetime.fromisoformat(container.attrs["Created"][:19]).replace(tzinfo=dt.UTC)
+    return dt.datetime.now(dt.UTC) - created
+
+
+def _have(client: Any, image: str) -> None:
+    """Pull an image that is not there."""
+    import docker.errors
+
+    try:
+        client.images.get(image)
+    except docker.errors.ImageNotFound:
+        try:
+            client.images.pull(image)
+        except docker.errors.DockerException as error:
+            raise ServerUnavailable(
+                f"the image {image} is not there, and cannot be pulled: {_one_line(error)}"
+            ) from error
+
+
+@contextlib.contextmanager
+def _ryuk_where_it_can_be(client: Any) -> Iterator[None]:
+    """Ryuk removes containers when their owner was killed. Where its image cannot be had, the next call of ours does."""
+    from testcontainers.core.config import testcontainers_config
+
+    before = testcontainers_config.ryuk_disabled
+    if not before:
+        try:
+            _have(client, testcontainers_config.ryuk_image)
+        except ServerUnavailable:
+            testcontainers_config.ryuk_disabled = True
+    try:
+        yield
+    finally:
+        testcontainers_config.ryuk_disabled = before
+
+
+@contextlib.contextmanager
+def _unavailable(failure: str) -> Iterator[None]:
+    import docker.errors
+
+    try:
+        yield
+    except (docker.errors.DockerException, RuntimeError, TimeoutError, psycopg.Error) as error:
+        raise ServerUnavailable(f"{failure}: {_one_line(error)}") from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
