@@ -1,0 +1,120 @@
+"""A driver's text of a statement as the text of a footprint.
+
+Placeholders are ``$1``, ``$2`` in the order in which they appear; comments and runs of white space are gone, and so are
+constants (`zdmigrate.compat.literals`) and the lengths of lists (`zdmigrate.compat.collapsing`). Normalising twice is
+the same as once, and what could be prepared can be prepared afterwards.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from zdmigrate import sqltext
+from zdmigrate.compat.collapsing import collapsed
+from zdmigrate.compat.literals import without_literals
+from zdmigrate.compat.pieces import Key, Piece, cut, text_of
+from zdmigrate.compat.selection import query_of, uses_data
+
+__all__ = ["Constant", "Normalised", "Source", "normalised"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Constant:
+    """What stood in the text."""
+
+    value: str
+
+
+Source = int | Constant
+"""Where a parameter comes from: ``2`` for the statement's own ``$2``."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Normalised:
+    """A statement that is kept. `sources` has an entry for each of its parameters; `cursor`: it was DECLAREd."""
+
+    sql: str
+    sources: tuple[tuple[Source, ...], ...] = ()
+    cursor: bool = False
+
+
+def normalised(text: str, *, bound: bool = False) -> list[Normalised]:
+    """The statements in `text` that use data, mostly one or none.
+
+    Args:
+        text: with ``$1`` for parameters (`zdmigrate.compat.placeholders` makes them).
+        bound: the driver puts the values into the text itself: where a constant may stand, but no parameter, its
+            placeholders get a cast.
+    """
+    found = (_one(statement, bound=bound) for statement in sqltext.statements(text))
+    return [each for each in found if each is not None]
+
+
+def _one(statement: str, *, bound: bool) -> Normalised | None:
+    pieces = cut(statement)
+    query = query_of(pieces)
+    kept = pieces if query is None else query
+    if not kept or not uses_data(kept):
+        return None
+    parameters = _Parameters(kept)
+    kept = without_literals(kept, parameters.literal, bound=bound)
+    kept = collapsed(kept, parameters.merge)
+    sources = parameters.number(kept)
+    if kept:
+        kept[0].blank = False
+    return Normalised(sql=text_of(kept), sources=sources, cursor=query is not None)
+
+
+class _Parameters:
+    """Which parameters there are, which stand for others, and their final numbers."""
+
+    def __init__(self, pieces: list[Piece]) -> None:
+        self._pieces = list(pieces)
+        self._constants: list[Constant] = []
+        self._merged: dict[Key, list[Key]] = {}
+        self._alike: dict[tuple[str, ...], Key] = {}
+        words = {piece.word for piece in pieces}
+        self._compared = bool(words & {"group", "distinct"})
+
+    def literal(self, place: int) -> Key:
+        """A parameter for the constant at a place.
+
+        GROUP BY and DISTINCT compare expressions: the same constant in the same surroundings is one parameter, or
+        ``SELECT to_char(t, 'YYYY') … GROUP BY to_char(t, 'YYYY')`` would not be valid any more.
+        """
+        around = tuple(piece.text for piece in self._pieces[max(0, place - 3) : place + 2])
+        known = self._alike.get(around) if self._compared else None
+        if known is None:
+            known = ("literal", len(self._constants))
+            self._constants.append(Constant(_value(self._pieces[place].text)))
+            self._alike[around] = known
+        return known
+
+    def merge(self, ours: Key, theirs: Key) -> None:
+        """`ours` stands for `theirs` too."""
+        self._merged.setdefault(ours, []).append(theirs)
+
+    def number(self, pieces: list[Piece]) -> tuple[tuple[Source, ...], ...]:
+        """Give the parameters their numbers; returns where each comes from."""
+        numbers: dict[Key, int] = {}
+        for piece in pieces:
+            if piece.key is not None:
+                piece.text = f"${numbers.setdefault(piece.key, len(numbers) + 1)}"
+        return tuple(tuple(self._source(key) for key in self._all(key, set())) for key in numbers)
+
+    def _all(self, key: Key, seen: set[Key]) -> list[Key]:
+        seen.add(key)
+        others = [other for other in self._merged.get(key, ()) if other not in seen]
+        return [key, *(found for other in others for found in self._all(other, seen))]
+
+    def _source(self, key: Key) -> Source:
+        kind, number = key
+        return number if kind == "given" else self._constants[number]
+
+
+def _value(text: str) -> str:
+    """What a constant means, where that is easy to say."""
+    if text.startswith("$"):
+        tag = text[: text.index("$", 1) + 1]
+        return text[len(tag) : -len(tag)]
+    return text[text.index("'") + 1 : -1].replace("''", "'")
