@@ -23,6 +23,7 @@ LAYERS = (
     ("zdmigrate.postgres",),
     ("zdmigrate.backfill", "zdmigrate.control"),
     ("zdmigrate.engine",),
+    ("zdmigrate.compat",),
     ("zdmigrate.demo",),
     ("zdmigrate.cli",),
     ("zdmigrate.__main__",),

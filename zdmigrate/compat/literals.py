@@ -12,14 +12,16 @@ __all__ = ["without_literals"]
 
 # Words after which an expression may begin. Before a constant, any other word or name is a type: date '2026-01-01'.
 _BEFORE_EXPRESSION = frozenset(
-    """
-    all and any array as between both by call case collate distinct else escape except fetch filter first for from
-    having ilike in intersect into is isnull leading like limit next not notnull of offset on op operator or order
-    over passing path placing returning row select set similar some symmetric then to trailing union until using
-    values version when where with within yes zone default uescape asymmetric overlaps rows range groups variadic key
-    value content document
-    """.split()
-)
+    (
+        "all", "and", "any", "array", "as", "between", "both", "by", "call", "case", "collate", "distinct", "else",
+        "escape", "except", "fetch", "filter", "first", "for", "from", "having", "ilike", "in", "intersect", "into",
+        "is", "isnull", "leading", "like", "limit", "next", "not", "notnull", "of", "offset", "on", "op",
+        "operator", "or", "order", "over", "passing", "path", "placing", "returning", "row", "select", "set",
+        "similar", "some", "symmetric", "then", "to", "trailing", "union", "until", "using", "values", "version",
+        "when", "where", "with", "within", "yes", "zone", "default", "uescape", "asymmetric", "overlaps", "rows",
+        "range", "groups", "variadic", "key", "value", "content", "document",
+    )
+)  # fmt: skip
 _ANY_ARGUMENTS = frozenset(
     ("concat", "concat_ws", "format", "json_build_object", "jsonb_build_object", "json_build_array",
      "jsonb_build_array", "num_nulls", "num_nonnulls", "pg_typeof", "count")
@@ -29,11 +31,12 @@ _NAME_ARGUMENTS = frozenset(("nextval", "currval", "setval", "pg_get_serial_sequ
 """Functions whose first argument is the name of an object."""
 _UNIT_ARGUMENTS = frozenset(("date_trunc", "date_part", "extract"))
 _UNITS = frozenset(
-    """
-    century day days decade dow doy epoch hour hours isodow isoyear julian microseconds millennium milliseconds minute
-    minutes month months quarter second seconds timezone timezone_hour timezone_minute week year years
-    """.split()
-)
+    (
+        "century", "day", "days", "decade", "dow", "doy", "epoch", "hour", "hours", "isodow", "isoyear", "julian",
+        "microseconds", "millennium", "milliseconds", "minute", "minutes", "month", "months", "quarter", "second",
+        "seconds", "timezone", "timezone_hour", "timezone_minute", "week", "year", "years",
+    )
+)  # fmt: skip
 _NAME_TYPES = frozenset(("regclass", "regproc", "regprocedure", "regtype", "regconfig", "regdictionary", "regrole"))
 _CONSTANTS = ("string", "dollar")
 

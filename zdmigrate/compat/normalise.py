@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 
 from zdmigrate import sqltext
-from zdmigrate.compat.collapsing import collapsed
+from zdmigrate.compat.collapsing import collapsed, shortened
 from zdmigrate.compat.literals import without_literals
 from zdmigrate.compat.pieces import Key, Piece, cut, text_of
 from zdmigrate.compat.selection import query_of, uses_data
@@ -31,11 +31,12 @@ Source = int | Constant
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Normalised:
-    """A statement that is kept. `sources` has an entry for each of its parameters; `cursor`: it was DECLAREd."""
+    """A statement that is kept. `sources` has an entry for each of its parameters. `once`: no driver ever keeps it
+    prepared, because it is COPY or was DECLAREd."""
 
     sql: str
     sources: tuple[tuple[Source, ...], ...] = ()
-    cursor: bool = False
+    once: bool = False
 
 
 def normalised(text: str, *, bound: bool = False) -> list[Normalised]:
@@ -51,30 +52,28 @@ def normalised(text: str, *, bound: bool = False) -> list[Normalised]:
 
 
 def _one(statement: str, *, bound: bool) -> Normalised | None:
-    pieces = cut(statement)
+    parameters = _Parameters()
+    pieces = cut(shortened(statement, parameters.merge))
     query = query_of(pieces)
     kept = pieces if query is None else query
     if not kept or not uses_data(kept):
         return None
-    parameters = _Parameters(kept)
-    kept = without_literals(kept, parameters.literal, bound=bound)
-    kept = collapsed(kept, parameters.merge)
+    once = query is not None or kept[0].word == "copy"
+    parameters.pieces = list(kept)
+    kept = collapsed(without_literals(kept, parameters.literal, bound=bound), parameters.merge)
     sources = parameters.number(kept)
-    if kept:
-        kept[0].blank = False
-    return Normalised(sql=text_of(kept), sources=sources, cursor=query is not None)
+    kept[0].blank = False
+    return Normalised(sql=text_of(kept), sources=sources, once=once)
 
 
 class _Parameters:
     """Which parameters there are, which stand for others, and their final numbers."""
 
-    def __init__(self, pieces: list[Piece]) -> None:
-        self._pieces = list(pieces)
+    def __init__(self) -> None:
+        self.pieces: list[Piece] = []
         self._constants: list[Constant] = []
         self._merged: dict[Key, list[Key]] = {}
         self._alike: dict[tuple[str, ...], Key] = {}
-        words = {piece.word for piece in pieces}
-        self._compared = bool(words & {"group", "distinct"})
 
     def literal(self, place: int) -> Key:
         """A parameter for the constant at a place.
@@ -82,11 +81,11 @@ class _Parameters:
         GROUP BY and DISTINCT compare expressions: the same constant in the same surroundings is one parameter, or
         ``SELECT to_char(t, 'YYYY') … GROUP BY to_char(t, 'YYYY')`` would not be valid any more.
         """
-        around = tuple(piece.text for piece in self._pieces[max(0, place - 3) : place + 2])
-        known = self._alike.get(around) if self._compared else None
+        around = tuple(piece.text for piece in self.pieces[max(0, place - 3) : place + 2])
+        known = self._alike.get(around) if any(p.word in ("group", "distinct") for p in self.pieces) else None
         if known is None:
             known = ("literal", len(self._constants))
-            self._constants.append(Constant(_value(self._pieces[place].text)))
+            self._constants.append(Constant(_value(self.pieces[place].text)))
             self._alike[around] = known
         return known
 
@@ -100,12 +99,17 @@ class _Parameters:
         for piece in pieces:
             if piece.key is not None:
                 piece.text = f"${numbers.setdefault(piece.key, len(numbers) + 1)}"
-        return tuple(tuple(self._source(key) for key in self._all(key, set())) for key in numbers)
+        return tuple(tuple(self._source(key) for key in self._all(key)) for key in numbers)
 
-    def _all(self, key: Key, seen: set[Key]) -> list[Key]:
-        seen.add(key)
-        others = [other for other in self._merged.get(key, ()) if other not in seen]
-        return [key, *(found for other in others for found in self._all(other, seen))]
+    def _all(self, key: Key) -> list[Key]:
+        """The parameter and all that it stands for."""
+        found = {key: None}
+        waiting = [key]
+        while waiting:
+            more = [other for other in self._merged.get(waiting.pop(), ()) if other not in found]
+            found.update(dict.fromkeys(more))
+            waiting += more
+        return list(found)
 
     def _source(self, key: Key) -> Source:
         kind, number = key

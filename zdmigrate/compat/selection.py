@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from zdmigrate.compat.pieces import Piece, closing
+from zdmigrate.compat.pieces import Piece, closing, text_of
 
 __all__ = ["query_of", "uses_data"]
 
@@ -19,6 +19,8 @@ _NO_RELATION = frozenset(("lateral", "only", "rows"))
 _QUERIES = frozenset(("select", "with", "values", "table", "("))
 _OWN_SELECTS = frozenset(("select current_schema()", "select current_database()", "select version()"))
 """What SQLAlchemy's dialects ask every new connection."""
+_OWN_MARKS = ("pg_catalog.", '"pg_catalog".', "set_config(", "current_setting(")
+"""In a SELECT from nothing: questions of drivers, and the session's state."""
 
 
 def uses_data(pieces: Sequence[Piece]) -> bool:
@@ -43,8 +45,8 @@ def _asks_the_catalog(pieces: Sequence[Piece], first: str) -> bool:
     relations = list(_relations(pieces))
     known = _common_tables(pieces)
     if all(name in known for name in relations):
-        text = "".join(f" {p.text}" if p.blank else p.text for p in pieces).lower().strip()
-        return not relations and (text in _OWN_SELECTS or "pg_catalog." in text)
+        text = text_of(pieces).lower()
+        return not relations and (text in _OWN_SELECTS or any(mark in text for mark in _OWN_MARKS))
     return all(name in known or name.startswith(("pg_", "information_schema.")) for name in relations)
 
 
