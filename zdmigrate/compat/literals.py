@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from zdmigrate.compat.pieces import Key, Piece, closing, text_of
 
-__all__ = ["without_literals"]
+__all__ = ["surroundings", "without_literals"]
 
 # Words after which an expression may begin. Before a constant, any other word or name is a type: date '2026-01-01'.
 _BEFORE_EXPRESSION = frozenset(
@@ -190,6 +190,32 @@ def _enclosing(pieces: Sequence[Piece], place: int) -> tuple[str, int]:
             called = text == "(" and pieces[before - 1].kind == "word"
             return (pieces[before - 1].word if called else ""), argument
     return "", 0
+
+
+_BOUNDARIES = frozenset(("(", ",", ")", "[", "]", "select", "by", "on", "distinct", "all", "from", "order", "as"))
+_LISTS = frozenset(("in", "any", "some", "array", "values"))
+
+
+def surroundings(pieces: Sequence[Piece], place: int) -> tuple[str, ...] | None:
+    """What tells a constant from the same one elsewhere: the expression that it is in, as a few tokens show it.
+
+    None where it stands alone, or in a list: what it is compared with cannot be seen there.
+    """
+    function, argument = _enclosing(pieces, place)
+    if function in _LISTS:
+        return None
+    function = "" if function in _BEFORE_EXPRESSION else function
+    before = _up_to_boundary(pieces[max(0, place - 4) : place][::-1])
+    after = _up_to_boundary(pieces[place + 1 : place + 2])
+    if not (function or before or after):
+        return None
+    return (function, str(argument if function else 0), *before, "|", *after, "|", pieces[place].text)
+
+
+def _up_to_boundary(pieces: Sequence[Piece]) -> list[str]:
+    texts = [piece.text for piece in pieces]
+    ends = (n for n, text in enumerate(texts) if text.lower() in _BOUNDARIES)
+    return texts[: next(ends, len(texts))]
 
 
 def _kept(pieces: Sequence[Piece]) -> frozenset[int]:

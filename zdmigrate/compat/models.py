@@ -149,11 +149,19 @@ def _table(table: sa.Table, mappers: Iterable[Mapper[Any]]) -> MappedTable:
 def _column(column: sa.Column[Any]) -> MappedColumn:
     return MappedColumn(
         name=str(column.name),
-        type=str(column.type.compile(dialect=_DIALECT)),
+        type=_type(column),
         nullable=bool(column.nullable),
         filled=_filled(column),
         labels=_labels(column.type),
     )
+
+
+def _type(column: sa.Column[Any]) -> str:
+    """Its DDL; empty where SQLAlchemy knows none, as of a foreign key to a table that is not mapped."""
+    try:
+        return str(column.type.compile(dialect=_DIALECT))
+    except sa.exc.CompileError:
+        return ""
 
 
 def _filled(column: sa.Column[Any]) -> Filled:

@@ -11,7 +11,7 @@ import dataclasses
 
 from zdmigrate import sqltext
 from zdmigrate.compat.collapsing import collapsed, shortened
-from zdmigrate.compat.literals import without_literals
+from zdmigrate.compat.literals import surroundings, without_literals
 from zdmigrate.compat.pieces import Key, Piece, cut, text_of
 from zdmigrate.compat.selection import query_of, uses_data
 
@@ -47,19 +47,22 @@ def normalised(text: str, *, bound: bool = False) -> list[Normalised]:
         bound: the driver puts the values into the text itself: where a constant may stand, but no parameter, its
             placeholders get a cast.
     """
-    found = (_one(statement, bound=bound) for statement in sqltext.statements(text))
+    merges: list[tuple[Key, Key]] = []
+    text = shortened(text, lambda ours, theirs: merges.append((ours, theirs)))
+    found = (_one(statement, merges, bound=bound) for statement in sqltext.statements(text))
     return [each for each in found if each is not None]
 
 
-def _one(statement: str, *, bound: bool) -> Normalised | None:
-    parameters = _Parameters()
-    pieces = cut(shortened(statement, parameters.merge))
+def _one(statement: str, merges: list[tuple[Key, Key]], *, bound: bool) -> Normalised | None:
+    pieces = cut(statement)
     query = query_of(pieces)
     kept = pieces if query is None else query
     if not kept or not uses_data(kept):
         return None
     once = query is not None or kept[0].word == "copy"
-    parameters.pieces = list(kept)
+    parameters = _Parameters(kept)
+    for ours, theirs in merges:
+        parameters.merge(ours, theirs)
     kept = collapsed(without_literals(kept, parameters.literal, bound=bound), parameters.merge)
     sources = parameters.number(kept)
     kept[0].blank = False
@@ -69,8 +72,9 @@ def _one(statement: str, *, bound: bool) -> Normalised | None:
 class _Parameters:
     """Which parameters there are, which stand for others, and their final numbers."""
 
-    def __init__(self) -> None:
-        self.pieces: list[Piece] = []
+    def __init__(self, pieces: list[Piece]) -> None:
+        self._pieces = list(pieces)
+        self._compared = any(piece.word in ("group", "distinct") for piece in pieces)
         self._constants: list[Constant] = []
         self._merged: dict[Key, list[Key]] = {}
         self._alike: dict[tuple[str, ...], Key] = {}
@@ -81,13 +85,14 @@ class _Parameters:
         GROUP BY and DISTINCT compare expressions: the same constant in the same surroundings is one parameter, or
         ``SELECT to_char(t, 'YYYY') … GROUP BY to_char(t, 'YYYY')`` would not be valid any more.
         """
-        around = tuple(piece.text for piece in self.pieces[max(0, place - 3) : place + 2])
-        known = self._alike.get(around) if any(p.word in ("group", "distinct") for p in self.pieces) else None
-        if known is None:
-            known = ("literal", len(self._constants))
-            self._constants.append(Constant(_value(self.pieces[place].text)))
-            self._alike[around] = known
-        return known
+        around = surroundings(self._pieces, place) if self._compared else None
+        if around is not None and around in self._alike:
+            return self._alike[around]
+        made: Key = ("literal", len(self._constants))
+        self._constants.append(Constant(_value(self._pieces[place].text)))
+        if around is not None:
+            self._alike[around] = made
+        return made
 
     def merge(self, ours: Key, theirs: Key) -> None:
         """`ours` stands for `theirs` too."""

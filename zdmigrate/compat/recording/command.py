@@ -78,7 +78,7 @@ def _check(command: Sequence[str], found: Recording) -> None:
         return
     if not found.processes:
         raise ZdmigrateError(
-            f"no Python process of {command[0]} was recorded",
+            f"no Python process of {command[0]} was recorded" + "".join(f"; {error}" for error in found.errors),
             hint="python -I and python -E ignore PYTHONPATH, and some tools (tox, sudo) drop it: pass on PYTHONPATH "
             "and ZDMIGRATE_RECORD, or put zdmigrate record inside",
         )

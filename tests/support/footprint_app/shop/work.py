@@ -49,7 +49,9 @@ def orm(driver: str) -> None:
         session.scalars(sa.select(Person).where(Person.id.in_([1, 2]))).all()
         session.execute(insert(Person).values(email="a", kind="person").on_conflict_do_nothing())
         session.execute(sa.text(f"SELECT email FROM people WHERE nick = '{SECRET}' AND id > 123456"))
-        session.add(Order(person_id=session.scalars(sa.select(Person.id)).first() or len(ids), code="c", tags=["a", "b"]))
+        session.add(
+            Order(person_id=session.scalars(sa.select(Person.id)).first() or len(ids), code="c", tags=["a", "b"])
+        )
         session.flush()
         session.rollback()
     engine.dispose()
@@ -76,7 +78,9 @@ def psycopg3() -> None:
             connection.execute("SELECT email FROM people WHERE id = %s", [value])
         connection.execute("SELECT email FROM people WHERE id = ANY(%s)", [[1, 2, 3]])
         with connection.cursor() as cursor:
-            cursor.executemany("INSERT INTO people (kind, email) VALUES (%s, %s)", [("person", "p1"), ("person", "p22")])
+            cursor.executemany(
+                "INSERT INTO people (kind, email) VALUES (%s, %s)", [("person", "p1"), ("person", "p22")]
+            )
             list(cursor.stream("SELECT kind FROM people"))
             with cursor.copy("COPY people (kind, email) FROM STDIN") as copy:
                 copy.write_row(("person", "copied"))

@@ -3,6 +3,7 @@
 import contextlib
 import importlib.machinery
 import importlib.util
+import json
 import os
 import sys
 
@@ -26,6 +27,14 @@ def _start(directory: str) -> None:
     hooks.install(directory)
 
 
+def _failed(directory: str, error: Exception) -> None:
+    """Tell `zdmigrate record`, for example that the environment has a zdmigrate that cannot record."""
+    with contextlib.suppress(OSError):
+        line = json.dumps({"error": f"the recorder did not start in {sys.executable}: {type(error).__name__}: {error}"})
+        with open(os.path.join(directory, f"{os.getpid()}.jsonl"), "a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+
 def _chain() -> None:
     """Execute the next sitecustomize on the path, under the name of this one."""
     spec = importlib.machinery.PathFinder.find_spec("sitecustomize", sys.path)
@@ -38,6 +47,8 @@ def _chain() -> None:
 
 sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry or ".") != _HERE]
 if os.environ.get("ZDMIGRATE_RECORD"):
-    with contextlib.suppress(Exception):  # the application goes on in any case
+    try:
         _start(os.environ["ZDMIGRATE_RECORD"])
+    except Exception as error:  # noqa: BLE001  # the application goes on in any case
+        _failed(os.environ["ZDMIGRATE_RECORD"], error)
 _chain()
