@@ -29,7 +29,7 @@ def dollar(body: str) -> str:
 
 
 class Token(NamedTuple):
-    """A piece of SQL. `kind` is one of word, quoted, string, number, space, comment, dollar, other."""
+    """A piece of SQL. `kind` is one of word, quoted, string, number, param, space, comment, dollar, other."""
 
     kind: str
     text: str
@@ -51,7 +51,8 @@ _TOKEN = re.compile(
   | (?P<string>[eE]'(?:[^'\\]|\\.|'')*'|(?:[bBxXnN]|[uU]&)?'(?:[^']|'')*')
   | (?P<dollar>\$(?P<tag>(?:[A-Za-z_\u0080-\U0010ffff][\w\u0080-\U0010ffff]*)?)\$.*?\$(?P=tag)\$)
   | (?P<quoted>(?:[uU]&)?"(?:[^"]|"")*")
-  | (?P<number>\d[\w.]*)
+  | (?P<param>\$\d+)
+  | (?P<number>(?!0[xX])\d[\d_.]*[eE][+-]\d+|\d[\w.]*)
   | (?P<word>[A-Za-z_\u0080-\U0010ffff][\w$\u0080-\U0010ffff]*)
   | (?P<other>::|.)
     """,

@@ -93,7 +93,7 @@ def test_only_the_column_is_touched(expression: str, old: str) -> None:
     ("text", "kinds"),
     [
         ("E'it\\'s' b'1' N'n' U&'\\0061'", "string string string string"),
-        ("$$a$$ $tag_1$ $$ ' \" $tag_1$ $1", "dollar dollar other number"),
+        ("$$a$$ $tag_1$ $$ ' \" $tag_1$ $1", "dollar dollar param"),
         ("'a''b' 'a\\' 'b'", "string string string"),
         ('"a""b" "a b"', "quoted quoted"),
         ("a--b\nc", "word comment word"),

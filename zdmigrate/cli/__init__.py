@@ -29,6 +29,7 @@ COMMANDS = {
     "verify": ("inspecting", "Compare old and new shape, row by row."),
     "history": ("inspecting", "Show what was done, when and by whom."),
     "bootstrap": ("setup", "Bring a fresh database to the final schema at once."),
+    "record": ("recording", "Write down what a version needs: models, statements."),
     "demo": ("demo", "Run a rename under live traffic on a scratch server."),
     "completion": ("completion", "Print the shell's completion script."),
 }

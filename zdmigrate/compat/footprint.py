@@ -33,7 +33,8 @@ model (a Python default, which is sent), or the server alone (it refuses to be g
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class MappedColumn:
-    """A column that a version maps. `type` is its DDL; `labels` are those of an enum that the version can load."""
+    """A column that a version maps. `type` is its DDL, empty where the models do not say it; `labels` are those of an
+    enum that the version can load."""
 
     name: str
     type: str

@@ -1,0 +1,64 @@
+"""What the processes of a recording have written."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from zdmigrate.compat.footprint import Footprint, Parameter, Statement
+
+__all__ = ["Recording", "collect"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Recording:
+    """The statements, how many Python processes were listened to, and what could not be recorded."""
+
+    statements: tuple[Statement, ...] = ()
+    processes: int = 0
+    errors: tuple[str, ...] = ()
+
+
+class _Line(msgspec.Struct):
+    sql: str | None = None
+    parameters: tuple[Parameter, ...] = ()
+    prepared: bool = True
+    place: str | None = None
+    process: int | None = None
+    error: str | None = None
+
+
+def collect(directory: Path) -> Recording:
+    """The recording in a directory. A line that its process could not finish is left out."""
+    lines = [line for path in sorted(directory.glob("*.jsonl")) for line in _lines(path)]
+    statements = Footprint.of(statements=(_statement(line) for line in lines if line.sql is not None)).statements
+    return Recording(
+        statements=tuple(_typed(each) for each in statements),
+        processes=sum(line.process is not None for line in lines),
+        errors=tuple(sorted({line.error for line in lines if line.error is not None})),
+    )
+
+
+def _lines(path: Path) -> Iterator[_Line]:
+    decoder = msgspec.json.Decoder(_Line)
+    *whole, _unfinished = path.read_bytes().split(b"\n")
+    for data in whole:
+        try:
+            yield decoder.decode(data)
+        except msgspec.MsgspecError as error:
+            yield _Line(error=f"a line of the recording is broken: {error}")
+
+
+def _statement(line: _Line) -> Statement:
+    assert line.sql is not None
+    places = () if line.place is None else (line.place,)
+    return Statement(sql=line.sql, parameters=line.parameters, prepared=line.prepared, places=places)
+
+
+def _typed(statement: Statement) -> Statement:
+    """A parameter that was None each time: the driver declares no type for it."""
+    found = (p if p.types else dataclasses.replace(p, types=("unknown",)) for p in statement.parameters)
+    return dataclasses.replace(statement, parameters=tuple(found))

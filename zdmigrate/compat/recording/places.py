@@ -1,0 +1,64 @@
+"""Where the application asked for a statement: the innermost frame that is neither a library's nor the interpreter's."""
+
+from __future__ import annotations
+
+import os
+import sys
+import sysconfig
+from types import CodeType, FrameType
+
+__all__ = ["Place", "Places"]
+
+Place = tuple[CodeType, int]
+"""A piece of code and an instruction in it: cheaper to find than the line, and found for every execution."""
+
+_LIBRARIES = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
+_PATHS = sysconfig.get_paths()
+_STANDARD = tuple({_PATHS[key] + os.sep for key in ("stdlib", "platstdlib")})
+_OURS = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))) + os.sep
+
+
+class Places:
+    """Finds places, and names them relative to `root`."""
+
+    def __init__(self, root: str) -> None:
+        self._root = os.path.realpath(root) + os.sep
+        self._own: dict[CodeType, bool] = {}
+
+    def current(self) -> Place | None:
+        """The application's place, None if there is none (a thread of a library)."""
+        frame: FrameType | None = sys._getframe(2)
+        own = self._own
+        while frame is not None:
+            code = frame.f_code
+            mine = own.get(code)
+            if mine is None:
+                mine = own[code] = self._is_own(code.co_filename)
+            if mine:
+                return code, frame.f_lasti
+            frame = frame.f_back
+        return None
+
+    def text(self, place: Place) -> str:
+        """``myapp/models.py:12``."""
+        code, instruction = place
+        line = code.co_firstlineno
+        for start, end, number in code.co_lines():
+            if start <= instruction < end and number is not None:
+                line = number
+        return f"{self._relative(code.co_filename)}:{line}"
+
+    def _is_own(self, file: str) -> bool:
+        if file.startswith("<"):
+            return False
+        path = os.path.abspath(file)
+        return not (path.startswith((_OURS, *_STANDARD)) or any(each in path for each in _LIBRARIES))
+
+    def _relative(self, file: str) -> str:
+        """Relative to the root; outside of it as a module, so that no path of a machine gets into the file."""
+        path = os.path.realpath(file)
+        if path.startswith(self._root):
+            return path[len(self._root) :].replace(os.sep, "/")
+        entries = [os.path.realpath(entry) + os.sep for entry in sys.path if entry]
+        inside = [path[len(entry) :] for entry in entries if path.startswith(entry)]
+        return min(inside, key=len, default=os.path.basename(path)).replace(os.sep, "/")
