@@ -21,6 +21,7 @@ COMMANDS = {
     "init": ("setup", "Create or upgrade the control schema."),
     "new": ("setup", "Write an empty migration file."),
     "plan": ("planning", "Show what every phase does: SQL, locks, gates, undo."),
+    "check": ("checking", "Prove that both versions work, in every phase."),
     "advance": ("moving", "Bring migrations forward, as far as the gates allow."),
     "revert": ("moving", "Bring a migration back, and hold it there."),
     "hold": ("holds", "Stop a migration, with a reason."),

@@ -12,6 +12,7 @@ import psycopg
 
 from zdmigrate.compat import roles
 from zdmigrate.compat.client import Client
+from zdmigrate.compat.commands import Commands
 from zdmigrate.compat.crossing import Crossing
 from zdmigrate.compat.footprint import Footprint
 from zdmigrate.compat.needs import Needs, Settled, settle
@@ -70,11 +71,13 @@ def check(
     pairs: Sequence[Pair],
     *,
     app_role: str | None = None,
+    commands: Commands | None = None,
 ) -> Checked:
     """Prove that both versions work in every phase that the migrations `ids` go through.
 
     All databases are made here, and dropped again. `config` says where the migrations are and what the control schema
     is called; its URL is not used. The applications log in as `app_role`, else as the role that has grants.
+    `commands` are run against every state in which the changes say that their version works, for the first pair.
 
     Raises:
         ZdmigrateError: the starting schema, or a plan, cannot be made.
@@ -95,6 +98,8 @@ def check(
         stopped = states.build(base)
         names = states.changing()
         runs = [_check_pair(pair, ground, plans, states, stopped, names, base) for pair in pairs]
+        if commands is not None:
+            runs[0] = _with_commands(runs[0], commands, ground, states)
     return Checked(plans=plans, runs=tuple(runs))
 
 
@@ -236,6 +241,16 @@ def _check_pair(
         unproven=tuple(each for version in Version for each in needs[version].unproven),
         counts=_counts(needs, touching, executions + live.executions),
     )
+
+
+def _with_commands(run: Run, commands: Commands, ground: _Ground, states: _States) -> Run:
+    found: list[Finding] = []
+    for state, database in states.database.items():
+        for version in Version:
+            if run.predicts(version, state):
+                copy = ground.databases.copy(database)
+                found += commands.findings(ground.databases.server, copy, ground.role, version, state)
+    return dataclasses.replace(run, findings=(*run.findings, *found))
 
 
 def _settled(pair: Pair, version: Version, ground: _Ground, states: _States) -> Needs:
