@@ -45,7 +45,11 @@ def test_a_row_tells_forwards_from_a_revert_where_they_differ() -> None:
             "2.4 may be deployed from `backfill` on; 2.3 must be gone before `retire`",
         ),
         (Phase.CONTRACT, Phase.NONE, "2.4 may be deployed at any time; 2.3 may stay"),
-        (None, None, "2.4 works in no phase and must not be deployed; 2.3 fails already before the first phase"),
+        (
+            None,
+            None,
+            "2.4 is proven for no phase and must not be deployed; 2.3 is not proven to work even before the first phase",
+        ),
         (Phase.NONE, Phase.CONTRACT, "2.4 may be deployed from `contract` on; 2.3 must be gone before `expand`"),
     ],
 )

@@ -160,7 +160,14 @@ def test_the_phases_that_options_take_are_the_phases() -> None:
 
 # What is called
 
-NO_ADVANCE: dict[str, Any] = {"target": None, "compare_from": None, "overrides": {}, "wait": None, "max_runtime": None}
+NO_ADVANCE: dict[str, Any] = {
+    "target": None,
+    "compare_from": None,
+    "overrides": {},
+    "wait": None,
+    "max_runtime": None,
+    "evidence": None,
+}
 
 
 CALLS: list[tuple[str, tuple[str, Any]]] = [
@@ -431,7 +438,9 @@ def test_plan_from_a_saved_catalog(project: FakeProject, tmp_path: Path, monkeyp
 def test_init_and_its_grants(project: FakeProject) -> None:
     project.answer = "created schema zdmigrate\n"
     assert run("init", "--environment", "development", "--app-role", "shop", "--yes").stdout == project.answer
-    assert project.calls == [("init", ({"environment": "development", "app_role": "shop", "confirmed": True},))]
+    assert project.calls == [
+        ("init", ({"environment": "development", "app_role": "shop", "confirmed": True, "evidence": None},))
+    ]
     assert document(run("init", "--format", "json"))["message"] == project.answer
     project.answer = "GRANT USAGE;"
     assert run("init", "--app-role", "shop", "--print-grants").stdout == "GRANT USAGE;\n"

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.support import reports
-from zdmigrate.compat.evidence import Evidence, Phases, expected, refusal
+from zdmigrate.compat.evidence import Evidence, Phases, beside, expected, judge, refusal
 from zdmigrate.compat.report import Report, Version
 from zdmigrate.errors import UsageError
 from zdmigrate.phases import PHASES, Phase
@@ -134,3 +134,38 @@ def test_evidence_of_something_else(facts: dict[str, Any], reason: str) -> None:
     refused = refusal(evidence(**facts), PLAN, Phase.EXPAND, FORWARD)
     assert refused is not None
     assert refused.startswith(reason)
+
+
+# Several files
+
+
+def test_every_file_that_fits_is_asked() -> None:
+    good, bad = evidence(), evidence(dataclasses.replace(reports.rich(), runs=reports.rich().runs[:2]))
+    assert judge([good])(PLAN, Phase.SWITCH_READS) is None
+    assert judge([good, bad])(PLAN, Phase.EXPAND) is None
+    refused = judge([good, bad])(PLAN, Phase.SWITCH_READS)
+    assert refused == "the check of 2026-11-21 14:30: shop 2.3 is not proven to work in switch_reads"
+
+
+def test_a_file_of_another_plan_or_server_is_no_proof_and_no_obstacle() -> None:
+    stale, elsewhere = evidence(plans={PLAN.migration: "f" * 64}), evidence(servers=(reports.PG15,))
+    assert judge([stale, elsewhere, evidence()])(PLAN, Phase.EXPAND) is None
+    refused = judge([stale, elsewhere, stale])(PLAN, Phase.EXPAND)
+    assert refused is not None
+    assert refused.count("another plan") == 1
+    assert "this is PostgreSQL 18" in refused
+
+
+def test_beside_a_plan() -> None:
+    shown = beside([evidence(reports.rich()), evidence(plans={"other": "x"})], PLAN)
+    when = "proven on PostgreSQL 15.18 and 18.1 at 2026-11-21 14:30"
+    assert shown.facts == (
+        "the evidence is about other, and says nothing of 20261121_1432_email_address",
+        f"{when}: shop 2.4 may be deployed from switch_reads on; shop 2.3 must be gone before switch_reads",
+        f"{when}: billing 8 is proven for no phase and must not be deployed; billing 7 must be gone before retire",
+    )
+    assert shown.phases[Phase.BACKFILL] == "proven: shop 2.3 and billing 7"
+    assert shown.phases[Phase.RETIRE] == "proven: shop 2.4"
+    assert beside([evidence(plans={})], PLAN).phases == {}
+    nothing = Evidence.of(dataclasses.replace(reports.compatible(), runs=()), made_at=MADE_AT)
+    assert beside([dataclasses.replace(nothing, servers=(reports.PG18,))], PLAN).phases == {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -86,6 +87,18 @@ def pending_option(function: F) -> F:
         callback=_remember,
         help="Exit codes 3, 4 and 5 become 0.",
     )(function)
+
+
+def evidence_option(help: str) -> Callable[[F], F]:  # noqa: A002 (click's word)
+    """``--evidence FILE``, repeatable; `zdmigrate.compat.evidence` reads the files."""
+    return click.option(
+        "--evidence",
+        "evidence",
+        multiple=True,
+        metavar="FILE",
+        type=click.Path(dir_okay=False, path_type=Path),
+        help=f"{help} Repeatable.",
+    )
 
 
 def override_option(function: F) -> F:

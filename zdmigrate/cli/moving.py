@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,11 +16,15 @@ from zdmigrate.cli.common import (
     audit_options,
     common_options,
     complete_ids,
+    evidence_option,
     override_option,
     pending_option,
 )
 from zdmigrate.cli.runtime import current
 from zdmigrate.phases import Phase
+
+if TYPE_CHECKING:
+    from zdmigrate.engine.gates import Judge
 
 
 @click.command(cls=Command, short_help=COMMANDS["advance"][1])
@@ -33,6 +39,7 @@ from zdmigrate.phases import Phase
     help="Wait for gates and locks for so long (default: not).",
 )
 @click.option("--max-runtime", type=Duration(), metavar="50m", help="Stop after this time, with exit code 3.")
+@evidence_option("What a check has proven: a phase that it does not prove is refused.")
 @pending_option
 @override_option
 @audit_options
@@ -45,6 +52,7 @@ def advance(
     start: str | None,
     wait: timedelta | None,
     max_runtime: timedelta | None,
+    evidence: tuple[Path, ...],
     overrides: dict[str, str],
     deployment: str | None,
     artifact: str | None,
@@ -54,11 +62,15 @@ def advance(
     "auto" goes as far as the gates allow, up to the last phase that can be undone: a drop is always asked for by
     name, with --to contract. Running it again changes nothing. IDs may be shortened to a unique prefix.
 
+    With --evidence, a phase in which a version that may be alive is not proven to work is refused (exit code 6), and
+    so is a plan for which the evidence was not made.
+
     \b
     Example:
       zdmigrate advance --to backfill --wait 10m
       zdmigrate advance 20261121 --to contract
       zdmigrate advance 20261121 --next --from backfill
+      zdmigrate advance --to backfill --evidence check.json
       zdmigrate advance --to retire --override drained="N was scaled to zero at 14:00"
     """
     app = current()
@@ -77,8 +89,15 @@ def advance(
                 overrides=overrides,
                 wait=wait,
                 max_runtime=max_runtime,
+                evidence=_judge(evidence),
             )
         )
+
+
+def _judge(files: tuple[Path, ...]) -> Judge | None:
+    from zdmigrate.compat import evidence
+
+    return evidence.judge([evidence.Evidence.read(file) for file in files]) if files else None
 
 
 def _next(start: Phase, to: str | None) -> Phase:

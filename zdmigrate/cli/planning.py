@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 import click
 
 from zdmigrate.cli import COMMANDS, rendering
-from zdmigrate.cli.common import FORMATS, Command, common_options, complete_ids
+from zdmigrate.cli.common import FORMATS, Command, common_options, complete_ids, evidence_option
 from zdmigrate.cli.runtime import App, current
 
 if TYPE_CHECKING:
+    from zdmigrate.compat.evidence import Beside
     from zdmigrate.plan import Plan
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
@@ -23,9 +24,18 @@ _EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--sql", is_flag=True, help="Only the SQL, for reading.")
 @click.option("--stats", type=_EXISTING_FILE, help="Plan from a saved catalog, without connecting.")
 @click.option("--write-stats", type=_FILE, help="Save the catalog for a later --stats.")
+@evidence_option("Show what a check has proven beside each phase.")
 @click.option("--check-locks", is_flag=True, help="Try it on a scratch server with the database's schema.")
 @common_options(FORMATS)
-def plan(*, ids: tuple[str, ...], sql: bool, stats: Path | None, write_stats: Path | None, check_locks: bool) -> int:
+def plan(
+    *,
+    ids: tuple[str, ...],
+    sql: bool,
+    stats: Path | None,
+    write_stats: Path | None,
+    evidence: tuple[Path, ...],
+    check_locks: bool,
+) -> int:
     """Show, phase by phase, what would be done: each step's SQL, its locks and what they block, whether it scans or
     rewrites, rows and size, gates, warnings, and what can be undone until when. Changes nothing.
 
@@ -42,6 +52,7 @@ def plan(*, ids: tuple[str, ...], sql: bool, stats: Path | None, write_stats: Pa
       zdmigrate plan --write-stats production.stats
       zdmigrate plan --stats production.stats --sql
       zdmigrate plan 20261121 --check-locks
+      zdmigrate plan 20261121 --evidence check.json
     """
     app = current()
     if stats is not None and write_stats is not None:
@@ -69,17 +80,27 @@ def plan(*, ids: tuple[str, ...], sql: bool, stats: Path | None, write_stats: Pa
             message = f"on a scratch server: {failed.message}"
             return app.fail(message, hint=failed.hint, exit_code=failed.exit_code)
         app.narrate("on a scratch server no step took another lock than it declares")
-    click.echo(_rendered(app, plans, sql=sql), nl=False)
+    click.echo(_rendered(app, plans, evidence, sql=sql), nl=False)
     return 0
 
 
-def _rendered(app: App, plans: list[Plan], *, sql: bool) -> str:
+def _rendered(app: App, plans: list[Plan], evidence: tuple[Path, ...], *, sql: bool) -> str:
     if sql:
         return rendering.plans_sql(plans)
+    shown = list(zip(plans, _beside(plans, evidence), strict=True))
     match app.format:
         case "json":
-            return rendering.document(plans=[rendering.plan_json(plan) for plan in plans]) + "\n"
+            return rendering.document(plans=[rendering.plan_json(*each) for each in shown]) + "\n"
         case "markdown":
-            return "\n".join(rendering.plan_markdown(plan) for plan in plans)
+            return "\n".join(rendering.plan_markdown(*each) for each in shown)
         case _:
-            return "\n\n".join(rendering.plan_text(plan) for plan in plans)
+            return "\n\n".join(rendering.plan_text(*each) for each in shown)
+
+
+def _beside(plans: list[Plan], files: tuple[Path, ...]) -> list[Beside | None]:
+    if not files:
+        return [None] * len(plans)
+    from zdmigrate.compat.evidence import Evidence, beside
+
+    found = [Evidence.read(file) for file in files]
+    return [beside(found, plan) for plan in plans]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from zdmigrate import plan_words as words
 
 if TYPE_CHECKING:
+    from zdmigrate.compat.evidence import Beside
     from zdmigrate.control.store import HistoryEntry
     from zdmigrate.engine.outcome import MigrationStatus
     from zdmigrate.engine.reporting import Event
@@ -50,9 +51,10 @@ def status_json(status: MigrationStatus) -> dict[str, Any]:
     return dataclasses.asdict(status)
 
 
-def plan_json(plan: Plan) -> dict[str, Any]:
+def plan_json(plan: Plan, beside: Beside | None = None) -> dict[str, Any]:
     """A plan's entry in the document of `zdmigrate plan`: the stored plan's JSON, with what follows from it."""
-    return {**plan.to_json(), "automatic_target": plan.automatic_target}
+    proven = {} if beside is None else {"evidence": dataclasses.asdict(beside)}
+    return {**plan.to_json(), "automatic_target": plan.automatic_target, **proven}
 
 
 def _plain(value: object) -> object:
@@ -140,17 +142,26 @@ def _moment(moment: datetime) -> str:
 # Plans
 
 
-def plan_text(plan: Plan) -> str:
-    """A plan for a terminal."""
-    lines = [plan.migration, *(f"  {fact}" for fact in words.facts(plan))]
+def plan_text(plan: Plan, beside: Beside | None = None) -> str:
+    """A plan for a terminal, with what evidence says beside it."""
+    lines = [plan.migration, *(f"  {fact}" for fact in _facts(plan, beside))]
     for part in plan.phases:
-        lines += ["", *_phase_text(plan, part)]
+        lines += ["", *_phase_text(plan, part, beside)]
     return "\n".join(lines) + "\n"
 
 
-def _phase_text(plan: Plan, part: PhasePlan) -> Iterator[str]:
+def _facts(plan: Plan, beside: Beside | None) -> list[str]:
+    return [*words.facts(plan), *(() if beside is None else beside.facts)]
+
+
+def _proven(part: PhasePlan, beside: Beside | None) -> str | None:
+    return None if beside is None else beside.phases.get(part.phase)
+
+
+def _phase_text(plan: Plan, part: PhasePlan, beside: Beside | None) -> Iterator[str]:
     nothing = "" if part.steps else "  (nothing to do)"
-    yield f"{part.phase}{nothing}"
+    proven = _proven(part, beside)
+    yield f"{part.phase}{nothing}{f'  ({proven})' if proven else ''}"
     for gate in part.gates:
         yield f"  gate  {words.gate_text(gate)}"
     for hazard in plan.hazards:
@@ -165,16 +176,18 @@ def _phase_text(plan: Plan, part: PhasePlan) -> Iterator[str]:
         yield from (f"       {line}" for line in words.undo_sql(step))
 
 
-def plan_markdown(plan: Plan) -> str:
-    """A plan for a pull request."""
-    lines = [f"## {words.inline(plan.migration)}", "", *(f"- {words.inline(fact)}" for fact in words.facts(plan))]
+def plan_markdown(plan: Plan, beside: Beside | None = None) -> str:
+    """A plan for a pull request, with what evidence says beside it."""
+    lines = [f"## {words.inline(plan.migration)}", "", *(f"- {words.inline(fact)}" for fact in _facts(plan, beside))]
     for part in plan.phases:
-        lines += ["", f"### {part.phase}", *_phase_markdown(plan, part)]
+        lines += ["", f"### {part.phase}", *_phase_markdown(plan, part, beside)]
     return "\n".join(lines) + "\n"
 
 
-def _phase_markdown(plan: Plan, part: PhasePlan) -> Iterator[str]:
-    notes = [f"- **gate** {words.inline(words.gate_text(gate))}" for gate in part.gates]
+def _phase_markdown(plan: Plan, part: PhasePlan, beside: Beside | None) -> Iterator[str]:
+    proven = _proven(part, beside)
+    notes = [f"- {words.inline(proven)}"] if proven else []
+    notes += [f"- **gate** {words.inline(words.gate_text(gate))}" for gate in part.gates]
     notes += [
         f"- **{words.inline(hazard.id)}** {words.inline(hazard.message)} *{words.inline(hazard.remedy)}*"
         + words.inline(words.acceptance(hazard.accept))

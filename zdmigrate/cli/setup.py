@@ -13,19 +13,25 @@ from zdmigrate.cli.runtime import current
 
 @click.command(cls=Command, short_help=COMMANDS["init"][1])
 @click.option("--environment", metavar="NAME", help="Name and policy of this database (default: production).")
+@click.option(
+    "--evidence",
+    type=click.Choice(["required", "optional"]),
+    help="Whether every phase needs the evidence of a check (default: as it is; at first optional).",
+)
 @click.option("--app-role", metavar="ROLE", help="Grant this role what the application needs.")
 @click.option("--print-grants", is_flag=True, help="Print the grants for --app-role instead of executing anything.")
 @click.option("--yes", is_flag=True, help="Confirm the development policy where a standby is attached.")
 @common_options()
-def init(*, environment: str | None, app_role: str | None, print_grants: bool, yes: bool) -> int:
+def init(*, environment: str | None, evidence: str | None, app_role: str | None, print_grants: bool, yes: bool) -> int:
     """Create the control schema in the database, or upgrade it. Doing it again changes nothing.
 
-    The environment's policy (soaks, drain) is stored in the database, where no local file weakens it:
+    The environment's policy (soaks, drain, evidence) is stored in the database, where no local file weakens it:
     "production" is what is meant when nothing is said, "development" has no soaks and no drain.
 
     \b
     Example:
       zdmigrate init --environment production --app-role shop
+      zdmigrate init --evidence required
       zdmigrate init --app-role shop --print-grants > grants.sql
     """
     app = current()
@@ -36,7 +42,8 @@ def init(*, environment: str | None, app_role: str | None, print_grants: bool, y
             grants = project.grants(app_role)
             app.show_text(grants, sql=grants)
             return 0
-        done = project.init(environment=environment, app_role=app_role, confirmed=yes)
+        needed = None if evidence is None else evidence == "required"
+        done = project.init(environment=environment, app_role=app_role, confirmed=yes, evidence=needed)
     app.show_text(done, message=done)
     return 0
 

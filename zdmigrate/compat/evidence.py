@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import itertools
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -18,11 +19,13 @@ from msgspec import Meta
 
 from zdmigrate import __version__
 from zdmigrate.compat.report import Application, Cell, Report, Run, Version
+from zdmigrate.compat.summary.phrases import joined, on_servers, plain
+from zdmigrate.compat.summary.windows import window_words
 from zdmigrate.errors import UsageError
 from zdmigrate.phases import PHASES, Phase
 from zdmigrate.plan import Direction, Plan
 
-__all__ = ["FORMAT", "Evidence", "Phases", "Proof", "expected", "refusal", "state_after"]
+__all__ = ["FORMAT", "Beside", "Evidence", "Phases", "Proof", "beside", "expected", "judge", "refusal", "state_after"]
 
 FORMAT = 1
 
@@ -176,7 +179,62 @@ def refusal(
     """
     state = state_after(phase, direction)
     alive = expected(plan, state) if live is None else live
-    return _other_plan(evidence, plan) or _other_server(evidence, plan) or _not_proven(evidence, state, alive)
+    return _unfit(evidence, plan) or _not_proven(evidence, state, alive)
+
+
+def judge(evidence: Sequence[Evidence]) -> Callable[[Plan, Phase], str | None]:
+    """Several files as one: all that were made for a plan, on its major of PostgreSQL, must prove a phase of it."""
+
+    def refused(plan: Plan, phase: Phase) -> str | None:
+        fitting = [each for each in evidence if _unfit(each, plan) is None]
+        if not fitting:
+            return "; ".join(dict.fromkeys(str(_unfit(each, plan)) for each in evidence))
+        return next((why for each in fitting if (why := refusal(each, plan, phase, Direction.FORWARD))), None)
+
+    return refused
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Beside:
+    """What evidence says beside a plan: sentences about all of it, and who is proven to work after each phase."""
+
+    facts: tuple[str, ...]
+    phases: dict[Phase, str]
+
+
+def beside(evidence: Sequence[Evidence], plan: Plan) -> Beside:
+    """For a reader of the plan; evidence of something else says so."""
+    fitting = [each for each in evidence if _unfit(each, plan) is None]
+    facts = [why for each in evidence if (why := _unfit(each, plan))]
+    facts += [_fact(each, proof) for each in fitting for proof in each.applications]
+    proofs = [proof for each in fitting for proof in each.applications]
+    phases = {phase: _who(proofs, phase) for phase in PHASES} if proofs else {}
+    return Beside(facts=tuple(facts), phases=phases)
+
+
+def _fact(evidence: Evidence, proof: Proof) -> str:
+    old, new = (proof.label(version) for version in Version)
+    window = plain(window_words(old, new, _until(proof.works.old), _since(proof.works.new))).replace("`", "")
+    return f"proven on {on_servers(evidence.servers)} at {evidence.made_at:%Y-%m-%d %H:%M}: {window}"
+
+
+def _until(works: Collection[Phase]) -> Phase | None:
+    phases = list(itertools.takewhile(works.__contains__, PHASES))
+    return phases[-1] if phases else None
+
+
+def _since(works: Collection[Phase]) -> Phase | None:
+    phases = list(itertools.takewhile(works.__contains__, reversed(PHASES)))
+    return phases[-1] if phases else None
+
+
+def _who(proofs: Iterable[Proof], phase: Phase) -> str:
+    labels = [proof.label(version) for proof in proofs for version in Version if phase in proof.works.of(version)]
+    return f"proven: {joined(labels)}" if labels else "nothing is proven"
+
+
+def _unfit(evidence: Evidence, plan: Plan) -> str | None:
+    return _other_plan(evidence, plan) or _other_server(evidence, plan)
 
 
 def _other_plan(evidence: Evidence, plan: Plan) -> str | None:

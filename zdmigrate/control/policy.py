@@ -16,12 +16,13 @@ class Environment(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """How long phases must have soaked, and whether version N must be proven gone."""
+    """How long phases must have soaked, whether version N must be proven gone, and whether a phase needs evidence."""
 
     environment: Environment
     soak: timedelta
     retire_soak: timedelta
     drained: bool
+    evidence: bool = False
 
 
 POLICIES = {
@@ -41,6 +42,7 @@ def to_meta(policy: Policy) -> dict[str, str]:
         "policy.soak": str(policy.soak.total_seconds()),
         "policy.retire_soak": str(policy.retire_soak.total_seconds()),
         "policy.drained": str(policy.drained).lower(),
+        "policy.evidence": str(policy.evidence).lower(),
     }
 
 
@@ -51,4 +53,5 @@ def from_meta(meta: dict[str, str]) -> Policy:
         soak=timedelta(seconds=float(meta["policy.soak"])),
         retire_soak=timedelta(seconds=float(meta["policy.retire_soak"])),
         drained=meta["policy.drained"] == "true",
+        evidence=meta.get("policy.evidence") == "true",  # databases that were made before it have none
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from datetime import timedelta
 
 import psycopg
@@ -26,9 +27,15 @@ def refuse_other(current: policy.Policy, configured: str | None) -> None:
         )
 
 
-def init(
-    connection: Connection, store: Store, environment: str | None, app_role: str | None, *, confirmed: bool
-) -> str:
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What somebody says of the environment; None leaves it as it is."""
+
+    environment: str | None = None
+    evidence: bool | None = None
+
+
+def init(connection: Connection, store: Store, wanted: Wanted, app_role: str | None, *, confirmed: bool) -> str:
     """Create or upgrade the control schema; safe to repeat.
 
     Raises:
@@ -41,10 +48,10 @@ def init(
             if installed > install.VERSION:
                 install.check_version(connection, store.schema, writing=True)
             applied = install.upgrade(cursor, store.schema, installed)
-            wanted = _wanted(connection, store, environment, installed, confirmed=confirmed)
-            if wanted is not None:
-                store.set_meta(cursor, policy.to_meta(wanted))
-                store.log(cursor, Event(migration="", action="init", outcome="done", detail=wanted.environment))
+            chosen = _chosen(connection, store, wanted, installed, confirmed=confirmed)
+            if chosen is not None:
+                store.set_meta(cursor, policy.to_meta(chosen))
+                store.log(cursor, Event(migration="", action="init", outcome="done", detail=_said(chosen)))
             for statement in () if app_role is None else install.grants(store.schema, app_role):
                 cursor.execute(statement.encode())
             current = store.policy(connection)
@@ -59,22 +66,41 @@ def init(
         raise UsageError(f"init: {error.diag.message_primary}", hint="create the role first") from error
     done = f"applied {', '.join(applied)}" if applied else "was up to date"
     granted = "" if app_role is None else f"; granted to {app_role}"
-    return f"control schema {store.schema}: {done}; environment {current.environment}{granted}"
+    return f"control schema {store.schema}: {done}; environment {_said(current)}{granted}"
 
 
-def _wanted(
-    connection: Connection, store: Store, environment: str | None, installed: int, *, confirmed: bool
+def _said(current: policy.Policy) -> str:
+    return f"{current.environment}, evidence required" if current.evidence else current.environment
+
+
+def _chosen(
+    connection: Connection, store: Store, wanted: Wanted, installed: int, *, confirmed: bool
 ) -> policy.Policy | None:
     """The policy to write; None to leave what is there."""
-    if environment is None:
-        return policy.POLICIES[policy.Environment.PRODUCTION] if installed == 0 else None
+    before = _before(connection, store, installed)
+    if before is not None and wanted == Wanted():
+        return None
+    if wanted.environment is None:
+        after = before or policy.POLICIES[policy.Environment.PRODUCTION]
+    else:
+        after = _named(wanted.environment)
+        if after.environment is policy.Environment.DEVELOPMENT:
+            _refuse_development(connection, store, confirmed=confirmed)
+        elif before is not None:  # what was required stays so until somebody says otherwise
+            after = dataclasses.replace(after, evidence=before.evidence)
+    return after if wanted.evidence is None else dataclasses.replace(after, evidence=wanted.evidence)
+
+
+def _before(connection: Connection, store: Store, installed: int) -> policy.Policy | None:
+    meta = store.meta(connection) if installed else {}
+    return policy.from_meta(meta) if "environment" in meta else None  # a copy of a schema may have no rows
+
+
+def _named(environment: str) -> policy.Policy:
     try:
-        wanted = policy.POLICIES[policy.Environment(environment)]
+        return policy.POLICIES[policy.Environment(environment)]
     except ValueError:
         raise UsageError(f"there is no environment {environment!r}", hint="production or development") from None
-    if wanted.environment is policy.Environment.DEVELOPMENT:
-        _refuse_development(connection, store, confirmed=confirmed)
-    return wanted
 
 
 def _refuse_development(connection: Connection, store: Store, *, confirmed: bool) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 
 from zdmigrate.control.policy import Policy
@@ -19,14 +19,19 @@ INSTANCE_GRACE = timedelta(minutes=15)
 """An instance whose heartbeat stopped without a goodbye counts as alive for this long."""
 
 
+Judge = Callable[[Plan, Phase], str | None]
+"""Evidence of a check: why a phase must not be completed on it; None where it may."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """Where gates get their answers."""
+    """Where gates get their answers. `evidence` is what the command was given, None for nothing."""
 
     connection: Connection
     store: Store
     policy: Policy
     overrides: Mapping[str, str]
+    evidence: Judge | None = None
 
 
 def check(
@@ -41,10 +46,19 @@ def of(plan: Plan, phase: Phase, direction: Direction) -> list[Gate]:
     return [gate for gate in plan.phase(phase).gates if gate.direction is direction]
 
 
+def of_evidence(plan: Plan, phase: Phase, facts: Facts) -> list[Gate]:
+    """The gate in front of completing a phase that nothing proves. It is no part of the plan: evidence is about plans."""
+    if not plan.phase(phase).steps or (facts.evidence is None and not facts.policy.evidence):
+        return []
+    missing = "the environment's policy asks for it: zdmigrate check --evidence FILE, then advance --evidence FILE"
+    refused = missing if facts.evidence is None else facts.evidence(plan, phase)
+    return [] if refused is None else [Gate(name="evidence", phase=phase, detail=refused, exit_code=Unsafe.exit_code)]
+
+
 def check_next(plan: Plan, record: Record, requires: tuple[str, ...], facts: Facts) -> list[tuple[Gate, GateState]]:
     """The gates of the next phase that has any."""
     for phase in record.phase.until(Phase.CONTRACT):
-        found = of(plan, phase, Direction.FORWARD)
+        found = of(plan, phase, Direction.FORWARD) + of_evidence(plan, phase, facts)
         if found or plan.phase(phase).steps:
             return check(found, record, requires, facts)
     return []
@@ -66,9 +80,9 @@ def refusal(checked: list[tuple[Gate, GateState]], phase: Phase) -> ZdmigrateErr
 
 OVERRIDABLE = frozenset(
     (
-        "drained", "dual_writers", "exclusion_scan", "explicit_null", "functions", "identity_numbers", "immediate_unique",
-        "old_reads_null", "publication", "replica_identity", "retire_soak", "rewrite", "soak", "table_triggers", "view_limits",
-        "warm_connections",
+        "drained", "dual_writers", "evidence", "exclusion_scan", "explicit_null", "functions", "identity_numbers",
+        "immediate_unique", "old_reads_null", "publication", "replica_identity", "retire_soak", "rewrite", "soak",
+        "table_triggers", "view_limits", "warm_connections",
     )
 )  # fmt: skip
 FIRM = frozenset(("requires", "verified"))

@@ -59,9 +59,15 @@ class Project:
         with contextlib.closing(session.connect(url.conninfo(config.url), purpose="work")) as connection:
             yield cls(config, connection, report=report, deployment=deployment, artifact=artifact)
 
-    def init(self, *, environment: str | None, app_role: str | None, confirmed: bool) -> str:
-        """Create or upgrade the control schema, set the environment's policy, grant what an application needs."""
-        return environments.init(self._connection, self._store, environment, app_role, confirmed=confirmed)
+    def init(
+        self, *, environment: str | None, app_role: str | None, confirmed: bool, evidence: bool | None = None
+    ) -> str:
+        """Create or upgrade the control schema, set the environment's policy, grant what an application needs.
+
+        `evidence`: whether phases need evidence of a check; None leaves it as it is (`development`: not needed).
+        """
+        wanted = environments.Wanted(environment=environment, evidence=evidence)
+        return environments.init(self._connection, self._store, wanted, app_role, confirmed=confirmed)
 
     def grants(self, app_role: str) -> str:
         """The SQL of the grants, for somebody who may run it."""
@@ -87,10 +93,12 @@ class Project:
         overrides: Mapping[str, str] | None = None,
         wait: timedelta | None = None,
         max_runtime: timedelta | None = None,
+        evidence: gates.Judge | None = None,
     ) -> Outcome:
         """Bring migrations forward to `target`; None means as far as the gates allow, up to the last reversible phase.
 
-        Each migration on its own: one that waits does not keep the others from going on.
+        Each migration on its own: one that waits does not keep the others from going on. `evidence` is asked before
+        each phase that has steps.
         """
         gates.refuse_unknown(overrides or {})
         self._check_environment()
@@ -108,7 +116,9 @@ class Project:
                 *(
                     self._patiently(
                         file.id,
-                        lambda file=file: self._work.advance(file, target, compare_from, overrides or {}, deadline),  # type: ignore[misc]
+                        lambda file=file: self._work.advance(
+                            file, target, compare_from, overrides or {}, deadline, evidence
+                        ),  # type: ignore[misc]
                         give_up,
                     )
                     for file in files

@@ -135,7 +135,10 @@ class Run:
         self._announce(phase, f"{phase} is undone")
 
     def _pass_gates(self, phase: Phase, direction: Direction, record: Record) -> None:
-        checked = gates.check(gates.of(self.plan, phase, direction), record, self.requires, self.facts)
+        found = gates.of(self.plan, phase, direction)
+        if direction is Direction.FORWARD:  # going back must not wait for a check
+            found += gates.of_evidence(self.plan, phase, self.facts)
+        checked = gates.check(found, record, self.requires, self.facts)
         error = gates.refusal(checked, phase)
         if error is not None:
             raise error

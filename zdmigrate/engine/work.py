@@ -46,6 +46,7 @@ class Work:
         compare_from: Phase | None,
         overrides: Mapping[str, str],
         deadline: float,
+        evidence: gates.Judge | None = None,
     ) -> None:
         """Bring one migration forward; see `Project.advance`. `deadline` is of the monotonic clock."""
         record = self.store.record(self.connection, file.id)
@@ -53,7 +54,7 @@ class Work:
             return
         with self._lease(record or self.register(file)) as held:
             plan = self._bind_plan(file, held)
-            run = self._run(plan, file.requires, held, overrides, deadline, file.functions)
+            run = self._run(plan, file.requires, held, overrides, deadline, file.functions, evidence)
             run.advance(plan.automatic_target if target is None else target)
 
     def register(self, file: MigrationFile) -> Record:
@@ -136,9 +137,12 @@ class Work:
         overrides: Mapping[str, str],
         deadline: float,
         functions: Mapping[str, Callable[[Any], Any]],
+        evidence: gates.Judge | None = None,
     ) -> Run:
         policy = self.store.policy(self.connection)
-        facts = gates.Facts(connection=self.connection, store=self.store, policy=policy, overrides=overrides)
+        facts = gates.Facts(
+            connection=self.connection, store=self.store, policy=policy, overrides=overrides, evidence=evidence
+        )
         config = self.config
 
         def out_of_time() -> bool:

@@ -40,7 +40,7 @@ def window_words(old: str, new: str, until: Phase | None, since: Phase | None) -
 def _deploy(new: str, since: Phase | None) -> Words:
     match since:
         case None:
-            return (f"{new} works in no phase and must not be deployed",)
+            return (f"{new} is proven for no phase and must not be deployed",)
         case Phase.NONE:
             return (f"{new} may be deployed at any time",)
         case _:
@@ -50,7 +50,7 @@ def _deploy(new: str, since: Phase | None) -> Words:
 def _retire(old: str, until: Phase | None) -> Words:
     match until:
         case None:
-            return (f"{old} fails already before the first phase",)
+            return (f"{old} is not proven to work even before the first phase",)
         case Phase.CONTRACT:
             return (f"{old} may stay",)
         case _:
