@@ -13,7 +13,7 @@ from zdmigrate.compat.client import Client
 from zdmigrate.compat.footprint import Footprint, Parameter, Statement
 from zdmigrate.compat.needs import Needs, settle
 from zdmigrate.compat.report import Finding, Layer, State, Version
-from zdmigrate.compat.warm import WarmClient, only_warm
+from zdmigrate.compat.warm import WarmClient
 from zdmigrate.phases import Phase
 from zdmigrate.postgres import shapes
 from zdmigrate.postgres.servers import ScratchServer
@@ -42,12 +42,15 @@ def found(needs: Needs, server: ScratchServer, before: str, after: str, ddl: str
     with Client(server.conninfo(after)) as client:
         changed = shapes.read(client.connection, control_schema="zdmigrate")
         findings = list(needs.examine(client, CHANGED, changed, needs.settled))
-    broken = frozenset(finding.statement for finding in findings if finding.statement is not None)
-    with Client(server.conninfo(before)) as client, connect(Database(server, before)) as owner:
+    with (
+        Client(server.conninfo(before)) as client,
+        Client(server.conninfo(before)) as fresh,
+        connect(Database(server, before)) as owner,
+    ):
         warm = WarmClient(client, needs.settled)
         warm.warm()
         owner.execute(ddl.encode())
-        for probe, failure in only_warm(warm.repeat(), broken):
+        for probe, failure in warm.repeat(fresh):
             findings.append(needs.finding(probe, failure, Layer.WARM, CHANGED, changed))
     return findings
 

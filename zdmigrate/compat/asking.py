@@ -9,7 +9,7 @@ from zdmigrate.compat.client import Answer, Client, Failure, Rows
 from zdmigrate.compat.probes import Probe
 from zdmigrate.compat.report import Layer
 
-__all__ = ["Outcome", "ask"]
+__all__ = ["Outcome", "ask", "ask_one", "execute"]
 
 _NAME = ""
 """The unnamed statement: the next one takes its place."""
@@ -39,24 +39,28 @@ def ask(client: Client, probes: Iterable[Probe]) -> Iterator[Outcome]:
     client.begin()
     try:
         for probe in probes:
-            layer, answer = _ask(client, probe)
-            client.back()
-            yield Outcome(probe=probe, layer=layer, answer=answer)
+            yield ask_one(client, probe)
     finally:
         client.end()
 
 
-def _ask(client: Client, probe: Probe) -> tuple[Layer, Answer]:
-    answer: Answer = Rows(columns=(), rows=(), count=0)
-    for command in probe.commands:
-        failure = client.prepare(_NAME, command.sql, command.types)
-        if failure is not None:
-            return Layer.PREPARE, failure
-        answer = client.execute(_NAME, command.values)
-        if isinstance(answer, Failure):
-            return Layer.EXECUTE, answer
-    checked = client.run("SET CONSTRAINTS ALL IMMEDIATE") if _writes(probe) else answer
-    return Layer.EXECUTE, checked if isinstance(checked, Failure) else answer
+def ask_one(client: Client, probe: Probe) -> Outcome:
+    """The same for one, between `Client.begin` and `Client.end`."""
+    failure = client.prepare(_NAME, probe.sql, probe.types)
+    if failure is not None:
+        client.back()
+        return Outcome(probe=probe, layer=Layer.PREPARE, answer=failure)
+    return execute(client, probe)
+
+
+def execute(client: Client, probe: Probe) -> Outcome:
+    """The same for one that is prepared, as the unnamed statement."""
+    answer = client.execute(_NAME, probe.values)
+    if isinstance(answer, Rows) and client.defers and _writes(probe):
+        checked = client.run("SET CONSTRAINTS ALL IMMEDIATE")
+        answer = checked if isinstance(checked, Failure) else answer
+    client.back()
+    return Outcome(probe=probe, layer=Layer.EXECUTE, answer=answer)
 
 
 def _writes(probe: Probe) -> bool:

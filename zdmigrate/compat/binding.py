@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import re
 from collections.abc import Iterator, Sequence
 
 from zdmigrate.sqltext import Token, tokens
@@ -24,9 +25,12 @@ class Place:
     written: bool
 
 
+_NAME = re.compile(r'"((?:[^"]|"")*)"|([A-Za-z_\u0080-\U0010ffff][\w$\u0080-\U0010ffff]*)')
+
+
 def names_in(sql: str) -> frozenset[str]:
-    """Every identifier that a statement may mean."""
-    return frozenset(name for token in tokens(sql) if (name := token.name) is not None)
+    """Every identifier that a statement may mean; words in strings and comments too, which does no harm here."""
+    return frozenset(quoted.replace('""', '"') or word.lower() for quoted, word in _NAME.findall(sql))
 
 
 def relations_of(sql: str) -> tuple[tuple[str | None, str], ...]:

@@ -20,7 +20,7 @@ from zdmigrate.compat.report import Application, Counts, Finding, Layer, Run, St
 from zdmigrate.compat.rows import fill
 from zdmigrate.compat.schemas import Start
 from zdmigrate.compat.walking import Stopped, Walk, last_reversible
-from zdmigrate.compat.warm import WarmClient, only_warm
+from zdmigrate.compat.warm import WarmClient
 from zdmigrate.config import Backfill, Config
 from zdmigrate.phases import PHASES, Phase
 from zdmigrate.plan import Direction, Plan
@@ -177,8 +177,9 @@ class _States:
         if turn in self.database:
             back = [State(phase=p.previous, direction=Direction.BACKWARD) for p in turn.phase.back_to(Phase.NONE)]
             stopped += self._along(self.database[turn], back)
-        for database in self.database.values():
-            self._ground.fill(database)
+        for state, database in self.database.items():
+            if {*self.shapes[state].relations} - {*self.shapes[NONE].relations}:
+                self._ground.fill(database)
         return tuple(stopped)
 
     def _along(self, source: str, states: Sequence[State]) -> Iterator[tuple[State, Stopped]]:
@@ -215,25 +216,21 @@ def _check_pair(
     pair: Pair, ground: _Ground, plans: Sequence[Plan], states: _States, stopped: Sequence[tuple[State, Stopped]],
     names: frozenset[str], base: str,
 ) -> Run:  # fmt: skip
-    needs = {version: _settled(pair, version, ground, states) for version in Version}
+    needs = _settled(pair, ground, states, names)
     touching = {version: needs[version].touching(names) for version in Version}
     findings = [finding for state, each in stopped for finding in _stop(state, each)]
     executions = 0
-    broken: dict[tuple[Version, State], frozenset[str]] = {}
     for state, database in states.database.items():
         for version in Version:
             with ground.application(database) as client:
                 found = list(needs[version].examine(client, state, states.shapes[state], touching[version]))
                 executions += client.executions
-            broken[version, state] = frozenset(f.statement for f in found if f.statement is not None)
             findings += found
     run = Run(
         application=pair.application, server=ground.databases.server.label, predicted=combine(p.window for p in plans),
         reached=tuple(states.database),
     )  # fmt: skip
-    live = _Live(
-        run=run, ground=ground, plans=plans, states=states, needs=needs, touching=touching, broken=broken, names=names
-    )
+    live = _Live(run=run, ground=ground, plans=plans, states=states, needs=needs, touching=touching, names=names)
     findings += live.findings(base)
     return dataclasses.replace(
         run,
@@ -253,12 +250,27 @@ def _with_commands(run: Run, commands: Commands, ground: _Ground, states: _State
     return dataclasses.replace(run, findings=(*run.findings, *found))
 
 
-def _settled(pair: Pair, version: Version, ground: _Ground, states: _States) -> Needs:
-    home = states.home(version)
-    with contextlib.ExitStack() as stack:
-        client = stack.enter_context(ground.application(states.database[home]))
-        before = stack.enter_context(ground.application(states.database[NONE])) if version is Version.NEW else None
-        return settle(client, version, pair.footprint(version), states.shapes[home], strictest=before)
+def _settled(pair: Pair, ground: _Ground, states: _States, names: frozenset[str]) -> dict[Version, Needs]:
+    needs: dict[Version, Needs] = {}
+    known: dict[str, Settled] = {}
+    for version in Version:
+        home = states.home(version)
+        with contextlib.ExitStack() as stack:
+            client = stack.enter_context(ground.application(states.database[home]))
+            before = stack.enter_context(ground.application(states.database[NONE])) if needs else None
+            needs[version] = settle(
+                client,
+                version,
+                pair.footprint(version),
+                states.shapes[home],
+                names=names,
+                strictest=before,
+                known=known,
+            )
+        # Most statements of N+1 are N's: what touches nothing that changes is asked once.
+        touching = {each.probe for each in needs[version].touching(names)}
+        known = {e.probe.sql: e for e in needs[version].settled if e.probe not in touching}
+    return needs
 
 
 def _stop(state: State, stopped: Stopped) -> Iterator[Finding]:
@@ -287,11 +299,11 @@ def _announced(finding: Finding, plans: Sequence[Plan]) -> Finding:
 
 
 def _counts(needs: Mapping[Version, Needs], touching: Mapping[Version, Sequence[Settled]], executions: int) -> Counts:
-    everywhere = sum(len(each) for each in touching.values())
-    every = [settled for each in needs.values() for settled in each.settled]
+    everywhere = {probe.probe for each in touching.values() for probe in each}
+    every = {settled for each in needs.values() for settled in each.settled}
     return Counts(
-        everywhere=everywhere, once=len(every) - everywhere, prepared_only=sum(not each.executes for each in every),
-        executions=executions,
+        everywhere=len(everywhere), once=len({each.probe for each in every} - everywhere),
+        prepared_only=sum(not each.executes for each in every), executions=executions,
     )  # fmt: skip
 
 
@@ -305,7 +317,6 @@ class _Live:
     states: _States
     needs: Mapping[Version, Needs]
     touching: Mapping[Version, Sequence[Settled]]
-    broken: Mapping[tuple[Version, State], frozenset[str]]
     names: frozenset[str]
     executions: int = 0
 
@@ -333,15 +344,16 @@ class _Live:
                 if number:
                     if move(walk, state) is not None:
                         return  # it came this far before: a phase that fails now failed there too
-                    yield from self._repeated(warm, state)
+                    yield from self._repeated(warm, clients, state)
                 live = [version for version in Version if self.run.predicts(version, state)]
                 yield from crossing.work(state, self.states.shapes[state], live, self.plans, owner)
                 for version in Version:
                     warm[version].warm()
             self.executions += sum(client.executions for client in clients.values())
 
-    def _repeated(self, warm: Mapping[Version, WarmClient], state: State) -> Iterator[Finding]:
+    def _repeated(
+        self, warm: Mapping[Version, WarmClient], clients: Mapping[Version, Client], state: State
+    ) -> Iterator[Finding]:
         for version in Version:
-            found = only_warm(warm[version].repeat(), self.broken[version, state])
-            for probe, failure in found:
+            for probe, failure in warm[version].repeat(clients[version]):
                 yield self.needs[version].finding(probe, failure, Layer.WARM, state, self.states.shapes[state])

@@ -16,8 +16,7 @@ from psycopg.conninfo import make_conninfo
 
 __all__ = ["Answer", "Client", "Failure", "Rows"]
 
-_TIMEOUT = "statement_timeout=10000 -c lock_timeout=10000 -c idle_in_transaction_session_timeout=0"
-_OPTIONS = f"-c {_TIMEOUT}"
+_OPTIONS = "-c statement_timeout=10000 -c lock_timeout=10000 -c idle_in_transaction_session_timeout=0 -c jit=off"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +50,7 @@ class Client:
         )
         self._pq = self._connection.pgconn
         self.executions = 0
+        self._defers: bool | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -67,18 +67,22 @@ class Client:
         """A command without parameters."""
         return self._answer(self._pq.exec_(sql.encode()))
 
+    @property
+    def defers(self) -> bool:
+        """Whether anything may be checked at COMMIT only."""
+        if self._defers is None:
+            answer = self.run(
+                "SELECT FROM pg_constraint WHERE condeferrable UNION ALL SELECT FROM pg_trigger WHERE tgdeferrable LIMIT 1"
+            )
+            self._defers = isinstance(answer, Failure) or answer.count > 0
+        return self._defers
+
     def begin(self) -> None:
         """A transaction whose savepoint `back` returns to."""
-        self.run("BEGIN")
-        self.run("SAVEPOINT zd_probe")
-
-    def keep(self) -> None:
-        """What was done so far stays until the end of the transaction."""
-        self.run("RELEASE SAVEPOINT zd_probe")
-        self.run("SAVEPOINT zd_probe")
+        self.run("BEGIN; SAVEPOINT zd_probe")
 
     def back(self) -> None:
-        """Undo everything since `begin` or `keep`."""
+        """Undo everything since `begin`."""
         self.run("ROLLBACK TO SAVEPOINT zd_probe")
 
     def end(self) -> None:

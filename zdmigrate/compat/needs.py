@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 from zdmigrate.compat import judging, roundtrips, statements
-from zdmigrate.compat.asking import Outcome, ask
+from zdmigrate.compat.asking import Outcome, ask, ask_one, execute
 from zdmigrate.compat.binding import names_in
 from zdmigrate.compat.client import Client, Failure, Rows
 from zdmigrate.compat.footprint import Footprint, MappedTable, Statement
@@ -82,7 +83,7 @@ class Needs:
     def _unprepared(self, client: Client, state: State, shapes: Shapes, probes: Sequence[Settled]) -> Iterator[Finding]:
         client.begin()
         for probe in (each.probe for each in probes if not each.executes):
-            failure = client.prepare("", probe.sql, probe.commands[-1].types)
+            failure = client.prepare("", probe.sql, probe.types)
             if failure is not None:
                 client.back()
                 yield self.finding(probe, failure, Layer.PREPARE, state, shapes)
@@ -111,19 +112,32 @@ def _absent(table: MappedTable, shapes: Shapes) -> Iterator[tuple[str, str, str]
 
 
 def settle(
-    client: Client, version: Version, footprint: Footprint, home: Shapes, *, strictest: Client | None = None
+    client: Client,
+    version: Version,
+    footprint: Footprint,
+    home: Shapes,
+    *,
+    names: frozenset[str] | None = None,
+    strictest: Client | None = None,
+    known: Mapping[str, Settled] = MappingProxyType({}),
 ) -> Needs:
     """Make the probes, and ask them where the version is at home; `client` is connected there, as the application.
+
+    `names` are those of what changes: round trips are made of tables that are among them (None: of all). `known` are
+    probes of statements that another version has settled, and that touch nothing of it.
 
     What the new version is free to do when the old shape is gone, it leaves until then: `strictest` is connected
     where the migration has not begun, and a made probe whose values are refused there is not asked.
     """
     samples = Samples(client, home)
-    made = list(_made(footprint, home, samples))
+    tables = [table for table in footprint.tables if names is None or table.name in names]
+    made = list(_made(tables, home, samples))
     if strictest is not None:
         made = [o.probe for o in ask(strictest, made) if o.failure is None or not _too_free(o.failure, footprint)]
     settled = [Settled(probe=o.probe, rows=o.rows) for o in ask(client, made) if o.failure is None]
-    found = [_recorded(client, version, statement, samples, home) for statement in footprint.statements]
+    client.begin()
+    found = [known.get(s.sql) or _recorded(client, version, s, samples, home) for s in footprint.statements]
+    client.end()
     return Needs(
         version=version,
         footprint=footprint,
@@ -131,10 +145,10 @@ def settle(
         settled=(*settled, *(each for each in found if isinstance(each, Settled))),
         unproven=(
             *_homeless(version, footprint, home),
-            *_silent(version, footprint, home, settled),
+            *_silent(version, tables, home, settled),
             *(each for each in found if isinstance(each, Unproven)),
         ),
-        faithful=frozenset(pair for table in footprint.tables for pair in _faithful(client, table, home, samples)),
+        faithful=frozenset(pair for table in tables for pair in _faithful(client, table, home, samples)),
     )
 
 
@@ -162,8 +176,8 @@ def _too_free(failure: Failure, footprint: Footprint) -> bool:
     return failure.sqlstate.startswith(_DATA) or failure.sqlstate == "42P10"
 
 
-def _made(footprint: Footprint, home: Shapes, samples: Samples) -> Iterator[Probe]:
-    for table in footprint.tables:
+def _made(tables: Iterable[MappedTable], home: Shapes, samples: Samples) -> Iterator[Probe]:
+    for table in tables:
         if (found := roundtrips.mapped(table, home)) is not None:
             yield from roundtrips.probes_of(found, samples)
 
@@ -171,16 +185,14 @@ def _made(footprint: Footprint, home: Shapes, samples: Samples) -> Iterator[Prob
 def _recorded(
     client: Client, version: Version, statement: Statement, samples: Samples, home: Shapes
 ) -> Settled | Unproven:
-    client.begin()
-    failure = client.prepare("", statement.sql, statements.declared(statement))
-    tried: Iterable[Probe] = ()
-    if failure is None:
-        tried = list(statements.variants(statement, samples, home, client, ""))
-    client.end()
-    if failure is not None:
-        return _unproven(version, statement, failure)
-    refused = None
-    for outcome in ask(client, tried):
+    """The statement with the first values that the server accepts."""
+    refused = client.prepare("", statement.sql, statements.declared(statement))
+    if refused is not None:
+        client.back()
+        return _unproven(version, statement, refused)
+    types = client.parameter_types("")
+    for number, probe in enumerate(statements.variants(statement, samples, home, types)):
+        outcome = ask_one(client, probe) if number else execute(client, probe)
         if outcome.failure is None:
             return Settled(probe=outcome.probe, rows=outcome.rows)
         refused = outcome.failure
@@ -204,10 +216,12 @@ def _homeless(version: Version, footprint: Footprint, home: Shapes) -> Iterator[
             yield Unproven(version=version, subject=subject, reason=f"{message} {where}: is this the right schema?")
 
 
-def _silent(version: Version, footprint: Footprint, home: Shapes, settled: Sequence[Settled]) -> Iterator[Unproven]:
+def _silent(
+    version: Version, tables: Sequence[MappedTable], home: Shapes, settled: Sequence[Settled]
+) -> Iterator[Unproven]:
     """Tables that can be written, of which no row could be made: nothing was proven about writing them."""
     subjects = {each.probe.subject for each in settled}
-    for table in footprint.tables:
+    for table in tables:
         relation = home.find(table.name, table.schema)
         if relation is None or relation.kind not in "rp" or not table.columns:
             continue

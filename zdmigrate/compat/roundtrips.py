@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from zdmigrate.compat import values
 from zdmigrate.compat.footprint import MappedColumn, MappedTable
-from zdmigrate.compat.probes import Command, Probe
+from zdmigrate.compat.probes import Probe
 from zdmigrate.compat.rows import Row, Samples
 from zdmigrate.postgres.shapes import Relation, Shapes
 from zdmigrate.sqltext import ident
@@ -169,5 +169,4 @@ def _found(mapped: Mapped, samples: Samples, first: int) -> tuple[str, tuple[str
 
 
 def _probe(mapped: Mapped, what: str, sql: str, given: Sequence[str | None]) -> Probe:
-    command = Command(sql=sql, values=tuple(given))
-    return Probe(subject=f"{what} of {mapped.relation}", commands=(command,))
+    return Probe(subject=f"{what} of {mapped.relation}", sql=sql, values=tuple(given))

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from psycopg import postgres
 
 from zdmigrate.compat import binding, values
 from zdmigrate.compat.binding import Place
-from zdmigrate.compat.client import Client
 from zdmigrate.compat.footprint import Parameter, Statement
-from zdmigrate.compat.probes import Command, Probe
+from zdmigrate.compat.probes import Probe
 from zdmigrate.compat.rows import Row, Samples
 from zdmigrate.postgres.shapes import Column, Relation, Shapes
 
@@ -21,16 +20,16 @@ NEW = values.FIRST + 8_000
 _PAD = "x"
 
 
-def variants(statement: Statement, samples: Samples, shapes: Shapes, client: Client, name: str) -> Iterator[Probe]:
+def variants(statement: Statement, samples: Samples, shapes: Shapes, taken_for: Sequence[int]) -> Iterator[Probe]:
     """The statement with values, several ways: the first that the server accepts at home is taken everywhere.
 
-    `name` is that under which the client has it prepared. What was recorded as it was comes first, then texts as long
-    as the longest, then plain values, then NULLs.
+    `taken_for` are the types that the server takes the parameters for. What was recorded as it was comes first, then
+    texts as long as the longest, then plain values, then NULLs.
     """
     relations = _relations(statement, shapes)
     columns = frozenset(column.name for relation in relations for column in relation.columns)
     places = binding.columns_of(statement.sql, columns)
-    types = tuple(_names(oid) for oid in client.parameter_types(name))
+    types = tuple(_names(oid) for oid in taken_for)
     chosen = [
         _Choice(
             parameter=parameter,
@@ -55,11 +54,10 @@ def variants(statement: Statement, samples: Samples, shapes: Shapes, client: Cli
 
 def probe_of(statement: Statement, given: tuple[str | None, ...]) -> Probe:
     """The statement with these values."""
-    command = Command(sql=statement.sql, values=given, types=declared(statement))
-    place = statement.places[0] if statement.places else None
     return Probe(
-        subject=_short(statement.sql), commands=(command,), place=place, warm=statement.prepared, recorded=True
-    )
+        subject=_short(statement.sql), sql=statement.sql, values=given, types=declared(statement),
+        place=statement.places[0] if statement.places else None, warm=statement.prepared,
+    )  # fmt: skip
 
 
 def declared(statement: Statement) -> tuple[str, ...]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
+from zdmigrate.compat.asking import ask
 from zdmigrate.compat.client import Client, Failure
 from zdmigrate.compat.needs import Settled
 from zdmigrate.compat.probes import Probe
@@ -26,26 +27,26 @@ class WarmClient:
         self._warm = {}
         client.begin()
         for number, probe in enumerate(self._probes):
-            name, command = f"zd{number}", probe.commands[-1]
-            if client.prepare(name, command.sql, command.types) is None:
+            name = f"zd{number}"
+            if client.prepare(name, probe.sql, probe.types) is None:
                 self._warm[name] = probe
-                client.execute(name, command.values)
+                client.execute(name, probe.values)
             client.back()
         client.end()
 
-    def repeat(self) -> Iterator[tuple[Probe, Failure]]:
-        """Execute it all again; yields what fails."""
+    def repeat(self, fresh: Client) -> Iterator[tuple[Probe, Failure]]:
+        """Execute it all again; yields what fails although it works on `fresh`, a connection that knows nothing."""
+        failed = list(self._failing())
+        outcomes = ask(fresh, [probe for probe, _ in failed])
+        for (probe, failure), outcome in zip(failed, outcomes, strict=True):
+            if outcome.failure is None:
+                yield probe, failure
+
+    def _failing(self) -> Iterator[tuple[Probe, Failure]]:
         self._client.begin()
         for name, probe in self._warm.items():
-            answer = self._client.execute(name, probe.commands[-1].values)
+            answer = self._client.execute(name, probe.values)
             self._client.back()
             if isinstance(answer, Failure):
                 yield probe, answer
         self._client.end()
-
-
-def only_warm(found: Iterable[tuple[Probe, Failure]], fresh: frozenset[str]) -> Iterator[tuple[Probe, Failure]]:
-    """What fails although the same statement works on a new connection; `fresh` are the statements that do not."""
-    for probe, failure in found:
-        if probe.sql not in fresh:
-            yield probe, failure

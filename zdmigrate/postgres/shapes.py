@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from zdmigrate.postgres.session import Connection
@@ -33,11 +33,12 @@ class Column:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ForeignKey:
-    """Columns that must be found in another relation."""
+    """Columns that must be found in another relation. `acts`: a DELETE or UPDATE there changes rows here."""
 
     columns: tuple[str, ...]
     target: Name
     remote: tuple[str, ...]
+    acts: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,19 +92,27 @@ class Shapes:
         return frozenset(name[1] for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
 
     def reaching(self, names: frozenset[str]) -> frozenset[str]:
-        """`names`, and the names of everything whose use may end in using them: views, references, triggers, functions."""
+        """`names`, and the names of everything whose use may end in using them: views, triggers, functions, foreign keys.
+
+        A foreign key that only checks goes no further than to its other end; one that acts does.
+        """
         found = set(names)
         while True:
             more = {name for name, text in self.functions.items() if _mentions(text, found)}
-            more |= {relation.name for relation in self.relations.values() if self._leads_to(relation, found)}
-            more |= {key.target[1] for r in self.relations.values() if r.name in found for key in r.references}
+            for relation in self.relations.values():
+                if not found.isdisjoint({*(name for _, name in relation.uses), *relation.functions}):
+                    more.add(relation.name)
+                if relation.name in found:
+                    more |= {key.target[1] for key in relation.references if key.acts}
             if more <= found:
-                return frozenset(found)
+                return frozenset(found | set(self._neighbours(found)))
             found |= more
 
-    def _leads_to(self, relation: Relation, names: set[str]) -> bool:
-        near = {name for _, name in relation.uses} | {*relation.functions}
-        return not names.isdisjoint(near | {key.target[1] for key in relation.references})
+    def _neighbours(self, names: set[str]) -> Iterator[str]:
+        for relation in self.relations.values():
+            for key in relation.references:
+                if relation.name in names or key.target[1] in names:
+                    yield from (relation.name, key.target[1])
 
 
 def _mentions(text: str, names: set[str]) -> bool:
@@ -124,8 +133,8 @@ def read(connection: Connection, *, control_schema: str) -> Shapes:
     for oid, *values in rows(_COLUMNS):
         columns[oid].append(_column(values))
     keys: dict[int, list[ForeignKey]] = defaultdict(list)
-    for oid, ours, schema, table, theirs in rows(_REFERENCES):
-        keys[oid].append(ForeignKey(columns=tuple(ours), target=(schema, table), remote=tuple(theirs)))
+    for oid, ours, schema, table, theirs, acts in rows(_REFERENCES):
+        keys[oid].append(ForeignKey(columns=tuple(ours), target=(schema, table), remote=tuple(theirs), acts=acts))
     unique: dict[int, list[tuple[str, ...]]] = defaultdict(list)
     for oid, names in rows(_UNIQUE):
         unique[oid].append(tuple(names))
@@ -183,7 +192,8 @@ SELECT r.oid::bigint,
              ORDER BY u.i),
        fn.nspname::text, f.relname::text,
        ARRAY(SELECT a.attname::text FROM unnest(k.confkey) WITH ORDINALITY u(n, i) JOIN pg_attribute a ON (a.attrelid, a.attnum) = (k.confrelid, u.n)
-             ORDER BY u.i)
+             ORDER BY u.i),
+       k.confdeltype IN ('c', 'n', 'd') OR k.confupdtype IN ('c', 'n', 'd')
 FROM (SELECT c.oid {_FROM}) r JOIN pg_constraint k ON k.conrelid = r.oid AND k.contype = 'f' AND k.conparentid = 0
 JOIN pg_class f ON f.oid = k.confrelid JOIN pg_namespace fn ON fn.oid = f.relnamespace
 ORDER BY 1, k.conname
