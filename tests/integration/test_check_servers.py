@@ -17,10 +17,12 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from tests.support.processes import ROOT, until
-from tests.support.scratch import connected, rows
-from zdmigrate.compat import roles
+from tests.support.scratch import connected, project, rows, written
+from zdmigrate.cli.checking_options import Serving
+from zdmigrate.compat import roles, schemas
 from zdmigrate.compat.given_server import PREFIX
 from zdmigrate.compat.servers import open_servers
+from zdmigrate.config import Config
 from zdmigrate.errors import ServerUnavailable, Unsafe
 from zdmigrate.postgres.binaries import Origin, available_majors
 from zdmigrate.postgres.servers import Access, ScratchServer, ServerBinaries
@@ -168,6 +170,43 @@ def test_roles_of_a_given_server_are_neither_changed_nor_made_without_the_right(
         with given.connect() as connection:
             connection.execute("DROP ROLE other")
     assert rows(given, "postgres", "SELECT rolname, rolsuper, rolpassword FROM pg_authid ORDER BY 1") == before
+
+
+def test_a_dump_with_owners_belongs_to_a_role_that_is_no_superuser(given: ScratchServer, tmp_path: Path) -> None:
+    before = everything(given)
+    dump = written(
+        tmp_path / "schema.sql",
+        """
+        CREATE EXTENSION IF NOT EXISTS hstore;
+        COMMENT ON EXTENSION hstore IS 'words';
+        CREATE TABLE public.t (id int);
+        ALTER TABLE public.t OWNER TO shop_owner;
+        GRANT SELECT ON TABLE public.t TO shop_app;
+        ALTER DEFAULT PRIVILEGES FOR ROLE shop_owner IN SCHEMA public GRANT SELECT ON TABLES TO shop_app;
+        """,
+    )
+    with open_servers(url=given.url(user="roles_too")) as (server,):
+        schemas.start(schemas.from_dump(dump), config=project(tmp_path))(server, "start")
+        with connected(server, "start") as connection:
+            assert roles.migrating_role(connection) == "roles_too"
+            assert roles.application_role(connection) == "shop_app"
+            connection.execute("CREATE TABLE later (id int)")
+        assert rows(server, "start", "SELECT count(*) FROM later", "shop_app") == [0]
+    assert everything(given) == before
+
+
+def test_the_version_is_that_of_the_database(given: ScratchServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
+    with Serving().open(Config(url=given.url())) as (server,):
+        assert server.major == given.major
+    with Serving(pg=given.major).open(Config(url="postgresql://127.0.0.1:1/d")) as (server,):
+        assert server.major == given.major
+    told: list[str] = []
+    with Serving().open(Config(), like="postgresql://u:geheim@127.0.0.1:1/d", report=told.append):
+        pass
+    assert told == [
+        "host=127.0.0.1 port=1 dbname=d user=u does not answer, so the check is not made for its version; --pg says which"
+    ]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda each: each.name)

@@ -41,18 +41,16 @@ class Container:
         self._where: dict[str, str | int] = {"host": host, "port": port, "password": password}
 
     @functools.cached_property
-    def _version(self) -> tuple[int, str]:
-        with self._connected() as connection:
-            return connection.info.server_version, str(connection.info.parameter_status("server_version"))
-
-    @property
     def major(self) -> int:
-        return self._version[0] // 10000
+        """The major version."""
+        with self._connected() as connection:
+            return connection.info.server_version // 10000
 
-    @property
+    @functools.cached_property
     def label(self) -> str:
         """``PostgreSQL 17.5``."""
-        return f"PostgreSQL {self._version[1].split()[0]}"  # Debian's packages add their own version
+        with self._connected() as connection:
+            return scratch.label(connection)
 
     def create_database(self, name: str, *, template: str | None = None) -> None:
         """A database with the template's contents, owner and settings; without one, an empty database."""

@@ -45,13 +45,15 @@ class Environment:
     variables: tuple[str, ...] = ("DATABASE_URL",)
     driver: str | None = None
 
-    def of(self, server: Scratch, database: str) -> dict[str, str]:
+    def of(self, server: Scratch, database: str, *, user: str | None = None) -> dict[str, str]:
         """The environment of a process that is to find this database, in every way in which it may look for it."""
-        url = server.url(database, driver=self._scheme_driver(os.environ))
-        given = conninfo_to_dict(server.conninfo(database))
+        url = server.url(database, user=user, driver=self._scheme_driver(os.environ))
+        given = conninfo_to_dict(server.conninfo(database, user=user))
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("PG", "ZDMIGRATE_"))}
         libpq = {name: str(given[key]) for key, name in _LIBPQ.items() if given.get(key)}
-        return kept | libpq | dict.fromkeys(self.variables, url) | {"ZDMIGRATE_URL": server.conninfo(database)}
+        return (
+            kept | libpq | dict.fromkeys(self.variables, url) | {"ZDMIGRATE_URL": server.conninfo(database, user=user)}
+        )
 
     def _scheme_driver(self, environ: Mapping[str, str]) -> str | None:
         if self.driver is not None:
