@@ -45,6 +45,7 @@ class Check:
     """
 
     alembic: str | None = None
+    alembic_x: tuple[str, ...] = ()
     dump: str | None = None
     from_url: str | None = dataclasses.field(default=None, repr=False)
     metadata: str | None = None
@@ -152,6 +153,7 @@ class _Backfill(msgspec.Struct, forbid_unknown_fields=True):
 
 class _Check(msgspec.Struct, forbid_unknown_fields=True):
     alembic: _Text | UnsetType = UNSET
+    alembic_x: list[_Text] | UnsetType = UNSET
     dump: _Text | UnsetType = UNSET
     from_url: _Text | UnsetType = UNSET
     metadata: _Text | UnsetType = UNSET
@@ -187,7 +189,7 @@ _SHORTEST = {
     "backfill.pause": timedelta(0),
 }
 _NESTED: dict[str, type[msgspec.Struct]] = {"backfill": _Backfill, "check": _Check}
-_LISTS = frozenset({"check.extensions", "check.roles", "check.url_variables", "check.images"})
+_LISTS = frozenset({"check.alembic_x", "check.extensions", "check.roles", "check.url_variables", "check.images"})
 
 
 def _keys(struct: type[msgspec.Struct], prefix: str = "") -> Iterator[str]:

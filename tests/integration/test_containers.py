@@ -128,10 +128,11 @@ def test_the_container_of_a_killed_process_is_removed_by_the_next_one_and_no_oth
             said()
             killed.kill()
             killed.wait(timeout=60)
-        (left,) = ours(engine, killed.pid)
+        left = [each.short_id for each in ours(engine, killed.pid)]
         told: list[str] = []
         containers.remove_dead(engine, report=told.append)
-        assert told == [f"removed the container {left.short_id}, which a check that was killed had left"]
+        # Another worker of this test run may have been the next one.
+        assert {*told} <= {f"removed the container {each}, which a check that was killed had left" for each in left}
         assert ours(engine, killed.pid) == []
         assert len(ours(engine, alive.pid)) == 1
         alive.send_signal(signal.SIGINT)
