@@ -45,6 +45,7 @@ class Check:
     """
 
     alembic: str | None = None
+    alembic_x: tuple[str, ...] = ()
     dump: str | None = None
     from_url: str | None = dataclasses.field(default=None, repr=False)
     metadata: str | None = None
@@ -162,6 +163,7 @@ class _Compat(msgspec.Struct, forbid_unknown_fields=True):
 
 class _Check(msgspec.Struct, forbid_unknown_fields=True):
     alembic: _Text | UnsetType = UNSET
+    alembic_x: list[_Text] | UnsetType = UNSET
     dump: _Text | UnsetType = UNSET
     from_url: _Text | UnsetType = UNSET
     metadata: _Text | UnsetType = UNSET
@@ -199,7 +201,7 @@ _SHORTEST = {
 }
 _NESTED: dict[str, type[msgspec.Struct]] = {"backfill": _Backfill, "check": _Check, "compat": _Compat}
 _ONLY_IN_FILES = ("compat.suppress",)
-_LISTS = frozenset({"check.extensions", "check.roles", "check.url_variables", "check.images"})
+_LISTS = frozenset({"check.alembic_x", "check.extensions", "check.roles", "check.url_variables", "check.images"})
 
 
 def _keys(struct: type[msgspec.Struct], prefix: str = "") -> Iterator[str]:

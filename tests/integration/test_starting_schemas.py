@@ -376,7 +376,8 @@ PLACES = {
     "sqlalchemy.url": 'context.config.get_main_option("sqlalchemy.url")',
     "DATABASE_URL": 'os.environ["DATABASE_URL"]',
     "a variable of its own": 'os.environ["SHOP_DB"]',
-    "-x url": 'context.get_x_argument(as_dictionary=True)["url"]',
+    "-x db_url": 'context.get_x_argument(as_dictionary=True)["db_url"]',
+    "-x of its own": '{"here": os.environ["SHOP_DB"]}[context.get_x_argument(as_dictionary=True)["tenant"]]',
     "libpq": '"postgresql+psycopg://"',
     "nowhere": '"postgresql+psycopg://prod:geheim@db.invalid/shop?sslmode=require"',
 }
@@ -388,7 +389,8 @@ def test_alembic_wherever_env_py_takes_its_url_from(
 ) -> None:
     """Even an env.py that names the production database only reaches the scratch one."""
     ini = alembic_project(tmp_path, USERS, MORE, url=PLACES[place])
-    source = schemas.from_alembic(ini, environment=Environment(variables=("DATABASE_URL", "SHOP_DB"), driver="psycopg"))
+    environment = Environment(variables=("DATABASE_URL", "SHOP_DB"), driver="psycopg")
+    source = schemas.from_alembic(ini, environment=environment, x=["tenant=here"])
     schemas.start(source, config=project(tmp_path))(server, name)
     columns = "SELECT attname FROM pg_attribute WHERE attrelid = 'users'::regclass AND attnum > 0 ORDER BY attnum"
     assert rows(server, name, columns) == ["id", "email", "fax"]

@@ -29,6 +29,7 @@ class Starting:
     """What the options of `start_options` said; what they left out, the configuration's ``[check]`` says."""
 
     alembic: str | None = None
+    alembic_x: tuple[str, ...] = ()
     dump: str | None = None
     from_url: str | None = dataclasses.field(default=None, repr=False)
     metadata: str | None = None
@@ -71,7 +72,8 @@ class Starting:
             case "alembic":
                 ini, _, revision = (value, "", "") if Path(value).is_file() else value.rpartition("@")
                 environment = self.environment(config)
-                return schemas.from_alembic(Path(ini or value), revision or "heads", environment=environment)
+                x = self.alembic_x or config.check.alembic_x
+                return schemas.from_alembic(Path(ini or value), revision or "heads", environment=environment, x=x)
             case "dump":
                 return schemas.from_dump(Path(value))
             case "from_url":
@@ -152,6 +154,7 @@ def start_options(function: F) -> F:
         "starting",
         Starting,
         click.option("--alembic", metavar="INI[@REV]", help="Start with the schema of alembic upgrade REV (heads)."),
+        click.option("--alembic-x", multiple=True, metavar="NAME=VALUE", help="What env.py gets as alembic -x. Repeatable."),
         click.option("--dump", metavar="FILE", help="Start with a file of SQL, as pg_dump writes it."),
         click.option("--from-url", metavar="URL", help="Start with a live database's catalog, without its rows."),
         click.option("--metadata", metavar="MODULE:ATTR", help="Start with metadata.create_all, in a process of its own."),

@@ -1,4 +1,6 @@
-"""Runs a project's own code against a scratch database: ``_project.py alembic INI REVISION`` or ``metadata MODULE:ATTR``.
+"""Runs a project's own code against a scratch database.
+
+``_project.py alembic INI REVISION [NAME=VALUE…]``, or ``_project.py metadata MODULE:ATTR``.
 
 A script of its own, in a process of its own, because the code does what it wants. Whatever that is, SQLAlchemy connects
 it to the scratch database and to nothing else: an ``env.py`` that takes its URL from somewhere else must not migrate what
@@ -21,6 +23,9 @@ _WHERE = frozenset(
     }
 )  # fmt: skip
 """What says where a connection goes, in any driver's words. The rest (options, server_settings, timeouts) stays."""
+
+_URLS = ("url", "db_url", "database_url")
+"""What projects call it in ``-x``."""
 
 
 class Refused(Exception):
@@ -69,8 +74,8 @@ def _is_ours(params: dict[str, Any], ours: dict[str, Any]) -> bool:
     )
 
 
-def upgrade(url: str, ini: str, revision: str) -> None:
-    """``alembic upgrade``, with the URL in all the places in which an env.py may look for it."""
+def upgrade(url: str, ini: str, revision: str, *given: str) -> None:
+    """``alembic upgrade``, with the URL in all the places in which an env.py may look for it; `given` are for its ``-x``."""
     import argparse
 
     try:
@@ -80,7 +85,7 @@ def upgrade(url: str, ini: str, revision: str) -> None:
         raise Refused(f"{error}: pip install alembic, where zdmigrate is") from error
     config = Config(ini)
     config.set_main_option("sqlalchemy.url", url.replace("%", "%%"))
-    config.cmd_opts = argparse.Namespace(x=[f"url={url}"])
+    config.cmd_opts = argparse.Namespace(x=[*(f"{name}={url}" for name in _URLS), *given])
     command.upgrade(config, revision)
 
 

@@ -7,7 +7,10 @@ import datetime as dt
 import functools
 import os
 import secrets
+import signal
 import socket
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +29,8 @@ _SETTINGS = {
     "max_prepared_transactions": "10", "timezone": "UTC",
 }  # fmt: skip
 _SECONDS_TO_ANSWER = 10
+_SECONDS_TO_START = 120
+_POLL = 0.1
 _LONG = dt.timedelta(days=1)
 
 
@@ -36,18 +41,16 @@ class Container:
         self._where: dict[str, str | int] = {"host": host, "port": port, "password": password}
 
     @functools.cached_property
-    def _version(self) -> tuple[int, str]:
-        with self._connected() as connection:
-            return connection.info.server_version, str(connection.info.parameter_status("server_version"))
-
-    @property
     def major(self) -> int:
-        return self._version[0] // 10000
+        """The major version."""
+        with self._connected() as connection:
+            return connection.info.server_version // 10000
 
-    @property
+    @functools.cached_property
     def label(self) -> str:
         """``PostgreSQL 17.5``."""
-        return f"PostgreSQL {self._version[1].split()[0]}"  # Debian's packages add their own version
+        with self._connected() as connection:
+            return scratch.label(connection)
 
     def create_database(self, name: str, *, template: str | None = None) -> None:
         """A database with the template's contents, owner and settings; without one, an empty database."""
@@ -71,7 +74,8 @@ class Container:
         return psycopg.connect(self.conninfo("postgres"), autocommit=True)
 
 
-def engine() -> Any:
+@contextlib.contextmanager
+def engine() -> Iterator[Any]:
     """The client of the Docker engine that testcontainers uses, once it has answered.
 
     Raises:
@@ -84,11 +88,29 @@ def engine() -> Any:
         raise ServerUnavailable(
             "testcontainers is not installed", hint="pip install 'zdmigrate[containers]'"
         ) from error
+    _refuse_missing_socket()
     try:
-        DockerClient(timeout=_SECONDS_TO_ANSWER).client.ping()
-        return DockerClient().client
+        with contextlib.closing(DockerClient(timeout=_SECONDS_TO_ANSWER).client) as first:
+            first.ping()
+        client = DockerClient().client
     except docker.errors.DockerException as error:
         raise ServerUnavailable(f"no Docker engine answers: {_one_line(error)}") from error
+    with contextlib.closing(client):
+        yield client
+
+
+def _refuse_missing_socket() -> None:
+    """The usual reason why there is no engine, found without docker, which would leave a socket open then."""
+    from testcontainers.core.docker_client import get_docker_host
+
+    host = get_docker_host() or "unix:///var/run/docker.sock"
+    if not host.startswith("unix://"):
+        return
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(host.removeprefix("unix://"))
+        except OSError as error:
+            raise ServerUnavailable(f"no Docker engine answers at {host}: {error.strerror}") from error
 
 
 @contextlib.contextmanager
@@ -98,22 +120,58 @@ def start(client: Any, image: str) -> Iterator[Container]:
     Raises:
         ServerUnavailable: the image is not there and cannot be pulled, or its server does not start.
     """
-    from testcontainers.community.postgres import PostgresContainer
+    from testcontainers.core.container import DockerContainer
 
-    failure = f"no server of the image {image}"
     with contextlib.ExitStack() as stack:
-        with _unavailable(failure):
+        with _unavailable(f"no server of the image {image}"):
             _have(client, image)
             password = secrets.token_urlsafe(16)
-            made = PostgresContainer(image, username=SUPERUSER, password=password, dbname="postgres", driver=None)
-            options = [part for name, value in _SETTINGS.items() for part in ("-c", f"{name}={value}")]
-            made.with_command(["postgres", *options]).with_tmpfs_mount(_MEMORY).with_env("PGDATA", f"{_MEMORY}/data")
-            made.with_kwargs(labels={_LABEL: owner()})
-            with _ryuk_where_it_can_be(client):
+            made = DockerContainer(image).with_exposed_ports(5432).with_tmpfs_mount(_MEMORY)
+            made.with_envs(POSTGRES_USER=SUPERUSER, POSTGRES_PASSWORD=password, POSTGRES_DB="postgres")
+            made.with_env("PGDATA", f"{_MEMORY}/data").with_kwargs(labels={_LABEL: owner()})
+            made.with_command(["postgres", *(part for item in _SETTINGS.items() for part in ("-c", "=".join(item)))])
+            # Interrupted while the engine makes it, nobody would know what to remove.
+            with _ryuk_where_it_can_be(client), _signals_wait():
                 stack.enter_context(made)
             server = Container(made.get_container_host_ip(), int(made.get_exposed_port(5432)), password)
-            _ = server.label  # it is reached from here too, not only from inside
+            _wait_for(server, made)
         yield server
+
+
+def _wait_for(server: Container, made: Any) -> None:
+    """Until it answers. While the image's entrypoint prepares the data, its server has no TCP port."""
+    deadline = time.monotonic() + _SECONDS_TO_START
+    while True:
+        made.reload()
+        try:
+            _ = server.label
+            return
+        except psycopg.OperationalError as error:
+            if made.status not in ("created", "running") or time.monotonic() > deadline:
+                log = b"".join(made.get_logs()).decode(errors="replace").strip().splitlines()[-20:]
+                ended = "\n".join(("the end of its log:", *log))
+                raise ServerUnavailable(
+                    f"the container is {made.status}, and does not answer: {error}\n{ended}"
+                ) from error
+        time.sleep(_POLL)
+
+
+@contextlib.contextmanager
+def _signals_wait() -> Iterator[None]:
+    """SIGINT and SIGTERM take effect afterwards, as they would have."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, lambda which, _: came.append(which)) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for which in came[:1]:
+            signal.raise_signal(which)
 
 
 def remove_dead(client: Any, *, report: Callable[[str], None]) -> None:

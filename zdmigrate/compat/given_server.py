@@ -62,7 +62,7 @@ class GivenServer:
     @functools.cached_property
     def label(self) -> str:
         """``PostgreSQL 17.5``."""
-        return f"PostgreSQL {self._keeper.info.parameter_status('server_version')}"
+        return scratch.label(self._keeper)
 
     def create_database(self, name: str, *, template: str | None = None) -> None:
         """A database with the template's contents, owner and settings; without one, an empty database."""
@@ -134,7 +134,8 @@ def _dead(keeper: session.Connection) -> list[str]:
 def _remove(keeper: session.Connection, prefix: str) -> None:
     """Drop the databases with that prefix, then the roles that were made for them."""
     rows = keeper.execute("SELECT datname FROM pg_database WHERE starts_with(datname, %s)", (prefix,)).fetchall()
-    for (name,) in rows:
-        scratch.drop(keeper, name)
+    with contextlib.ExitStack() as all_of_them:  # one that cannot be dropped does not keep the others
+        for (name,) in rows:
+            all_of_them.callback(scratch.drop, keeper, name)
     for role in roles.made_for(keeper, prefix):
         roles.drop(keeper, role)

@@ -57,6 +57,8 @@ def remedy_of(hazard: str | None) -> str:
 
 def hazard_of(failure: Failure, layer: Layer, home: Shapes, state: Shapes) -> str | None:
     """The id in the published list; None where none fits. `home` is where the version works by definition."""
+    if REFUSED_BY_DOWN in failure.message:
+        return "C12"
     found = _BY_SQLSTATE.get(failure.sqlstate)
     if found == "C09":
         return _not_null(failure, home)

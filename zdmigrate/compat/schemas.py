@@ -70,11 +70,13 @@ def nothing(server: Scratch, database: str) -> None:
     """The source of projects whose migrations make everything."""
 
 
-def from_alembic(ini: Path, revision: str = "heads", *, environment: project.Environment) -> Source:
+def from_alembic(
+    ini: Path, revision: str = "heads", *, environment: project.Environment, x: Sequence[str] = ()
+) -> Source:
     """``alembic upgrade REVISION`` with the project's own ini file and env.py, in its directory.
 
     The URL is in `sqlalchemy.url`, in the environment's variables, in libpq's, and in ``-x url=``; an env.py that takes it
-    from elsewhere is connected to the scratch database all the same.
+    from elsewhere is connected to the scratch database all the same. `x` are further arguments for ``-x``.
     """
     ini = ini.absolute()
     what = f"alembic -c {ini.name} upgrade {revision}"
@@ -84,7 +86,7 @@ def from_alembic(ini: Path, revision: str = "heads", *, environment: project.Env
             raise UsageError(f"{ini} is no file", hint="--alembic alembic.ini, or alembic.ini@REVISION")
         with _named_at_once(server, database, ini.parent):
             project.run(
-                ("alembic", str(ini), revision), server=server, database=database, environment=environment,
+                ("alembic", str(ini), revision, *x), server=server, database=database, environment=environment,
                 directory=ini.parent, what=what,
             )  # fmt: skip
         _refuse_empty(server, database, what)

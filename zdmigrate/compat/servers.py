@@ -106,7 +106,7 @@ def _given(stack: contextlib.ExitStack, url: str | None, major: int | None, repo
 def _containers(stack: contextlib.ExitStack, images: Sequence[str], report: Callable[[str], None]) -> list[Scratch]:
     from zdmigrate.compat import containers
 
-    engine = containers.engine()
+    engine = stack.enter_context(containers.engine())
     containers.remove_dead(engine, report=report)
     return [stack.enter_context(containers.start(engine, image)) for image in images]
 

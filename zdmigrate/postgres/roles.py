@@ -25,6 +25,9 @@ def make(connection: Connection, name: str) -> None:
             mark = sql.Literal(f"{_MARK}{connection.info.dbname}")
             connection.execute(sql.SQL("COMMENT ON ROLE {} IS {}").format(sql.Identifier(name), mark))
             make_ordinary(connection, name)
+            if not _is_superuser(connection):
+                # Else it could not end the role's sessions when it drops the database.
+                connection.execute(sql.SQL("GRANT {} TO CURRENT_USER").format(sql.Identifier(name)))
     except psycopg.errors.InsufficientPrivilege as error:
         raise ServerUnavailable(
             f"the role {name} cannot be made on the scratch server: {error.diag.message_primary}",

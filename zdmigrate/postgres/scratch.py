@@ -57,6 +57,11 @@ def create(connection: psycopg.Connection[Any], name: str, template: str | None)
         connection.execute(set_for_database(name, role, setting))
 
 
+def label(connection: psycopg.Connection[Any]) -> str:
+    """``PostgreSQL 17.5``, without what Debian's packages add to it."""
+    return f"PostgreSQL {str(connection.info.parameter_status('server_version')).split()[0]}"
+
+
 def drop(connection: psycopg.Connection[Any], name: str) -> None:
     """DROP DATABASE, whoever is connected to it."""
     connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))

@@ -25,7 +25,8 @@ _SKIPPED_COMMANDS = frozenset({"restrict", "unrestrict", "echo", "qecho", "warn"
 _SKIPPED_VARIABLES = frozenset({"ON_ERROR_STOP", "ON_ERROR_ROLLBACK", "ECHO", "VERBOSITY", "QUIET", "AUTOCOMMIT"})
 _SKIPPED_HEADS = (
     ("SECURITY", "LABEL"), ("CREATE", "SUBSCRIPTION"), ("ALTER", "SUBSCRIPTION"), ("COMMENT", "ON", "SUBSCRIPTION"),
-    ("SET", "DEFAULT_TABLESPACE"), ("SET", "SESSION", "AUTHORIZATION"), ("RESET", "SESSION", "AUTHORIZATION"),
+    ("COMMENT", "ON", "EXTENSION"), ("SET", "DEFAULT_TABLESPACE"), ("SET", "SESSION", "AUTHORIZATION"),
+    ("RESET", "SESSION", "AUTHORIZATION"),
 )  # fmt: skip
 _PSEUDO_ROLES = frozenset({"public", "current_user", "current_role", "session_user", "none"})
 _END_OF_ROWS = re.compile(r"^\\\.\r?(?:\n|\Z)", re.MULTILINE)
@@ -201,7 +202,7 @@ def load(
 ) -> None:
     """Execute a script, statement by statement, on an autocommit connection; `make_role` makes the roles it lacks.
 
-    A role that is not superuser owns what it makes, so owners are left out for it.
+    A role that is not superuser owns what it makes: for it owners are left out, and their default privileges are its own.
 
     Raises:
         UsageError: a line for psql that cannot be done here; the message has `name` and the line.
@@ -209,10 +210,11 @@ def load(
     """
     facts = _Facts.of(connection)
     known = set(facts.roles)
-    for piece in script:
-        if piece.is_command:
-            _refuse_unless_harmless(piece, name)
-        elif not _left_out(piece, facts):
+    for written in script:
+        if written.is_command:
+            _refuse_unless_harmless(written, name)
+        elif not _left_out(written, facts):
+            piece = written if facts.superuser else _of_whoever_loads(written)
             for role in sorted(roles_of(piece.words) - known):
                 make_role(connection, role)
                 known.add(role)
@@ -262,6 +264,16 @@ def _left_out(piece: Piece, facts: _Facts) -> bool:
         return True
     # A role of a newer server's own (pg_maintain) cannot be made here.
     return any(role.startswith("pg_") and role not in facts.roles for role in roles_of(piece.words))
+
+
+def _of_whoever_loads(piece: Piece) -> Piece:
+    """Default privileges of the role that makes the objects here, instead of those that made them there."""
+    words = piece.words
+    if not (piece.begins(*_DEFAULTS) and _texts(words[3:5]) in (["FOR", "ROLE"], ["FOR", "USER"])):
+        return piece
+    end = next(index for index, word in _top_words(words) if word in ("IN", "GRANT", "REVOKE"))
+    kept = (*words[:3], *words[end:])
+    return dataclasses.replace(piece, words=kept, text=" ".join(token.text for token in kept))
 
 
 def _execute(connection: Connection, piece: Piece, name: str) -> None:

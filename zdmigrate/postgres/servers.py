@@ -184,7 +184,7 @@ class ScratchServer:
     def label(self) -> str:
         """``PostgreSQL 17.5``."""
         with self.connect() as connection:
-            return f"PostgreSQL {connection.info.parameter_status('server_version')}"
+            return scratch.label(connection)
 
     def conninfo(self, database: str = "postgres", *, user: str | None = None) -> str:
         """A libpq connection string."""
