@@ -22,6 +22,7 @@ from zdmigrate.compat.schemas import Start
 from zdmigrate.compat.walking import Stopped, Walk, last_reversible
 from zdmigrate.compat.warm import WarmClient
 from zdmigrate.config import Backfill, Config
+from zdmigrate.errors import UsageError
 from zdmigrate.phases import PHASES, Phase
 from zdmigrate.plan import Direction, Plan
 from zdmigrate.planning.planner import combine
@@ -93,6 +94,11 @@ def check(
         )  # fmt: skip
         ground.fill(base)
         plans = ground.walk(base).begin()
+        if not plans:
+            raise UsageError(
+                "there is no migration to check: the directory has none, or the starting schema has them all already",
+                hint="zdmigrate check MIGRATION, with a schema from before it",
+            )
         ground = dataclasses.replace(ground, ids=tuple(plan.migration for plan in plans))
         states = _States(ground, plans)
         stopped = states.build(base)

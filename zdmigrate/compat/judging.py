@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from zdmigrate.compat.client import Failure
 from zdmigrate.compat.report import Layer
+from zdmigrate.planning import sync
 from zdmigrate.postgres.shapes import Column, Shapes
 
 __all__ = ["column_in", "hazard_of", "remedy_of"]
@@ -57,7 +58,7 @@ def remedy_of(hazard: str | None) -> str:
 
 def hazard_of(failure: Failure, layer: Layer, home: Shapes, state: Shapes) -> str | None:
     """The id in the published list; None where none fits. `home` is where the version works by definition."""
-    if REFUSED_BY_DOWN in failure.message:
+    if sync.NO_EQUIVALENT in failure.message:
         return "C12"
     found = _BY_SQLSTATE.get(failure.sqlstate)
     if found == "C09":

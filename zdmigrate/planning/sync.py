@@ -27,6 +27,9 @@ SEARCH_PATH = "pg_catalog, public, pg_temp"
 KEY_LOCKS = 1000
 """Most advisory locks that one transaction takes for unique keys: the lock table is shared and finite."""
 
+NO_EQUIVALENT = "has no equivalent in"
+"""How a trigger refuses a new value that the old shape cannot hold."""
+
 Authority = Literal["old", "new"]
 
 
@@ -473,7 +476,7 @@ def _mirror(pair: SyncPair, row: Row) -> list[str]:
     handler = [f"{row.column(c.name)} := NULL;" for c in pair.old]
     if pair.on_down_error == "refuse":
         olds, news = (", ".join(c.name for c in columns) for columns in (pair.old, pair.new))
-        said = literal(f"the value of {news} has no equivalent in {olds}, which version N still reads: ")
+        said = literal(f"the value of {news} {NO_EQUIVALENT} {olds}, which version N still reads: ")
         hint = literal("see on_down_error in the migration; after contract it can be written")
         handler = [
             f"RAISE EXCEPTION USING ERRCODE = SQLSTATE, MESSAGE = pg_catalog.concat({said}, SQLERRM), HINT = {hint};"
