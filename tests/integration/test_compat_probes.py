@@ -11,7 +11,7 @@ import pytest
 from tests.support.servers import Database, connect
 from zdmigrate.compat.client import Client
 from zdmigrate.compat.footprint import Footprint, Parameter, Statement
-from zdmigrate.compat.needs import Needs, settle
+from zdmigrate.compat.needs import Home, Needs, settle
 from zdmigrate.compat.report import Finding, Layer, State, Version
 from zdmigrate.compat.warm import WarmClient
 from zdmigrate.phases import Phase
@@ -66,7 +66,7 @@ def test_what_breaks_is_found_by_the_layer_that_can(
     try:
         with Client(database.conninfo) as client:
             home = shapes.read(client.connection, control_schema="zdmigrate")
-            needs = settle(client, Version.OLD, footprint(case), home)
+            needs = settle(Version.OLD, footprint(case), [Home(client, home)])
         assert needs.unproven == ()
         assert all(settled.executes for settled in needs.settled)
         findings = found(needs, pg, database.name, copy, case["ddl"])

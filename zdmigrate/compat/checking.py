@@ -15,7 +15,7 @@ from zdmigrate.compat.client import Client
 from zdmigrate.compat.commands import Commands
 from zdmigrate.compat.crossing import Crossing
 from zdmigrate.compat.footprint import Footprint
-from zdmigrate.compat.needs import Needs, Settled, settle
+from zdmigrate.compat.needs import Home, Needs, Settled, settle
 from zdmigrate.compat.report import Application, Counts, Finding, Layer, Run, State, Version
 from zdmigrate.compat.rows import fill
 from zdmigrate.compat.schemas import Start
@@ -260,19 +260,12 @@ def _settled(pair: Pair, ground: _Ground, states: _States, names: frozenset[str]
     needs: dict[Version, Needs] = {}
     known: dict[str, Settled] = {}
     for version in Version:
-        home = states.home(version)
         with contextlib.ExitStack() as stack:
-            client = stack.enter_context(ground.application(states.database[home]))
-            before = stack.enter_context(ground.application(states.database[NONE])) if needs else None
-            needs[version] = settle(
-                client,
-                version,
-                pair.footprint(version),
-                states.shapes[home],
-                names=names,
-                strictest=before,
-                known=known,
-            )
+            homes = [
+                Home(stack.enter_context(ground.application(states.database[state])), states.shapes[state])
+                for state in dict.fromkeys((states.home(version), NONE))
+            ]
+            needs[version] = settle(version, pair.footprint(version), homes, names=names, known=known)
         # Most statements of N+1 are N's: what touches nothing that changes is asked once.
         touching = {each.probe for each in needs[version].touching(names)}
         known = {e.probe.sql: e for e in needs[version].settled if e.probe not in touching}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 from zdmigrate.compat import judging, roundtrips, statements
@@ -17,7 +17,7 @@ from zdmigrate.compat.rows import Samples
 from zdmigrate.postgres.shapes import Shapes
 from zdmigrate.sqltext import ident
 
-__all__ = ["Needs", "Settled", "settle"]
+__all__ = ["Home", "Needs", "Settled", "settle"]
 
 _DATA = ("22", "23", "P0", "57")
 """Classes of errors that are about values and time, not about the statement (manual, appendix A)."""
@@ -91,8 +91,9 @@ class Needs:
 
     def _missing(self, state: State, shapes: Shapes) -> Iterator[Finding]:
         for table in self.footprint.tables:
+            unproven = {each.subject for each in self.unproven}
             for subject, message, hazard in _absent(table, shapes):
-                if not any(subject == known for known, _, _ in _absent(table, self.home)):
+                if subject not in unproven:
                     yield Finding(
                         version=self.version, state=state, layer=Layer.CATALOG, subject=subject, message=message,
                         remedy=judging.remedy_of(hazard), hazard=hazard,
@@ -111,61 +112,88 @@ def _absent(table: MappedTable, shapes: Shapes) -> Iterator[tuple[str, str, str]
             yield f"{name}.{column.name}", f"the models map {name}.{column.name}, which is not there", "C01"
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Home:
+    """A state that a version may have been written for. `client` is connected there, as the application."""
+
+    client: Client
+    shapes: Shapes
+    samples: Samples = dataclasses.field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "samples", Samples(self.client, self.shapes))
+
+
 def settle(
-    client: Client,
     version: Version,
     footprint: Footprint,
-    home: Shapes,
+    homes: Sequence[Home],
     *,
     names: frozenset[str] | None = None,
-    strictest: Client | None = None,
     known: Mapping[str, Settled] = MappingProxyType({}),
 ) -> Needs:
-    """Make the probes, and ask them where the version is at home; `client` is connected there, as the application.
+    """Make the probes, and ask them where the version is at home.
 
-    `names` are those of what changes: round trips are made of tables that are among them (None: of all). `known` are
-    probes of statements that another version has settled, and that touch nothing of it.
+    Of `homes`, the first is where it should be; what it needs and only another one has, it needs all the same: a second
+    application may still use what the first one's migration drops. `names` are those of what changes: round trips are
+    made of tables that are among them (None: of all). `known` are probes of statements that another version has
+    settled, and that touch nothing of it.
 
-    What the new version is free to do when the old shape is gone, it leaves until then: `strictest` is connected
-    where the migration has not begun, and a made probe whose values are refused there is not asked.
+    What the new version is free to do when the old shape is gone, it leaves until then: a made probe whose values are
+    refused in the last of the homes, where the migration has not begun, is not asked.
     """
-    samples = Samples(client, home)
     tables = [table for table in footprint.tables if names is None or table.name in names]
-    made = list(_made(tables, home, samples))
-    if strictest is not None:
-        made = [o.probe for o in ask(strictest, made) if o.failure is None or not _too_free(o.failure, footprint)]
-    settled = [Settled(probe=o.probe, rows=o.rows) for o in ask(client, made) if o.failure is None]
-    client.begin()
-    found = [known.get(s.sql) or _recorded(client, version, s, samples, home) for s in footprint.statements]
-    client.end()
+    settled = [each for table in tables for each in _made(table, footprint, homes)]
+    for home in homes:
+        home.client.begin()
+    found = [known.get(s.sql) or _recorded(version, s, homes) for s in footprint.statements]
+    for home in homes:
+        home.client.end()
     return Needs(
         version=version,
         footprint=footprint,
-        home=home,
+        home=homes[0].shapes,
         settled=(*settled, *(each for each in found if isinstance(each, Settled))),
         unproven=(
-            *_homeless(version, footprint, home),
-            *_silent(version, tables, home, settled),
+            *_homeless(version, footprint, homes),
+            *_silent(version, tables, homes, settled),
             *(each for each in found if isinstance(each, Unproven)),
         ),
-        faithful=frozenset(pair for table in tables for pair in _faithful(client, table, home, samples)),
+        faithful=frozenset(pair for table in tables for pair in _faithful(table, _home_of(table, homes))),
     )
 
 
-def _faithful(client: Client, table: MappedTable, home: Shapes, samples: Samples) -> Iterator[tuple[str, str]]:
-    found = roundtrips.mapped(table, home)
+def _home_of(table: MappedTable, homes: Sequence[Home]) -> Home:
+    """The first that has all of a table."""
+    return next((home for home in homes if not any(_absent(table, home.shapes))), homes[0])
+
+
+def _made(table: MappedTable, footprint: Footprint, homes: Sequence[Home]) -> Iterator[Settled]:
+    home, strictest = _home_of(table, homes), homes[-1]
+    found = roundtrips.mapped(table, home.shapes)
+    probes = [] if found is None else list(roundtrips.probes_of(found, home.samples))
+    if home is not strictest:
+        asked = ask(strictest.client, probes)
+        probes = [o.probe for o in asked if o.failure is None or not _too_free(o.failure, footprint)]
+    yield from (Settled(probe=o.probe, rows=o.rows) for o in ask(home.client, probes) if o.failure is None)
+
+
+def _faithful(table: MappedTable, home: Home) -> Iterator[tuple[str, str]]:
+    found = roundtrips.mapped(table, home.shapes)
     if found is None:
         return
-    row = {name: value for name, value in samples.make(found.relation, roundtrips.NEW).items() if name in found.names}
+    made = home.samples.make(found.relation, roundtrips.NEW)
+    row = {name: value for name, value in made.items() if name in found.names}
     listed = ", ".join(map(ident, row))
     given = ", ".join(f"${number}" for number in range(1, len(row) + 1))
-    client.begin()
-    if row and client.prepare("", f"INSERT INTO {found.target} ({listed}) VALUES ({given}) RETURNING {listed}") is None:
-        answer = client.execute("", tuple(row.values()))
+    sql = f"INSERT INTO {found.target} ({listed}) VALUES ({given}) RETURNING {listed}"
+    home.client.begin()
+    if row and home.client.prepare("", sql) is None:
+        answer = home.client.execute("", tuple(row.values()))
         if isinstance(answer, Rows) and answer.rows:
             back = zip(row.items(), answer.rows[0], strict=True)
             yield from ((str(found.relation), name) for (name, value), read in back if value == read)
-    client.end()
+    home.client.end()
 
 
 def _too_free(failure: Failure, footprint: Footprint) -> bool:
@@ -176,22 +204,20 @@ def _too_free(failure: Failure, footprint: Footprint) -> bool:
     return failure.sqlstate.startswith(_DATA) or failure.sqlstate == "42P10"
 
 
-def _made(tables: Iterable[MappedTable], home: Shapes, samples: Samples) -> Iterator[Probe]:
-    for table in tables:
-        if (found := roundtrips.mapped(table, home)) is not None:
-            yield from roundtrips.probes_of(found, samples)
+def _recorded(version: Version, statement: Statement, homes: Sequence[Home]) -> Settled | Unproven:
+    """The statement with the first values that the server accepts, where it can be executed at all."""
+    found = [_at(home, version, statement) for home in homes]
+    return next((each for each in found if isinstance(each, Settled)), found[0])
 
 
-def _recorded(
-    client: Client, version: Version, statement: Statement, samples: Samples, home: Shapes
-) -> Settled | Unproven:
-    """The statement with the first values that the server accepts."""
+def _at(home: Home, version: Version, statement: Statement) -> Settled | Unproven:
+    client = home.client
     refused = client.prepare("", statement.sql, statements.declared(statement))
     if refused is not None:
         client.back()
         return _unproven(version, statement, refused)
     types = client.parameter_types("")
-    for number, probe in enumerate(statements.variants(statement, samples, home, types)):
+    for number, probe in enumerate(statements.variants(statement, home.samples, home.shapes, types)):
         outcome = ask_one(client, probe) if number else execute(client, probe)
         if outcome.failure is None:
             return Settled(probe=outcome.probe, rows=outcome.rows)
@@ -209,25 +235,22 @@ def _unproven(version: Version, statement: Statement, failure: Failure) -> Unpro
     )  # fmt: skip
 
 
-def _homeless(version: Version, footprint: Footprint, home: Shapes) -> Iterator[Unproven]:
+def _homeless(version: Version, footprint: Footprint, homes: Sequence[Home]) -> Iterator[Unproven]:
     where = "before the migration" if version is Version.OLD else "after the migration"
     for table in footprint.tables:
-        for subject, message, _ in _absent(table, home):
+        for subject, message, _ in _absent(table, _home_of(table, homes).shapes):
             yield Unproven(version=version, subject=subject, reason=f"{message} {where}: is this the right schema?")
 
 
 def _silent(
-    version: Version, tables: Sequence[MappedTable], home: Shapes, settled: Sequence[Settled]
+    version: Version, tables: Sequence[MappedTable], homes: Sequence[Home], settled: Sequence[Settled]
 ) -> Iterator[Unproven]:
     """Tables that can be written, of which no row could be made: nothing was proven about writing them."""
     subjects = {each.probe.subject for each in settled}
+    reason = "no row could be made that the server accepts; give rows of your own"
     for table in tables:
-        relation = home.find(table.name, table.schema)
+        relation = _home_of(table, homes).shapes.find(table.name, table.schema)
         if relation is None or relation.kind not in "rp" or not table.columns:
             continue
         if not any(subject.startswith("insert") and subject.endswith(f" of {relation}") for subject in subjects):
-            yield Unproven(
-                version=version,
-                subject=str(relation),
-                reason="no row could be made that the server accepts; give rows of your own",
-            )
+            yield Unproven(version=version, subject=str(relation), reason=reason)

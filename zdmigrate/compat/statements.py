@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Sequence
 
 from psycopg import postgres
@@ -29,16 +30,15 @@ def variants(statement: Statement, samples: Samples, shapes: Shapes, taken_for: 
     relations = _relations(statement, shapes)
     columns = frozenset(column.name for relation in relations for column in relation.columns)
     places = binding.columns_of(statement.sql, columns)
-    types = tuple(_names(oid) for oid in taken_for)
+    # Files may be written by hand: what is not said of a parameter is not known.
+    seen = itertools.chain(statement.parameters, itertools.repeat(Parameter()))
     chosen = [
         _Choice(
-            parameter=parameter,
-            place=places.get(number),
-            type=types[number - 1] if number <= len(types) else "text",
+            parameter=parameter, place=places.get(number), type=_names(oid),
             of=_holder(relations, places.get(number), samples),
         )
-        for number, parameter in enumerate(statement.parameters, start=1)
-    ]
+        for number, (oid, parameter) in enumerate(zip(taken_for, seen, strict=False), start=1)
+    ]  # fmt: skip
     tried: set[tuple[str | None, ...]] = set()
     for given in (
         tuple(choice.recorded for choice in chosen),
