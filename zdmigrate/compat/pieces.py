@@ -13,6 +13,7 @@ Key = tuple[str, int]
 """Which parameter: ``("given", 2)`` for ``$2`` of the statement, ``("literal", 0)`` for the first literal."""
 
 _OPENING = {"(": ")", "[": "]"}
+_NO_BLANK_BEFORE = frozenset((",", ")", "]"))
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
@@ -42,7 +43,8 @@ def cut(statement: str) -> list[Piece]:
             found[-1].text = found[-1].text[:-1] + token.text[1:]
         else:
             key = ("given", int(token.text[1:])) if token.kind == "param" else None
-            found.append(Piece(kind=token.kind, text=token.text, blank=bool(gap and found), key=key))
+            blank = bool(gap and found) and token.text not in _NO_BLANK_BEFORE and found[-1].text not in _OPENING
+            found.append(Piece(kind=token.kind, text=token.text, blank=blank, key=key))
         gap = ""
     while found and found[-1].text == ";":
         found.pop()
