@@ -107,6 +107,7 @@ def test_normalised(text: str, expected: str) -> None:
         "SELECT t.oid FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace WHERE t.typname = $1",
         "SELECT pg_catalog.format_type(a.atttypid, NULL) FROM pg_catalog.pg_attribute a, pg_class c WHERE a.attnum > 0",
         "SELECT table_name FROM information_schema.tables",
+        "SELECT t.oid, t.typtype AS kind FROM pg_catalog.pg_type AS t WHERE t.oid = $1",
         "WITH x AS (SELECT oid FROM pg_class), y (a) AS (SELECT 1 FROM x) TABLE y",
         "SELECT * FROM pg_class y JOIN (SELECT 1 FROM pg_proc) z ON true",
     ],
@@ -118,7 +119,8 @@ def test_what_does_not_use_data_is_not_kept(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "SELECT 1", "SELECT f($1)", "SELECT a FROM t, pg_class", "SELECT a FROM pg_class c JOIN t ON true", "TABLE t",
+        "SELECT 1", "SELECT f($1)", "SELECT a AS t FROM t AS u",
+        "SELECT oid AS t FROM pg_class, t", "SELECT a FROM t, pg_class", "SELECT a FROM pg_class c JOIN t ON true", "TABLE t",
         "VALUES ($1)", "WITH a AS (SELECT 1 FROM t) SELECT * FROM a", "CALL p($1)", "LOCK TABLE t IN SHARE MODE",
         "(SELECT a FROM t) UNION SELECT b FROM u", "MERGE INTO t USING u ON t.a = u.a WHEN MATCHED THEN DELETE",
         "DELETE FROM t", "UPDATE t SET a = $1", "SELECT a FROM (SELECT b AS a FROM t) x", "SELECT a FROM f($1) a JOIN t ON true",

@@ -18,17 +18,19 @@ _NO_BLANK_BEFORE = frozenset((",", ")", "]"))
 
 @dataclasses.dataclass(slots=True, kw_only=True)
 class Piece:
-    """A token, whether a blank comes before it, and for a parameter which one."""
+    """A token, whether a blank comes before it, and for a parameter which one.
+
+    `word` is a word or a bracket as it is compared; empty for what is quoted.
+    """
 
     kind: str
     text: str
     blank: bool = False
     key: Key | None = None
+    word: str = dataclasses.field(init=False)
 
-    @property
-    def word(self) -> str:
-        """A word or a bracket as it is compared; empty for what is quoted."""
-        return self.text.lower() if self.kind in ("word", "other") else ""
+    def __post_init__(self) -> None:
+        self.word = self.text.lower() if self.kind in ("word", "other") else ""
 
 
 def cut(statement: str) -> list[Piece]:
