@@ -30,7 +30,7 @@ from zdmigrate.cli.runtime import current
 @click.option("--pg-stat-statements", is_flag=True, help="Add what the database of --url has counted.")
 @click.option("--app-role", metavar="ROLE", help="Of --pg-stat-statements, only this role's.")
 @click.option("--git", "revision", metavar="REF", help="Record this revision, in a worktree of its own.")
-@click.option("--within", type=click.Path(path_type=Path), hidden=True)
+@click.option("--within", type=click.Path(path_type=Path), hidden=True, help="Where modules of models must be.")
 @common_options()
 def record(
     *,

@@ -24,7 +24,8 @@ _BEFORE_EXPRESSION = frozenset(
 )  # fmt: skip
 _ANY_ARGUMENTS = frozenset(
     ("concat", "concat_ws", "format", "json_build_object", "jsonb_build_object", "json_build_array",
-     "jsonb_build_array", "num_nulls", "num_nonnulls", "pg_typeof", "count")
+     "jsonb_build_array", "num_nulls", "num_nonnulls", "pg_typeof", "count", "json_array", "xmlattributes", "xmlelement",
+     "xmlforest")
 )  # fmt: skip
 """Functions whose arguments may be of any type: a constant is text for them, a parameter has no type."""
 _NAME_ARGUMENTS = frozenset(("nextval", "currval", "setval", "pg_get_serial_sequence"))

@@ -170,8 +170,12 @@ def _filled(column: sa.Column[Any]) -> Filled:
         return "generated"
     if column.default is not None and not (isinstance(column.default, sa.Sequence) and column.default.optional):
         return "client"
-    serial = column.table.autoincrement_column is column
-    return "server" if column.identity is not None or column.server_default is not None or serial else ""
+    return "server" if column.identity is not None or column.server_default is not None or _is_serial(column) else ""
+
+
+def _is_serial(column: sa.Column[Any]) -> bool:
+    name = "autoincrement_column" if hasattr(column.table, "autoincrement_column") else "_autoincrement_column"
+    return getattr(column.table, name) is column  # private in SQLAlchemy 2.0.0
 
 
 def _labels(type_: sa.types.TypeEngine[Any]) -> tuple[str, ...]:

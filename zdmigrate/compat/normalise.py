@@ -49,7 +49,8 @@ def normalised(text: str, *, bound: bool = False) -> list[Normalised]:
     """
     merges: list[tuple[Key, Key]] = []
     text = shortened(text, lambda ours, theirs: merges.append((ours, theirs)))
-    found = (_one(statement, merges, bound=bound) for statement in sqltext.statements(text))
+    several = sqltext.statements(text) if ";" in text.rstrip("; \n") else (text,)
+    found = (_one(statement, merges, bound=bound) for statement in several)
     return [each for each in found if each is not None]
 
 

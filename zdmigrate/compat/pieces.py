@@ -13,21 +13,24 @@ Key = tuple[str, int]
 """Which parameter: ``("given", 2)`` for ``$2`` of the statement, ``("literal", 0)`` for the first literal."""
 
 _OPENING = {"(": ")", "[": "]"}
+_NO_BLANK_BEFORE = frozenset((",", ")", "]"))
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
 class Piece:
-    """A token, whether a blank comes before it, and for a parameter which one."""
+    """A token, whether a blank comes before it, and for a parameter which one.
+
+    `word` is a word or a bracket as it is compared; empty for what is quoted.
+    """
 
     kind: str
     text: str
     blank: bool = False
     key: Key | None = None
+    word: str = dataclasses.field(init=False)
 
-    @property
-    def word(self) -> str:
-        """A word or a bracket as it is compared; empty for what is quoted."""
-        return self.text.lower() if self.kind in ("word", "other") else ""
+    def __post_init__(self) -> None:
+        self.word = self.text.lower() if self.kind in ("word", "other") else ""
 
 
 def cut(statement: str) -> list[Piece]:
@@ -42,7 +45,8 @@ def cut(statement: str) -> list[Piece]:
             found[-1].text = found[-1].text[:-1] + token.text[1:]
         else:
             key = ("given", int(token.text[1:])) if token.kind == "param" else None
-            found.append(Piece(kind=token.kind, text=token.text, blank=bool(gap and found), key=key))
+            blank = bool(gap and found) and token.text not in _NO_BLANK_BEFORE and found[-1].text not in _OPENING
+            found.append(Piece(kind=token.kind, text=token.text, blank=blank, key=key))
         gap = ""
     while found and found[-1].text == ";":
         found.pop()

@@ -42,26 +42,28 @@ def query_of(pieces: list[Piece]) -> list[Piece] | None:
 def _asks_the_catalog(pieces: Sequence[Piece], first: str) -> bool:
     if first not in ("select", "with", "table"):
         return False
-    relations = list(_relations(pieces))
     known = _common_tables(pieces)
-    if all(name in known for name in relations):
+    relations = [name for name in _relations(pieces) if name not in known]
+    if not relations:
         text = text_of(pieces).lower()
-        return not relations and (text in _OWN_SELECTS or any(mark in text for mark in _OWN_MARKS))
-    return all(name in known or name.startswith(("pg_", "information_schema.")) for name in relations)
+        return text in _OWN_SELECTS or any(mark in text for mark in _OWN_MARKS)
+    return all(name.startswith(("pg_", "information_schema.")) for name in relations)
 
 
 def _common_tables(pieces: Sequence[Piece]) -> frozenset[str]:
     """The names of WITH queries."""
     return frozenset(
-        _bare(pieces[place]) for place in range(len(pieces) - 2)
-        if pieces[place].kind in ("word", "quoted")
-        and (pieces[place + 1].word == "as" or (pieces[place + 1].text == "(" and _as_follows(pieces, place + 1)))
+        _bare(piece) for place, piece in enumerate(pieces)
+        if piece.kind in ("word", "quoted") and _is_defined(pieces, place + 1)
     )  # fmt: skip
 
 
-def _as_follows(pieces: Sequence[Piece], opening: int) -> bool:
-    after = closing(pieces, opening) + 1
-    return after < len(pieces) and pieces[after].word == "as"
+def _is_defined(pieces: Sequence[Piece], place: int) -> bool:
+    """Whether a name is followed by ``AS (``, perhaps with its columns before and MATERIALIZED between."""
+    if place < len(pieces) and pieces[place].text == "(":
+        place = closing(pieces, place) + 1
+    after = [piece.word for piece in pieces[place : place + 2]]
+    return len(after) == 2 and after[0] == "as" and after[1] in ("(", "not", "materialized")
 
 
 def _relations(pieces: Sequence[Piece]) -> Iterator[str]:

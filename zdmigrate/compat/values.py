@@ -193,6 +193,6 @@ _MAKERS: Mapping[str, _Maker] = {
     "daterange": lambda c, n: "[{},{})".format(*(_moment("%Y-%m-%d")(c, n + more) for more in (0, 1440))),
     **dict.fromkeys(
         ("tsrange", "tstzrange"),
-        lambda c, n: "[{0},{1})".format(*(_moment("%Y-%m-%d %H:%M:%S")(c, n + more) for more in (0, 1))),
+        lambda c, n: "[{},{})".format(*(_moment("%Y-%m-%d %H:%M:%S")(c, n + more) for more in (0, 1))),
     ),
 }

@@ -188,11 +188,11 @@ WHERE a.attnum > 0 AND NOT a.attisdropped ORDER BY 1, a.attnum
 
 _REFERENCES = f"""
 SELECT r.oid::bigint,
-       ARRAY(SELECT a.attname::text FROM unnest(k.conkey) WITH ORDINALITY u(n, i) JOIN pg_attribute a ON (a.attrelid, a.attnum) = (k.conrelid, u.n)
-             ORDER BY u.i),
+       ARRAY(SELECT a.attname::text FROM unnest(k.conkey) WITH ORDINALITY u(n, i)
+             JOIN pg_attribute a ON (a.attrelid, a.attnum) = (k.conrelid, u.n) ORDER BY u.i),
        fn.nspname::text, f.relname::text,
-       ARRAY(SELECT a.attname::text FROM unnest(k.confkey) WITH ORDINALITY u(n, i) JOIN pg_attribute a ON (a.attrelid, a.attnum) = (k.confrelid, u.n)
-             ORDER BY u.i),
+       ARRAY(SELECT a.attname::text FROM unnest(k.confkey) WITH ORDINALITY u(n, i)
+             JOIN pg_attribute a ON (a.attrelid, a.attnum) = (k.confrelid, u.n) ORDER BY u.i),
        k.confdeltype IN ('c', 'n', 'd') OR k.confupdtype IN ('c', 'n', 'd')
 FROM (SELECT c.oid {_FROM}) r JOIN pg_constraint k ON k.conrelid = r.oid AND k.contype = 'f' AND k.conparentid = 0
 JOIN pg_class f ON f.oid = k.confrelid JOIN pg_namespace fn ON fn.oid = f.relnamespace
@@ -213,8 +213,8 @@ SELECT c.oid::bigint, n.nspname::text, c.relname::text, c.relkind::text,
        ARRAY(SELECT a.attname::text FROM pg_constraint k CROSS JOIN unnest(k.conkey) WITH ORDINALITY u(n, i)
              JOIN pg_attribute a ON (a.attrelid, a.attnum) = (k.conrelid, u.n)
              WHERE k.conrelid = c.oid AND k.contype = 'p' ORDER BY u.i),
-       ARRAY(SELECT pg_get_constraintdef(k.oid) FROM pg_constraint k WHERE k.contype = 'c' AND (k.conrelid = c.oid OR k.contypid IN (
-             SELECT a.atttypid FROM pg_attribute a WHERE a.attrelid = c.oid)) ORDER BY 1),
+       ARRAY(SELECT pg_get_constraintdef(k.oid) FROM pg_constraint k WHERE k.contype = 'c'
+             AND (k.conrelid = c.oid OR k.contypid IN (SELECT a.atttypid FROM pg_attribute a WHERE a.attrelid = c.oid)) ORDER BY 1),
        ARRAY(SELECT DISTINCT ARRAY[un.nspname::text, u.relname::text] FROM pg_rewrite w
              JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid AND d.refclassid = 'pg_class'::regclass
              JOIN pg_class u ON u.oid = d.refobjid JOIN pg_namespace un ON un.oid = u.relnamespace
@@ -242,7 +242,8 @@ SELECT c.oid::bigint, n.nspname::text, c.relname::text, c.relkind::text,
 """
 
 _FUNCTIONS = """
-SELECT p.proname::text, string_agg(concat_ws(' ', pg_get_function_identity_arguments(p.oid), p.prosrc, pg_get_function_sqlbody(p.oid)),
+SELECT p.proname::text,
+       string_agg(concat_ws(' ', pg_get_function_identity_arguments(p.oid), p.prosrc, pg_get_function_sqlbody(p.oid)),
                                    E'\\n' ORDER BY p.oid::regprocedure::text)
 FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace JOIN pg_language l ON l.oid = p.prolang
 WHERE n.nspname <> ALL (%(hidden)s) AND l.lanname NOT IN ('internal', 'c') AND p.prokind <> 'a'

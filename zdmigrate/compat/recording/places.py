@@ -9,8 +9,8 @@ from types import CodeType, FrameType
 
 __all__ = ["Place", "Places"]
 
-Place = tuple[CodeType, int]
-"""A piece of code and an instruction in it: cheaper to find than the line, and found for every execution."""
+Place = tuple[int, int]
+"""A piece of code (by its id) and an instruction in it: cheaper to find than the line, for every execution."""
 
 _LIBRARIES = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
 _PATHS = sysconfig.get_paths()
@@ -23,25 +23,27 @@ class Places:
 
     def __init__(self, root: str) -> None:
         self._root = os.path.realpath(root) + os.sep
-        self._own: dict[CodeType, bool] = {}
+        self._codes: dict[int, tuple[bool, CodeType]] = {}
+        """By id: the hash of a code object is that of all its constants. Holding them keeps the ids theirs."""
 
     def current(self) -> Place | None:
         """The application's place, None if there is none (a thread of a library)."""
         frame: FrameType | None = sys._getframe(2)
-        own = self._own
+        codes = self._codes
         while frame is not None:
             code = frame.f_code
-            mine = own.get(code)
-            if mine is None:
-                mine = own[code] = self._is_own(code.co_filename)
-            if mine:
-                return code, frame.f_lasti
+            known = codes.get(id(code))
+            if known is None:
+                known = codes[id(code)] = (self._is_own(code.co_filename), code)
+            if known[0]:
+                return id(code), frame.f_lasti
             frame = frame.f_back
         return None
 
     def text(self, place: Place) -> str:
         """``myapp/models.py:12``."""
-        code, instruction = place
+        id_, instruction = place
+        code = self._codes[id_][1]
         line = code.co_firstlineno
         for start, end, number in code.co_lines():
             if start <= instruction < end and number is not None:
