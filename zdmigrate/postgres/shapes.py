@@ -214,7 +214,8 @@ SELECT c.oid::bigint, n.nspname::text, c.relname::text, c.relkind::text,
              JOIN pg_attribute a ON (a.attrelid, a.attnum) = (k.conrelid, u.n)
              WHERE k.conrelid = c.oid AND k.contype = 'p' ORDER BY u.i),
        ARRAY(SELECT pg_get_constraintdef(k.oid) FROM pg_constraint k WHERE k.contype = 'c'
-             AND (k.conrelid = c.oid OR k.contypid IN (SELECT a.atttypid FROM pg_attribute a WHERE a.attrelid = c.oid)) ORDER BY 1),
+             AND (k.conrelid = c.oid
+                  OR k.contypid IN (SELECT a.atttypid FROM pg_attribute a WHERE a.attrelid = c.oid)) ORDER BY 1),
        ARRAY(SELECT DISTINCT ARRAY[un.nspname::text, u.relname::text] FROM pg_rewrite w
              JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid AND d.refclassid = 'pg_class'::regclass
              JOIN pg_class u ON u.oid = d.refobjid JOIN pg_namespace un ON un.oid = u.relnamespace
