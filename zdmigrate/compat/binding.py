@@ -38,7 +38,8 @@ def relations_of(sql: str) -> tuple[tuple[str | None, str], ...]:
     found: dict[tuple[str | None, str], None] = {}
     solid = _solid(sql)
     for position, (before, token) in enumerate(itertools.pairwise(solid), start=1):
-        if before.text.lower() in _BEFORE_RELATION and (name := token.name) is not None:
+        name = token.name
+        if before.text.lower() in _BEFORE_RELATION and name is not None and name not in _BEFORE_RELATION:
             dotted = [t.name for t in solid[position + 1 : position + 3] if t.text == "." or t.name is not None]
             qualified = len(solid) > position + 2 and solid[position + 1].text == "."
             found[(name, dotted[-1]) if qualified and dotted and dotted[-1] else (None, name)] = None
@@ -52,14 +53,7 @@ def columns_of(sql: str, columns: frozenset[str]) -> dict[int, Place]:
 
 
 def _solid(sql: str) -> list[Token]:
-    """Without spaces and comments; ``$1`` is one token."""
-    found: list[Token] = []
-    for token in tokens(sql):
-        if token.kind == "number" and found and found[-1].text == "$":
-            found[-1] = Token("parameter", f"${token.text}")
-        elif token.kind not in ("space", "comment"):
-            found.append(token)
-    return found
+    return [token for token in tokens(sql) if token.kind not in ("space", "comment")]
 
 
 def _compared(solid: Sequence[Token], columns: frozenset[str]) -> dict[int, Place]:
@@ -68,7 +62,7 @@ def _compared(solid: Sequence[Token], columns: frozenset[str]) -> dict[int, Plac
     for position, token in enumerate(solid):
         word = token.text.lower()
         setting = (setting or word == "set") and word not in ("where", "from", "returning")
-        if token.kind == "parameter":
+        if token.kind == "param":
             near = solid[max(position - _REACH, 0) : position][::-1]
             after = solid[position + 1 : position + 5]
             name = next((t.name for t in (*near, *after) if t.name in columns), None)
@@ -93,7 +87,7 @@ def _inserted(solid: Sequence[Token]) -> dict[int, Place]:
     order = _order(solid, values, targets)
     found = {}
     for item, target in zip(given, order, strict=False):
-        numbers = [int(token.text[1:]) for token in item if token.kind == "parameter"]
+        numbers = [int(token.text[1:]) for token in item if token.kind == "param"]
         if len(numbers) == 1 and target is not None:
             found[numbers[0]] = Place(column=target, written=True)
     return found

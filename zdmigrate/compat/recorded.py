@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from zdmigrate.compat.footprint import Footprint
+from zdmigrate.engine.wording import counted
 from zdmigrate.errors import UsageError, ZdmigrateError
 
 __all__ = ["Wanted", "footprint", "summary", "write"]
@@ -146,4 +147,5 @@ def summary(found: Footprint, data: bytes) -> str:
     """One line about a footprint."""
     of = " ".join(filter(None, (found.application, found.version))) or "the footprint"
     size = f"{len(data) / 1000:,.0f} kB" if len(data) >= 1000 else f"{len(data)} bytes"
-    return f"{of}: {len(found.tables)} tables, {len(found.statements)} statements, {size}, digest {found.digest[:12]}"
+    holds = f"{counted(len(found.tables), 'table')}, {counted(len(found.statements), 'statement')}"
+    return f"{of}: {holds}, {size}, digest {found.digest[:12]}"

@@ -167,7 +167,7 @@ _MAKERS: Mapping[str, _Maker] = {
     "numeric": _numeric,
     "money": lambda _, n: str(n),
     "bool": lambda _, n: "true" if n % 2 else "false",
-    "date": _moment("%Y-%m-%d"),
+    "date": lambda _, n: (_DAY + dt.timedelta(days=n)).strftime("%Y-%m-%d"),
     "timestamp": _moment("%Y-%m-%d %H:%M:%S"),
     "timestamptz": _moment("%Y-%m-%d %H:%M:%S+00"),
     "time": _moment("%H:%M:%S"),
