@@ -9,7 +9,7 @@ from zdmigrate.compat.client import Answer, Client, Failure, Rows
 from zdmigrate.compat.probes import Probe
 from zdmigrate.compat.report import Layer
 
-__all__ = ["Outcome", "ask", "ask_one", "execute"]
+__all__ = ["Outcome", "ask", "ask_one"]
 
 _NAME = ""
 """The unnamed statement: the next one takes its place."""
@@ -46,21 +46,20 @@ def ask(client: Client, probes: Iterable[Probe]) -> Iterator[Outcome]:
 
 def ask_one(client: Client, probe: Probe) -> Outcome:
     """The same for one, between `Client.begin` and `Client.end`."""
+    layer, answer = _ask(client, probe)
+    client.back()
+    return Outcome(probe=probe, layer=layer, answer=answer)
+
+
+def _ask(client: Client, probe: Probe) -> tuple[Layer, Answer]:
     failure = client.prepare(_NAME, probe.sql, probe.types)
     if failure is not None:
-        client.back()
-        return Outcome(probe=probe, layer=Layer.PREPARE, answer=failure)
-    return execute(client, probe)
-
-
-def execute(client: Client, probe: Probe) -> Outcome:
-    """The same for one that is prepared, as the unnamed statement."""
+        return Layer.PREPARE, failure
     answer = client.execute(_NAME, probe.values)
     if isinstance(answer, Rows) and client.defers and _writes(probe):
         checked = client.run("SET CONSTRAINTS ALL IMMEDIATE")
         answer = checked if isinstance(checked, Failure) else answer
-    client.back()
-    return Outcome(probe=probe, layer=Layer.EXECUTE, answer=answer)
+    return Layer.EXECUTE, answer
 
 
 def _writes(probe: Probe) -> bool:

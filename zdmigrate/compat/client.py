@@ -51,6 +51,7 @@ class Client:
         self._pq = self._connection.pgconn
         self.executions = 0
         self._defers: bool | None = None
+        self._depth = 0
 
     def __enter__(self) -> Self:
         return self
@@ -78,16 +79,18 @@ class Client:
         return self._defers
 
     def begin(self) -> None:
-        """A transaction whose savepoint `back` returns to."""
-        self.run("BEGIN; SAVEPOINT zd_probe")
+        """A transaction whose start `back` returns to; inside of one, a part of it."""
+        self.run(f"SAVEPOINT zd_{self._depth}" if self._depth else "BEGIN; SAVEPOINT zd_0")
+        self._depth += 1
 
     def back(self) -> None:
-        """Undo everything since `begin`."""
-        self.run("ROLLBACK TO SAVEPOINT zd_probe")
+        """Undo everything since `begin`. The unnamed statement is gone then, as after every `run`."""
+        self.run(f"ROLLBACK TO SAVEPOINT zd_{self._depth - 1}")
 
     def end(self) -> None:
-        """Undo everything."""
-        self.run("ROLLBACK")
+        """Undo everything since `begin`, and end it."""
+        self._depth -= 1
+        self.run(f"ROLLBACK TO SAVEPOINT zd_{self._depth}" if self._depth else "ROLLBACK")
 
     def prepare(self, name: str, sql: str, types: Sequence[str] = ()) -> Failure | None:
         """Keep `sql` prepared under `name`; `types` are declared types by their names in pg_type."""
