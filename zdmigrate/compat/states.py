@@ -49,6 +49,17 @@ class Databases(contextlib.ExitStack):
         """A copy of one that nobody is connected to."""
         return self.made(lambda name: self.server.create_database(name, template=template))
 
+    @contextlib.contextmanager
+    def lent(self, template: str) -> Iterator[str]:
+        """A copy that goes when the context ends."""
+        self._number += 1
+        name = f"{self._prefix}_{self._number}"
+        try:
+            self.server.create_database(name, template=template)
+            yield name
+        finally:
+            self.server.drop_database(name)
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Ground:
@@ -128,6 +139,10 @@ class States:
         if turn in self.database:
             back = [State(phase=p.previous, direction=Direction.BACKWARD) for p in turn.phase.back_to(Phase.NONE)]
             yield from self._along(self.database[turn], back)
+
+    def possible(self, state: State) -> bool:
+        """Whether the phases lead to it: not all of them can be reverted."""
+        return state.direction is Direction.FORWARD or state.phase.position < last_reversible(self._plans).position
 
     def _along(self, source: str, states: Sequence[State]) -> Iterator[tuple[State, Stopped | None]]:
         database = self._ground.databases.copy(source)
