@@ -5,6 +5,7 @@ PYTEST_DONT_REWRITE
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import re
 from pathlib import Path
@@ -12,7 +13,19 @@ from typing import Any
 
 import pytest
 
-__all__ = ["CHECK", "MIGRATION", "PHASES", "RECORD", "RECORDING", "ROWS", "VERSION", "Option", "declare", "translated"]
+__all__ = [
+    "CHECK",
+    "LITERALS",
+    "MIGRATION",
+    "PHASES",
+    "RECORD",
+    "RECORDING",
+    "ROWS",
+    "VERSION",
+    "Option",
+    "declare",
+    "translated",
+]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,9 +60,13 @@ class Option:
             kind = "linelist" if self.repeatable else "bool" if self.flag else "string"
             parser.addini(self.key, f"default of --zd-{self.name}", type=kind)  # type: ignore[arg-type]
 
-    def value(self, config: pytest.Config) -> Any:
-        """What was given: the option's, else the file's; a tuple for a repeatable one, None for nothing."""
-        found, base = config.getoption(self.key), config.invocation_params.dir
+    def value(self, config: pytest.Config, *, parsed: argparse.Namespace | None = None) -> Any:
+        """What was given: the option's, else the file's; a tuple for a repeatable one, None for nothing.
+
+        `parsed` are the options before pytest has taken them over into `config`.
+        """
+        found = getattr(config.option if parsed is None else parsed, self.key)
+        base = config.invocation_params.dir
         if not found and not self.only_option:
             found = config.getini(self.key)
             base = config.rootpath if config.inipath is None else config.inipath.parent
@@ -101,6 +118,9 @@ RECORD = Option(
     name="record", metavar="FILE", path=True, only_option=True,
     help="Write down what the tests send to PostgreSQL, as a footprint, if all of them pass.",
 )  # fmt: skip
+LITERALS = Option(
+    name="record-literals", flag=True, help="Keep up to three values of each parameter. Never of production data."
+)
 RECORDING = (
     Option(
         name="record-models", field="models", metavar="MODULE:ATTR", repeatable=True,
@@ -108,10 +128,6 @@ RECORDING = (
     ),
     Option(name="record-application", field="application", help="Whose footprint this is."),
     Option(name="record-version", field="version", metavar="VERSION", help="Of which version."),
-    Option(
-        name="record-literals", field="literals", flag=True,
-        help="Keep up to three values of each parameter. Never of production data.",
-    ),
 )  # fmt: skip
 
 _OF_THE_COMMAND = re.compile(rf"--(?=(?:{'|'.join(option.name for option in CHECK)})\b(?!-))")
@@ -120,7 +136,7 @@ _OF_THE_COMMAND = re.compile(rf"--(?=(?:{'|'.join(option.name for option in CHEC
 def declare(parser: pytest.Parser) -> None:
     """All of them."""
     group = parser.getgroup("zdmigrate", "zdmigrate: tests in every phase of a migration, and footprints")
-    for option in (MIGRATION, PHASES, VERSION, ROWS, *CHECK, RECORD, *RECORDING):
+    for option in (MIGRATION, PHASES, VERSION, ROWS, *CHECK, RECORD, *RECORDING, LITERALS):
         option.declare(group, parser)
 
 

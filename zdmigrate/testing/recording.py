@@ -30,7 +30,6 @@ class Wanted:
     models: tuple[str, ...]
     application: str | None
     version: str | None
-    literals: bool | None
 
 
 def begin(config: pytest.Config) -> None:
@@ -61,7 +60,8 @@ class _Recorder:
         self._directory = tempfile.TemporaryDirectory(prefix="zdmigrate-record-")
         self._lines: list[str] = []
         path = Path(self._directory.name)
-        prepare(path, root=config.rootpath, literals=bool(options.RECORDING[-1].value(config)))
+        literals = options.LITERALS.value(config, parsed=config.known_args_namespace)
+        prepare(path, root=config.rootpath, literals=bool(literals))
         os.environ.update(environment(path, os.environ))
         hooks.install(str(path))
 
