@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from zdmigrate.cli import COMMANDS
-from zdmigrate.cli.checking_options import Serving, Starting, server_options, start_options
+from zdmigrate.cli.checking_options import Serving, Starting, selected, server_options, start_options
 from zdmigrate.cli.common import Command, common_options, complete_ids
 from zdmigrate.cli.runtime import App, current
 
@@ -120,13 +120,10 @@ def _checked(
 ) -> tuple[Report, list[Checked]]:
     from zdmigrate.compat import checking, suppressions
     from zdmigrate.compat.report import Report
-    from zdmigrate.migration import find_id, migration_paths
 
     config = app.config
     known = suppressions.read(config)
-    here = [path.stem for path in migration_paths(config.dir)]
-    chosen = [find_id(here, id_) for id_ in ids]
-    before = [id_ for id_ in here if chosen and id_ < min(chosen)]
+    chosen, before = selected(config, ids)
     start = starting.start(config, before=before)
     with serving.open(config, like=starting.origin(config), report=app.narrate) as servers:
         checked = [

@@ -130,6 +130,19 @@ class Serving:
         )
 
 
+def selected(config: Config, prefixes: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The ids that are meant, and those of the directory that come before them; without prefixes, none of either.
+
+    Raises:
+        UsageError: there is no such migration, or there are several.
+    """
+    from zdmigrate.migration import find_id, migration_paths
+
+    here = [path.stem for path in migration_paths(config.dir)]
+    chosen = [find_id(here, prefix) for prefix in prefixes]
+    return chosen, [id_ for id_ in here if chosen and id_ < min(chosen)]
+
+
 def _major_of(url: str, report: Callable[[str], None]) -> int | None:
     """The version of a database, so that the proof is against the real one; None where there is none, or no answer."""
     import psycopg

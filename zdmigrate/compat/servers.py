@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+import shutil
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
 from zdmigrate.compat.roles import SUPERUSER
@@ -22,6 +24,8 @@ Kind: TypeAlias = Literal["url", "container", "local", "embedded"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 NEWEST_MAJOR = 18
 """What a container runs when nothing says otherwise."""
+_MEMORY = Path("/dev/shm")  # noqa: S108 (the server makes a directory of its own in it)
+_ROOM = 2 << 30
 
 Opener: TypeAlias = Callable[[contextlib.ExitStack], list[Scratch]]
 
@@ -115,4 +119,9 @@ def _installed(stack: contextlib.ExitStack, origin: Origin, major: int | None) -
     binaries = find_binaries(major or max(available_majors(origin), default=None), origin=origin)
     access = Access(superuser=SUPERUSER, password=secrets.token_urlsafe(16))
     # By TCP, as projects expect it: many parse the URL themselves, and want a host and a port in it.
-    return stack.enter_context(ScratchServer.start(binaries, listen="tcp", access=access))
+    return stack.enter_context(ScratchServer.start(binaries, listen="tcp", access=access, base=_in_memory()))
+
+
+def _in_memory() -> Path | None:
+    """Where copying a database takes a fifth of the time, if there is room for dozens of them."""
+    return _MEMORY if _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free > _ROOM else None
