@@ -6,12 +6,12 @@ import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
-from zdmigrate.compat import judging
+from zdmigrate.compat import judging, roundtrips
 from zdmigrate.compat.client import Client, Failure, Rows
-from zdmigrate.compat.footprint import MappedColumn
+from zdmigrate.compat.footprint import Footprint, MappedColumn
 from zdmigrate.compat.needs import Needs
 from zdmigrate.compat.report import Finding, Layer, State, Version
-from zdmigrate.compat.roundtrips import Mapped, mapped, minimal
+from zdmigrate.compat.roundtrips import Mapped, full_row, mapped, minimal
 from zdmigrate.compat.rows import Row, Samples
 from zdmigrate.phases import Phase
 from zdmigrate.plan import Plan, queries_in
@@ -44,7 +44,7 @@ class Crossing:
     ) -> None:
         self._needs = needs
         self._clients = clients
-        self._names = names
+        self._names = names | _disagreed(needs[Version.OLD].footprint, needs[Version.NEW].footprint)
         self._written: list[_Written] = []
         self._numbers = itertools.count(_FIRST)
 
@@ -80,12 +80,14 @@ class Crossing:
         samples = Samples(client, shapes)
         for what, changed in self._rows(version, table):
             whole = samples.make(table.relation, next(self._numbers))
-            full = {c.name: whole[c.name] for c in table.sent if c.name in whole and c.name not in table.numbered}
+            full = full_row(table, whole)
             row = minimal(table, full) if what == "minimal" else {**full, **changed}
             written = self._insert(client, version, table, row, what)
             if written is not None:
                 yield from self._mangled(version, table, row, written, state)
-        mine = [w for w in self._written if w.writer is version and w.table == str(table.relation)]
+                yield from self._filled(version, table, row, written, state)
+        # Rows with a NULL or a label that the other version may not know stay as they are until it has read them.
+        mine = [w for w in self._written if (w.writer, w.table, w.what) == (version, str(table.relation), "full")]
         if mine:
             fresh = samples.make(table.relation, next(self._numbers))
             given, written = self._update(client, table, mine[-1], fresh)
@@ -96,12 +98,24 @@ class Crossing:
         self, version: Version, table: Mapped, given: Row, written: _Written, state: State
     ) -> Iterator[Finding]:
         """What a version does not read back as it has just written it."""
-        subject = f"row ({written.what}) of {table.relation} that the {version} version wrote"
+        subject = _row(written)
         for name, value in given.items():
             faithful = (str(table.relation), name) in self._needs[version].faithful
             if faithful and value is not None and written.own.get(name) != value:
                 message = f"{name} is {_said(written.own.get(name))} at once, and {_said(value)} was written"
                 yield self._finding(version, state, subject, message, "C29")
+
+    def _filled(
+        self, version: Version, table: Mapped, given: Row, written: _Written, state: State
+    ) -> Iterator[Finding]:
+        """A default that the old version relies on; the new one gets the old one until `contract`, and knows it."""
+        if version is Version.NEW:
+            return
+        for (relation, name), value in self._needs[version].defaults.items():
+            mine = relation == str(table.relation) and name in written.own and name not in given
+            if mine and written.own[name] != value and self._same_type(table, name):
+                message = f"{name} is {_said(written.own[name])} where it is left out, and was {_said(value)}"
+                yield self._finding(version, state, _row(written), message, "C10")
 
     def _rows(self, version: Version, table: Mapped) -> Iterator[tuple[str, Row]]:
         """A minimal row, a full one, and one for each value that the other version may not know."""
@@ -132,11 +146,8 @@ class Crossing:
         return sorted({*table.table.identities} - known) if known and table.table.discriminator else []
 
     def _insert(self, client: Client, version: Version, table: Mapped, row: Row, what: str) -> _Written | None:
-        returned = ", ".join(map(ident, table.table.key))
-        columns = ", ".join(map(ident, row))
-        given = ", ".join(f"${number}" for number in range(1, len(row) + 1))
-        sql = f"INSERT INTO {table.target} ({columns}) VALUES ({given}) RETURNING {returned}"
-        if not row or client.prepare("", sql) is not None:
+        sql = f"{roundtrips.insert(table, row)} RETURNING {', '.join(map(ident, table.table.key))}"
+        if client.prepare("", sql) is not None:
             return None
         answer = client.execute("", tuple(row.values()))
         if isinstance(answer, Rows) and answer.rows:
@@ -151,7 +162,7 @@ class Crossing:
     def _update(self, client: Client, table: Mapped, written: _Written, fresh: Row) -> tuple[Row, _Written | None]:
         """Save the row with other values, as an ORM does."""
         keys = {*table.table.key} | {name for reference in table.relation.references for name in reference.columns}
-        row = {c.name: fresh[c.name] for c in table.sent if c.name in fresh and c.name not in keys}
+        row = {name: value for name, value in full_row(table, fresh).items() if name not in keys}
         if not row:
             return row, None
         sets = ", ".join(f"{ident(name)} = ${number}" for number, name in enumerate(row, start=1))
@@ -170,7 +181,7 @@ class Crossing:
 
     def _read(self, reader: Version, table: Mapped, written: _Written, state: State) -> Iterator[Finding]:
         found = _find(self._clients[reader], table, written.key)
-        subject = f"row ({written.what}) of {table.relation} that the {written.writer} version wrote"
+        subject = _row(written)
         if isinstance(found, Failure):
             return  # the other layers say so
         if found is None:
@@ -203,7 +214,9 @@ class Crossing:
         for column in table.columns:
             value = found.get(column.name)
             if value is None and not column.nullable and column.name in found:
-                yield self._finding(reader, state, subject, f"{column.name} is NULL, which it does not expect", "C16")
+                # Who does not know the column cannot have filled it: that was to be somebody else's work.
+                hazard = "C16" if column.name in self._theirs(reader, table) else "C29"
+                yield self._finding(reader, state, subject, f"{column.name} is NULL, which it does not expect", hazard)
             if value is not None and column.labels and not value.startswith("{") and value not in column.labels:
                 yield self._finding(
                     reader, state, subject, f"{column.name} is {value!r}, a label that it does not know", "C21"
@@ -217,6 +230,16 @@ class Crossing:
             version=version, state=state, layer=Layer.CROSS, subject=subject, message=message,
             remedy=judging.remedy_of(hazard), hazard=hazard,
         )  # fmt: skip
+
+
+def _row(written: _Written) -> str:
+    return f"row ({written.what}) of {written.table} that the {written.writer} version wrote"
+
+
+def _disagreed(one: Footprint, other: Footprint) -> frozenset[str]:
+    """Tables that the versions map differently: what one writes may be news to the other on an unchanged schema."""
+    known = {(table.schema, table.name): table for table in one.tables}
+    return frozenset(t.name for t in other.tables if known.get((t.schema, t.name), t) != t)
 
 
 def _diverged(state: State, version: Version, plans: Sequence[Plan], owner: Client) -> Iterator[Finding]:

@@ -6,15 +6,16 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 
-from zdmigrate.compat import judging, roundtrips, statements
+from zdmigrate.compat import judging, kinds, roundtrips, statements
 from zdmigrate.compat.asking import Outcome, ask, ask_one
 from zdmigrate.compat.binding import names_in
-from zdmigrate.compat.client import Client, Failure, Rows
+from zdmigrate.compat.client import Answer, Client, Failure, Rows
 from zdmigrate.compat.footprint import Footprint, MappedTable, Statement
 from zdmigrate.compat.probes import Probe
 from zdmigrate.compat.report import Finding, Layer, State, Unproven, Version
-from zdmigrate.compat.rows import Samples
-from zdmigrate.postgres.shapes import Shapes
+from zdmigrate.compat.roundtrips import Mapped
+from zdmigrate.compat.rows import Row, Samples
+from zdmigrate.postgres.shapes import Relation, Shapes
 from zdmigrate.sqltext import ident
 
 __all__ = ["Home", "Needs", "Settled", "settle"]
@@ -38,15 +39,22 @@ class Settled:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Needs:
-    """A version with its probes. `home` is the schema that it was written for."""
+    """A version with its probes. `homes` are the schemas that it may have been written for, the likeliest first."""
 
     version: Version
     footprint: Footprint
-    home: Shapes
+    homes: tuple[Shapes, ...]
     settled: tuple[Settled, ...]
     unproven: tuple[Unproven, ...]
     faithful: frozenset[tuple[str, str]] = frozenset()
     """(table, column) pairs of which an INSERT reads back just what it wrote."""
+    defaults: Mapping[tuple[str, str], str] = dataclasses.field(default_factory=dict)
+    """(table, column) pairs that the server fills, always with the same value."""
+
+    @property
+    def home(self) -> Shapes:
+        """The schema that it should have been written for."""
+        return self.homes[0]
 
     def touching(self, names: frozenset[str]) -> tuple[Settled, ...]:
         """The probes that may use one of these."""
@@ -54,7 +62,7 @@ class Needs:
 
     def examine(self, client: Client, state: State, shapes: Shapes, probes: Sequence[Settled]) -> Iterator[Finding]:
         """What the version cannot do in a state: the catalog's word, then the server's."""
-        yield from self._missing(state, shapes)
+        yield from self._catalog(state, shapes)
         by_probe = {each.probe: each for each in probes}
         for outcome in ask(client, (e.probe for e in probes if e.executes)):
             if (found := self._finding(outcome, by_probe[outcome.probe], state, shapes)) is not None:
@@ -63,7 +71,7 @@ class Needs:
 
     def finding(self, probe: Probe, failure: Failure, layer: Layer, state: State, shapes: Shapes) -> Finding:
         """A failure, in words."""
-        hazard = judging.hazard_of(failure, layer, self.home, shapes)
+        hazard = judging.hazard_of(failure, layer, self.version, self.home, shapes)
         return Finding(
             version=self.version, state=state, layer=layer, subject=probe.subject, message=failure.message,
             remedy=judging.remedy_of(hazard), hazard=hazard, sqlstate=failure.sqlstate, statement=probe.sql, place=probe.place,
@@ -73,9 +81,10 @@ class Needs:
         if outcome.failure is not None:
             return self.finding(outcome.probe, outcome.failure, outcome.layer, state, shapes)
         if settled.rows and outcome.rows == 0:
+            hazard = judging.hazard_of_silence(outcome.probe.sql)
             return Finding(
                 version=self.version, state=state, layer=Layer.EXECUTE, subject=outcome.probe.subject,
-                message=f"finds no row where it found {settled.rows}", remedy=judging.remedy_of("C27"), hazard="C27",
+                message=f"finds no row where it found {settled.rows}", remedy=judging.remedy_of(hazard), hazard=hazard,
                 statement=outcome.probe.sql, place=outcome.probe.place,
             )  # fmt: skip
         return None
@@ -89,27 +98,50 @@ class Needs:
                 yield self.finding(probe, failure, Layer.PREPARE, state, shapes)
         client.end()
 
-    def _missing(self, state: State, shapes: Shapes) -> Iterator[Finding]:
+    def _catalog(self, state: State, shapes: Shapes) -> Iterator[Finding]:
+        """What the models name and is not there, or is something else."""
         for table in self.footprint.tables:
-            unproven = {each.subject for each in self.unproven}
-            for subject, message, hazard in _absent(table, shapes):
-                if subject not in unproven:
+            known = _home_of(table, self.homes)
+            was = known.find(table.name, table.schema)
+            if was is not None:
+                for subject, message, hazard in self._changed(table, was, known, shapes):
                     yield Finding(
                         version=self.version, state=state, layer=Layer.CATALOG, subject=subject, message=message,
                         remedy=judging.remedy_of(hazard), hazard=hazard,
                     )  # fmt: skip
 
+    def _changed(
+        self, table: MappedTable, was: Relation, home: Shapes, shapes: Shapes
+    ) -> Iterator[tuple[str, str, str | None]]:
+        known = {*_absent(table, home)}
+        for subject, message, column in _absent(table, shapes):
+            if (subject, message, column) not in known:
+                yield subject, message, judging.hazard_of_absence(self.version, was, column, home, shapes)
+        for subject, before, after in _retyped(table, was, shapes):
+            yield subject, f"{subject} is {after}, and {before} for the version: drivers give it another type", "C11"
 
-def _absent(table: MappedTable, shapes: Shapes) -> Iterator[tuple[str, str, str]]:
-    """(what, message, hazard) of what a table's models name and the database has not."""
+
+def _absent(table: MappedTable, shapes: Shapes) -> Iterator[tuple[str, str, str | None]]:
+    """(what, message, column) of what a table's models name and the database has not."""
     name = table.name if table.schema is None else f"{table.schema}.{table.name}"
     relation = shapes.find(table.name, table.schema)
     if relation is None:
-        yield name, f"the models map {name}, which is not there", "C02"
+        yield name, f"the models map {name}, which is not there", None
         return
     for column in table.columns:
         if relation.column(column.name) is None:
-            yield f"{name}.{column.name}", f"the models map {name}.{column.name}, which is not there", "C01"
+            yield f"{name}.{column.name}", f"the models map {name}.{column.name}, which is not there", column.name
+
+
+def _retyped(table: MappedTable, was: Relation, shapes: Shapes) -> Iterator[tuple[str, str, str]]:
+    """(what, type before, type after) of columns whose values are of another kind than at home."""
+    now = shapes.find(table.name, table.schema)
+    if now is None:
+        return
+    for mapped in table.columns:
+        before, after = was.column(mapped.name), now.column(mapped.name)
+        if before is not None and after is not None and not kinds.alike(before, after):
+            yield f"{now}.{mapped.name}", before.type, after.type
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -152,24 +184,30 @@ def settle(
     return Needs(
         version=version,
         footprint=footprint,
-        home=homes[0].shapes,
+        homes=tuple(home.shapes for home in homes),
         settled=(*settled, *(each for each in found if isinstance(each, Settled))),
         unproven=(
             *_homeless(version, footprint, homes),
             *_silent(version, tables, homes, settled),
             *(each for each in found if isinstance(each, Unproven)),
         ),
-        faithful=frozenset(pair for table in tables for pair in _faithful(table, _home_of(table, homes))),
+        faithful=frozenset(pair for table in tables for pair in _faithful(table, _at_home(table, homes))),
+        defaults=dict(pair for table in tables for pair in _defaults(table, _at_home(table, homes))),
     )
 
 
-def _home_of(table: MappedTable, homes: Sequence[Home]) -> Home:
+def _home_of(table: MappedTable, homes: Sequence[Shapes]) -> Shapes:
     """The first that has all of a table."""
-    return next((home for home in homes if not any(_absent(table, home.shapes))), homes[0])
+    return next((shapes for shapes in homes if not any(_absent(table, shapes))), homes[0])
+
+
+def _at_home(table: MappedTable, homes: Sequence[Home]) -> Home:
+    shapes = _home_of(table, [home.shapes for home in homes])
+    return next(home for home in homes if home.shapes is shapes)
 
 
 def _made(table: MappedTable, footprint: Footprint, homes: Sequence[Home]) -> Iterator[Settled]:
-    home, strictest = _home_of(table, homes), homes[-1]
+    home, strictest = _at_home(table, homes), homes[-1]
     found = roundtrips.mapped(table, home.shapes)
     probes = [] if found is None else list(roundtrips.probes_of(found, home.samples))
     if home is not strictest:
@@ -194,6 +232,34 @@ def _faithful(table: MappedTable, home: Home) -> Iterator[tuple[str, str]]:
             back = zip(row.items(), answer.rows[0], strict=True)
             yield from ((str(found.relation), name) for (name, value), read in back if value == read)
     home.client.end()
+
+
+def _defaults(table: MappedTable, home: Home) -> Iterator[tuple[tuple[str, str], str]]:
+    """What two rows get that give no more than they must: a clock or a sequence gives them different values."""
+    found = roundtrips.mapped(table, home.shapes)
+    filled = [] if found is None else [column.name for column in found.columns if column.filled == "server"]
+    if found is None or not filled:
+        return
+    first, second = (_filled(home.client, found, filled, home.samples.make(found.relation, n)) for n in _TWO)
+    for name, one, other in zip(filled, first, second, strict=False):
+        if one is not None and one == other:
+            yield (str(found.relation), name), one
+
+
+_TWO = (roundtrips.NEW, roundtrips.NEW + 1)
+
+
+def _filled(client: Client, found: Mapped, names: Sequence[str], row: Row) -> tuple[str | None, ...]:
+    """What the server gives these columns of a minimal row."""
+    given = roundtrips.minimal(found, roundtrips.full_row(found, row))
+    client.begin()
+    answer: Answer | None = client.prepare(
+        "", f"{roundtrips.insert(found, given)} RETURNING {', '.join(map(ident, names))}"
+    )
+    if answer is None:
+        answer = client.execute("", tuple(given.values()))
+    client.end()
+    return answer.rows[0] if isinstance(answer, Rows) and answer.rows else ()
 
 
 def _too_free(failure: Failure, footprint: Footprint) -> bool:
@@ -238,7 +304,7 @@ def _unproven(version: Version, statement: Statement, failure: Failure) -> Unpro
 def _homeless(version: Version, footprint: Footprint, homes: Sequence[Home]) -> Iterator[Unproven]:
     where = "before the migration" if version is Version.OLD else "after the migration"
     for table in footprint.tables:
-        for subject, message, _ in _absent(table, _home_of(table, homes).shapes):
+        for subject, message, _ in _absent(table, _at_home(table, homes).shapes):
             yield Unproven(version=version, subject=subject, reason=f"{message} {where}: is this the right schema?")
 
 
@@ -249,7 +315,7 @@ def _silent(
     subjects = {each.probe.subject for each in settled}
     reason = "no row could be made that the server accepts; give rows of your own"
     for table in tables:
-        relation = _home_of(table, homes).shapes.find(table.name, table.schema)
+        relation = _at_home(table, homes).shapes.find(table.name, table.schema)
         if relation is None or relation.kind not in "rp" or not table.columns:
             continue
         if not any(subject.startswith("insert") and subject.endswith(f" of {relation}") for subject in subjects):

@@ -12,7 +12,7 @@ from zdmigrate.compat.rows import Row, Samples
 from zdmigrate.postgres.shapes import Relation, Shapes
 from zdmigrate.sqltext import ident
 
-__all__ = ["Mapped", "mapped", "minimal", "probes_of"]
+__all__ = ["Mapped", "full_row", "insert", "mapped", "minimal", "probes_of"]
 
 NEW = values.FIRST + 5_000
 """The number of the row that a probe inserts."""
@@ -64,17 +64,29 @@ def probes_of(mapped: Mapped, samples: Samples) -> Iterator[Probe]:
     yield from _reading(mapped, samples)
     if not mapped.sent:
         return
-    full = {c.name: whole[c.name] for c in mapped.sent if c.name in whole and c.name not in mapped.numbered}
+    full = full_row(mapped, whole)
     yield _inserting(mapped, "insert", full)
     yield _inserting(mapped, "insert_minimal", minimal(mapped, full))
     yield _inserting(mapped, "insert_nulls", {**full, **_nulls(mapped)})
     fresh = samples.make(mapped.relation, NEW + 1, fresh=True)
-    yield _inserting(mapped, "insert_fresh", {name: fresh[name] for name in full})
+    yield _inserting(mapped, "insert_fresh", full_row(mapped, fresh))
     if mapped.numbered:
         yield _inserting(mapped, "insert_key", {**full, **{n: whole[n] for n in mapped.numbered if n in whole}})
     yield from _edges(mapped, full)
     yield from _upserts(mapped, full, whole)
     yield from _changing(mapped, samples, full)
+
+
+def full_row(mapped: Mapped, whole: Row) -> dict[str, str | None]:
+    """What an application writes of a made row: its own columns, and labels and kinds that it knows."""
+    row = {c.name: whole[c.name] for c in mapped.sent if c.name in whole and c.name not in mapped.numbered}
+    known = {column.name: column.labels for column in mapped.sent if not (row.get(column.name) or "").startswith("{")}
+    if mapped.table.discriminator is not None:
+        known[mapped.table.discriminator] = mapped.table.identities
+    for name, labels in known.items():
+        if labels and row.get(name) is not None and row[name] not in labels:
+            row[name] = labels[0]
+    return row
 
 
 def minimal(mapped: Mapped, full: Row) -> Row:
@@ -105,10 +117,11 @@ def _reading(mapped: Mapped, samples: Samples) -> Iterator[Probe]:
 
 def _inserting(mapped: Mapped, what: str, row: Row) -> Probe:
     returned = f" RETURNING {', '.join(map(ident, mapped.table.key))}" if mapped.table.key else ""
-    return _probe(mapped, what, _insert(mapped, row) + returned, tuple(row.values()))
+    return _probe(mapped, what, insert(mapped, row) + returned, tuple(row.values()))
 
 
-def _insert(mapped: Mapped, row: Row) -> str:
+def insert(mapped: Mapped, row: Row) -> str:
+    """An INSERT with a parameter for each value."""
     if not row:
         return f"INSERT INTO {mapped.target} DEFAULT VALUES"
     given = ", ".join(f"${number}" for number in range(1, len(row) + 1))
@@ -137,7 +150,7 @@ def _upserts(mapped: Mapped, full: Row, whole: Row) -> Iterator[Probe]:
             changed = next((c.name for c in mapped.sent if c.name not in key), key[0])
             conflict = f" ON CONFLICT ({', '.join(map(ident, key))}) DO UPDATE SET {ident(changed)} = excluded.{ident(changed)}"
             subject = f"upsert on {', '.join(key)}"
-            yield _probe(mapped, subject, _insert(mapped, row) + conflict, tuple(row.values()))
+            yield _probe(mapped, subject, insert(mapped, row) + conflict, tuple(row.values()))
 
 
 def _changing(mapped: Mapped, samples: Samples, full: Row) -> Iterator[Probe]:
