@@ -9,7 +9,7 @@ from zdmigrate.compat.client import Answer, Client, Failure, Rows
 from zdmigrate.compat.probes import Probe
 from zdmigrate.compat.report import Layer
 
-__all__ = ["Outcome", "ask", "ask_one", "execute"]
+__all__ = ["Outcome", "ask", "ask_one"]
 
 _NAME = ""
 """The unnamed statement: the next one takes its place."""
@@ -50,10 +50,10 @@ def ask_one(client: Client, probe: Probe) -> Outcome:
     if failure is not None:
         client.back()
         return Outcome(probe=probe, layer=Layer.PREPARE, answer=failure)
-    return execute(client, probe)
+    return _execute(client, probe)
 
 
-def execute(client: Client, probe: Probe) -> Outcome:
+def _execute(client: Client, probe: Probe) -> Outcome:
     """The same for one that is prepared, as the unnamed statement."""
     answer = client.execute(_NAME, probe.values)
     if isinstance(answer, Rows) and client.defers and _writes(probe):

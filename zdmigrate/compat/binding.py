@@ -52,14 +52,8 @@ def columns_of(sql: str, columns: frozenset[str]) -> dict[int, Place]:
 
 
 def _solid(sql: str) -> list[Token]:
-    """Without spaces and comments; ``$1`` is one token."""
-    found: list[Token] = []
-    for token in tokens(sql):
-        if token.kind == "number" and found and found[-1].text == "$":
-            found[-1] = Token("parameter", f"${token.text}")
-        elif token.kind not in ("space", "comment"):
-            found.append(token)
-    return found
+    """Without spaces and comments."""
+    return [token for token in tokens(sql) if token.kind not in ("space", "comment")]
 
 
 def _compared(solid: Sequence[Token], columns: frozenset[str]) -> dict[int, Place]:
@@ -68,7 +62,7 @@ def _compared(solid: Sequence[Token], columns: frozenset[str]) -> dict[int, Plac
     for position, token in enumerate(solid):
         word = token.text.lower()
         setting = (setting or word == "set") and word not in ("where", "from", "returning")
-        if token.kind == "parameter":
+        if token.kind == "param":
             near = solid[max(position - _REACH, 0) : position][::-1]
             after = solid[position + 1 : position + 5]
             name = next((t.name for t in (*near, *after) if t.name in columns), None)
@@ -93,7 +87,7 @@ def _inserted(solid: Sequence[Token]) -> dict[int, Place]:
     order = _order(solid, values, targets)
     found = {}
     for item, target in zip(given, order, strict=False):
-        numbers = [int(token.text[1:]) for token in item if token.kind == "parameter"]
+        numbers = [int(token.text[1:]) for token in item if token.kind == "param"]
         if len(numbers) == 1 and target is not None:
             found[numbers[0]] = Place(column=target, written=True)
     return found

@@ -67,6 +67,18 @@ class Client:
         """A command without parameters."""
         return self._answer(self._pq.exec_(sql.encode()))
 
+    def tried(self, sql: str) -> Answer:
+        """The same, undone at once; also in the middle of a transaction, which goes on."""
+        begin, end = ("BEGIN", "ROLLBACK") if self._idle else ("SAVEPOINT zd_tried", "ROLLBACK TO SAVEPOINT zd_tried")
+        self.run(begin)
+        answer = self.run(sql)
+        self.run(end)
+        return answer
+
+    @property
+    def _idle(self) -> bool:
+        return self._pq.transaction_status == pq.TransactionStatus.IDLE
+
     @property
     def defers(self) -> bool:
         """Whether anything may be checked at COMMIT only."""

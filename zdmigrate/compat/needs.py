@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 from zdmigrate.compat import judging, roundtrips, statements
-from zdmigrate.compat.asking import Outcome, ask, ask_one, execute
+from zdmigrate.compat.asking import Outcome, ask, ask_one
 from zdmigrate.compat.binding import names_in
 from zdmigrate.compat.client import Client, Failure, Rows
 from zdmigrate.compat.footprint import Footprint, MappedTable, Statement
@@ -217,8 +217,8 @@ def _at(home: Home, version: Version, statement: Statement) -> Settled | Unprove
         client.back()
         return _unproven(version, statement, refused)
     types = client.parameter_types("")
-    for number, probe in enumerate(statements.variants(statement, home.samples, home.shapes, types)):
-        outcome = ask_one(client, probe) if number else execute(client, probe)
+    for probe in statements.variants(statement, home.samples, home.shapes, types):
+        outcome = ask_one(client, probe)  # anew: whatever looked for values took the unnamed statement's place
         if outcome.failure is None:
             return Settled(probe=outcome.probe, rows=outcome.rows)
         refused = outcome.failure

@@ -77,9 +77,7 @@ class Samples:
 
     def _accepted(self, relation: Relation, number: int) -> Manner:
         for manner in MANNERS:
-            self._client.begin()
-            answer = self._client.run(insert(relation, self.made(relation, number, manner)))
-            self._client.end()
+            answer = self._client.tried(insert(relation, self.made(relation, number, manner)))
             if not isinstance(answer, Failure):
                 return manner
         return MANNERS[0]
