@@ -22,7 +22,7 @@ from tests.support.checks import Bench
 from tests.support.classics import CHANGES, New, NewTicket, Old, Order, Secret, Ticket, User
 from tests.support.servers import Database, connect
 from zdmigrate.compat.footprint import Footprint
-from zdmigrate.compat.models import tables_of
+from zdmigrate.compat.footprints.models import tables_of
 from zdmigrate.compat.recording import command
 from zdmigrate.compat.recording.collecting import Recording, collect
 from zdmigrate.compat.report import Finding, Layer, Run, Version

@@ -9,11 +9,11 @@ from pathlib import Path
 from sqlalchemy.orm import DeclarativeBase
 
 from tests.support.scratch import project, written
-from zdmigrate.compat import schemas
 from zdmigrate.compat.checking import Pair, check
 from zdmigrate.compat.footprint import Footprint, Statement
-from zdmigrate.compat.models import tables_of
+from zdmigrate.compat.footprints.models import tables_of
 from zdmigrate.compat.report import Cell, Layer, Run, Version
+from zdmigrate.compat.scratch import schemas
 from zdmigrate.config import Config
 from zdmigrate.demo.example import Example
 from zdmigrate.postgres.servers import ScratchServer

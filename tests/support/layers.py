@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from tests.support.servers import Database, connect
-from zdmigrate.compat.client import Client
 from zdmigrate.compat.footprint import Footprint
-from zdmigrate.compat.needs import Home, Needs, settle
+from zdmigrate.compat.probing.client import Client
+from zdmigrate.compat.probing.needs import Home, Needs, settle
+from zdmigrate.compat.probing.warm import WarmClient
 from zdmigrate.compat.report import Finding, Layer, State, Version
-from zdmigrate.compat.warm import WarmClient
 from zdmigrate.phases import Phase
 from zdmigrate.postgres import shapes
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from zdmigrate.compat.binding import Place, columns_of, names_in, relations_of
-from zdmigrate.compat.values import MANNERS, boundaries, from_checks, typical
+from zdmigrate.compat.probing.binding import Place, columns_of, names_in, relations_of
+from zdmigrate.compat.probing.values import MANNERS, boundaries, from_checks, typical
 from zdmigrate.postgres.shapes import Column, ForeignKey, Relation, Shapes
 
 COLUMNS = frozenset(("id", "a", "b", "c", "A b"))

@@ -16,7 +16,7 @@ from zdmigrate.cli.runtime import App, current
 
 if TYPE_CHECKING:
     from zdmigrate.compat.checking import Checked, Pair
-    from zdmigrate.compat.commands import Commands
+    from zdmigrate.compat.probing.commands import Commands
     from zdmigrate.compat.report import Report
 
 FORMATS = ("text", "json", "junit", "sarif", "github", "gitlab", "markdown", "html")
@@ -105,7 +105,7 @@ def _pairs(old: Sequence[Path], new: Sequence[Path]) -> list[Pair]:
 
 
 def _commands(app: App, starting: Starting, old: str | None, new: str | None) -> Commands | None:
-    from zdmigrate.compat.commands import Commands
+    from zdmigrate.compat.probing.commands import Commands
     from zdmigrate.compat.report import Version
 
     lines = {version: line for version, line in ((Version.OLD, old), (Version.NEW, new)) if line}

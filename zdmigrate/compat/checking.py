@@ -6,16 +6,16 @@ import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 
-from zdmigrate.compat.client import Client
-from zdmigrate.compat.commands import Commands
-from zdmigrate.compat.crossing import Crossing
 from zdmigrate.compat.footprint import Footprint
-from zdmigrate.compat.needs import Home, Needs, Settled, settle
+from zdmigrate.compat.probing.client import Client
+from zdmigrate.compat.probing.commands import Commands
+from zdmigrate.compat.probing.crossing import Crossing
+from zdmigrate.compat.probing.needs import Home, Needs, Settled, settle
+from zdmigrate.compat.probing.warm import WarmClient
 from zdmigrate.compat.report import Application, Counts, Finding, Layer, Run, State, Version
-from zdmigrate.compat.schemas import Start
+from zdmigrate.compat.scratch.schemas import Start
 from zdmigrate.compat.states import NONE, Databases, Ground, States, move
 from zdmigrate.compat.walking import Stopped, last_reversible
-from zdmigrate.compat.warm import WarmClient
 from zdmigrate.config import Config
 from zdmigrate.errors import UsageError
 from zdmigrate.plan import Direction, Plan

@@ -10,11 +10,11 @@ from datetime import timedelta
 
 import psycopg
 
-from zdmigrate.compat import roles
-from zdmigrate.compat.client import Client
+from zdmigrate.compat.probing.client import Client
+from zdmigrate.compat.probing.rows import fill
 from zdmigrate.compat.report import State, Version
-from zdmigrate.compat.rows import fill
-from zdmigrate.compat.schemas import Start
+from zdmigrate.compat.scratch import roles
+from zdmigrate.compat.scratch.schemas import Start
 from zdmigrate.compat.walking import Stopped, Walk, last_reversible
 from zdmigrate.config import Backfill, Config
 from zdmigrate.phases import PHASES, Phase

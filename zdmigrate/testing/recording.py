@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from zdmigrate.compat import recorded
 from zdmigrate.compat.footprint import Footprint, Statement
+from zdmigrate.compat.footprints import recorded
 from zdmigrate.compat.recording import hooks
 from zdmigrate.compat.recording.collecting import Recording, collect
 from zdmigrate.compat.recording.command import VARIABLE, environment, prepare
@@ -89,7 +89,7 @@ class _Recorder:
         self._directory.cleanup()
 
     def _write(self, out: Path, config: pytest.Config) -> None:
-        from zdmigrate.compat.models import mapped_tables
+        from zdmigrate.compat.footprints.models import mapped_tables
 
         wanted = Wanted(**{option.field: option.value(config) for option in options.RECORDING})
         found = collect(Path(self._directory.name))

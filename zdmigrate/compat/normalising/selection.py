@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from zdmigrate.compat.pieces import Piece, closing, text_of
+from zdmigrate.compat.normalising.pieces import Piece, closing, text_of
 
 __all__ = ["query_of", "uses_data"]
 

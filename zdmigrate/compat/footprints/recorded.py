@@ -69,7 +69,7 @@ def _parts(wanted: Wanted, revision: str | None, report: Report) -> Iterator[Foo
         yield _of_revision(wanted, revision)
         return
     for name in wanted.models:
-        from zdmigrate.compat.models import mapped_tables
+        from zdmigrate.compat.footprints.models import mapped_tables
 
         yield Footprint.of(tables=mapped_tables(name, within=wanted.within))
     if wanted.command:
@@ -88,7 +88,7 @@ def _of_command(wanted: Wanted, report: Report) -> Footprint:
 def _counted(url: str, role: str | None) -> Footprint:
     import psycopg
 
-    from zdmigrate.compat.statistics import counted_statements
+    from zdmigrate.compat.footprints.statistics import counted_statements
     from zdmigrate.postgres.url import conninfo
 
     with psycopg.connect(conninfo(url), autocommit=True) as connection:
@@ -97,7 +97,7 @@ def _counted(url: str, role: str | None) -> Footprint:
 
 def _of_revision(wanted: Wanted, revision: str) -> Footprint:
     """What `zdmigrate record` gives in a worktree: the modules of this process are those of another revision."""
-    from zdmigrate.compat.revisions import checked_out, moved_path
+    from zdmigrate.compat.footprints.revisions import checked_out, moved_path
 
     if not (wanted.models or wanted.command):
         raise UsageError("--git needs --models or a command", hint="both are taken from that revision")

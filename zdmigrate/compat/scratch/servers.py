@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
-from zdmigrate.compat.roles import SUPERUSER
+from zdmigrate.compat.scratch.roles import SUPERUSER
 from zdmigrate.errors import ServerUnavailable, UsageError
 from zdmigrate.postgres.binaries import Origin, available_majors, find_binaries
 from zdmigrate.postgres.scratch import Scratch
@@ -97,7 +97,7 @@ def _opener(
 
 
 def _given(stack: contextlib.ExitStack, url: str | None, major: int | None, report: Callable[[str], None]) -> Scratch:
-    from zdmigrate.compat.given_server import GivenServer
+    from zdmigrate.compat.scratch.given_server import GivenServer
 
     if url is None:
         raise ServerUnavailable("no URL was given", hint="--server-url URL")
@@ -108,7 +108,7 @@ def _given(stack: contextlib.ExitStack, url: str | None, major: int | None, repo
 
 
 def _containers(stack: contextlib.ExitStack, images: Sequence[str], report: Callable[[str], None]) -> list[Scratch]:
-    from zdmigrate.compat import containers
+    from zdmigrate.compat.scratch import containers
 
     engine = stack.enter_context(containers.engine())
     containers.remove_dead(engine, report=report)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 
-from zdmigrate.compat.binding import names_in
-from zdmigrate.compat.client import Failure
+from zdmigrate.compat.probing.binding import names_in
+from zdmigrate.compat.probing.client import Failure
 from zdmigrate.compat.report import Layer, Version
 from zdmigrate.planning import sync
 from zdmigrate.postgres.shapes import Column, Relation, Shapes

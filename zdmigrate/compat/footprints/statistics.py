@@ -8,7 +8,7 @@ import psycopg
 from psycopg import sql
 
 from zdmigrate.compat.footprint import Parameter, Statement
-from zdmigrate.compat.normalise import normalised
+from zdmigrate.compat.normalising.normalise import normalised
 from zdmigrate.errors import ZdmigrateError
 
 __all__ = ["counted_statements"]

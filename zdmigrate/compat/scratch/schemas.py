@@ -16,8 +16,8 @@ from typing import Any, TypeAlias
 import psycopg
 from psycopg import sql
 
-from zdmigrate.compat import project
-from zdmigrate.compat import roles as ordinary
+from zdmigrate.compat.scratch import project
+from zdmigrate.compat.scratch import roles as ordinary
 from zdmigrate.config import Config
 from zdmigrate.control import install
 from zdmigrate.control.store import Author, Store

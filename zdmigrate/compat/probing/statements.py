@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 
 from psycopg import postgres
 
-from zdmigrate.compat import binding, values
-from zdmigrate.compat.binding import Place
 from zdmigrate.compat.footprint import Parameter, Statement
-from zdmigrate.compat.probes import Probe
-from zdmigrate.compat.rows import Row, Samples
+from zdmigrate.compat.probing import binding, values
+from zdmigrate.compat.probing.binding import Place
+from zdmigrate.compat.probing.probes import Probe
+from zdmigrate.compat.probing.rows import Row, Samples
 from zdmigrate.postgres.shapes import Column, Relation, Shapes
 
 __all__ = ["variants"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator
 
-from zdmigrate.compat.client import Answer, Client, Failure, Rows
-from zdmigrate.compat.probes import Probe
+from zdmigrate.compat.probing.client import Answer, Client, Failure, Rows
+from zdmigrate.compat.probing.probes import Probe
 from zdmigrate.compat.report import Layer
 
 __all__ = ["Outcome", "ask", "ask_one"]

@@ -6,7 +6,7 @@ import dataclasses
 import re
 from collections.abc import Callable, Iterable, Sequence
 
-from zdmigrate.compat.pieces import Key, Piece, closing, elements
+from zdmigrate.compat.normalising.pieces import Key, Piece, closing, elements
 
 __all__ = ["collapsed", "shortened"]
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from zdmigrate.compat.asking import ask
-from zdmigrate.compat.client import Client, Failure
-from zdmigrate.compat.needs import Settled
-from zdmigrate.compat.probes import Probe
+from zdmigrate.compat.probing.asking import ask
+from zdmigrate.compat.probing.client import Client, Failure
+from zdmigrate.compat.probing.needs import Settled
+from zdmigrate.compat.probing.probes import Probe
 
 __all__ = ["WarmClient"]
 

@@ -8,8 +8,8 @@ import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from zdmigrate.compat.project import Environment
 from zdmigrate.compat.report import Finding, Layer, State, Version
+from zdmigrate.compat.scratch.project import Environment
 from zdmigrate.errors import UsageError
 from zdmigrate.postgres.scratch import Scratch
 

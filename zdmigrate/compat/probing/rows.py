@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
 
-from zdmigrate.compat import values
-from zdmigrate.compat.client import Client, Failure, Rows
-from zdmigrate.compat.values import MANNERS, Manner
+from zdmigrate.compat.probing import values
+from zdmigrate.compat.probing.client import Client, Failure, Rows
+from zdmigrate.compat.probing.values import MANNERS, Manner
 from zdmigrate.postgres.shapes import Column, ForeignKey, Relation, Shapes
 from zdmigrate.sqltext import columns_in, ident, literal
 

@@ -18,7 +18,7 @@ from typing import Any
 import psycopg
 from psycopg.conninfo import make_conninfo
 
-from zdmigrate.compat.roles import SUPERUSER
+from zdmigrate.compat.scratch.roles import SUPERUSER
 from zdmigrate.errors import ServerUnavailable
 from zdmigrate.postgres import scratch
 

@@ -1,8 +1,8 @@
 """A driver's text of a statement as the text of a footprint.
 
 Placeholders are ``$1``, ``$2`` in the order in which they appear; comments and runs of white space are gone, and so are
-constants (`zdmigrate.compat.literals`) and the lengths of lists (`zdmigrate.compat.collapsing`). Normalising twice is
-the same as once, and what could be prepared can be prepared afterwards.
+constants (`literals`) and the lengths of lists (`collapsing`). Normalising twice is the same as once, and what could be
+prepared can be prepared afterwards.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from __future__ import annotations
 import dataclasses
 
 from zdmigrate import sqltext
-from zdmigrate.compat.collapsing import collapsed, shortened
-from zdmigrate.compat.literals import surroundings, without_literals
-from zdmigrate.compat.pieces import Key, Piece, cut, text_of
-from zdmigrate.compat.selection import query_of, uses_data
+from zdmigrate.compat.normalising.collapsing import collapsed, shortened
+from zdmigrate.compat.normalising.literals import surroundings, without_literals
+from zdmigrate.compat.normalising.pieces import Key, Piece, cut, text_of
+from zdmigrate.compat.normalising.selection import query_of, uses_data
 
 __all__ = ["Constant", "Normalised", "Source", "normalised"]
 
@@ -43,7 +43,7 @@ def normalised(text: str, *, bound: bool = False) -> list[Normalised]:
     """The statements in `text` that use data, mostly one or none.
 
     Args:
-        text: with ``$1`` for parameters (`zdmigrate.compat.placeholders` makes them).
+        text: with ``$1`` for parameters (`zdmigrate.compat.normalising.placeholders` makes them).
         bound: the driver puts the values into the text itself: where a constant may stand, but no parameter, its
             placeholders get a cast.
     """

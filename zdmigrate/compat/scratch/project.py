@@ -13,7 +13,7 @@ from pathlib import Path
 
 from psycopg.conninfo import conninfo_to_dict
 
-from zdmigrate.compat import _project
+from zdmigrate.compat.scratch import _project
 from zdmigrate.errors import UsageError, ZdmigrateError
 from zdmigrate.postgres.scratch import Scratch
 from zdmigrate.postgres.url import redact

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 
-from zdmigrate.compat import values
 from zdmigrate.compat.footprint import MappedColumn, MappedTable
-from zdmigrate.compat.probes import Probe
-from zdmigrate.compat.rows import Row, Samples
+from zdmigrate.compat.probing import values
+from zdmigrate.compat.probing.probes import Probe
+from zdmigrate.compat.probing.rows import Row, Samples
 from zdmigrate.postgres.shapes import Relation, Shapes
 from zdmigrate.sqltext import ident
 

@@ -6,15 +6,15 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 
-from zdmigrate.compat import judging, kinds, roundtrips, statements
-from zdmigrate.compat.asking import Outcome, ask, ask_one
-from zdmigrate.compat.binding import names_in
-from zdmigrate.compat.client import Answer, Client, Failure, Rows
 from zdmigrate.compat.footprint import Footprint, MappedTable, Statement
-from zdmigrate.compat.probes import Probe
+from zdmigrate.compat.probing import judging, kinds, roundtrips, statements
+from zdmigrate.compat.probing.asking import Outcome, ask, ask_one
+from zdmigrate.compat.probing.binding import names_in
+from zdmigrate.compat.probing.client import Answer, Client, Failure, Rows
+from zdmigrate.compat.probing.probes import Probe
+from zdmigrate.compat.probing.roundtrips import Mapped
+from zdmigrate.compat.probing.rows import Row, Samples
 from zdmigrate.compat.report import Finding, Layer, State, Unproven, Version
-from zdmigrate.compat.roundtrips import Mapped
-from zdmigrate.compat.rows import Row, Samples
 from zdmigrate.postgres.shapes import Relation, Shapes
 from zdmigrate.sqltext import ident
 

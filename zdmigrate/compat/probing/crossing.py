@@ -6,13 +6,13 @@ import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
-from zdmigrate.compat import judging, roundtrips
-from zdmigrate.compat.client import Client, Failure, Rows
 from zdmigrate.compat.footprint import Footprint, MappedColumn
-from zdmigrate.compat.needs import Needs
+from zdmigrate.compat.probing import judging, roundtrips
+from zdmigrate.compat.probing.client import Client, Failure, Rows
+from zdmigrate.compat.probing.needs import Needs
+from zdmigrate.compat.probing.roundtrips import Mapped, full_row, mapped, minimal
+from zdmigrate.compat.probing.rows import Row, Samples
 from zdmigrate.compat.report import Finding, Layer, State, Version
-from zdmigrate.compat.roundtrips import Mapped, full_row, mapped, minimal
-from zdmigrate.compat.rows import Row, Samples
 from zdmigrate.phases import Phase
 from zdmigrate.plan import Plan, queries_in
 from zdmigrate.postgres.shapes import Shapes

@@ -6,7 +6,7 @@ import dataclasses
 import re
 from collections.abc import Callable, Sequence
 
-from zdmigrate.compat.pieces import Key, Piece, closing, text_of
+from zdmigrate.compat.normalising.pieces import Key, Piece, closing, text_of
 
 __all__ = ["surroundings", "without_literals"]
 
