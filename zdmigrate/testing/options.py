@@ -96,6 +96,10 @@ CHECK = (
         name="alembic", field="alembic", metavar="INI[@REV]", path=True,
         help="Start with the schema of alembic upgrade REV (heads).",
     ),
+    Option(
+        name="alembic-x", field="alembic_x", metavar="NAME=VALUE", repeatable=True,
+        help="What env.py gets as alembic -x. Repeatable.",
+    ),
     Option(name="dump", field="dump", metavar="FILE", path=True, help="Start with a file of SQL, as pg_dump writes it."),
     Option(name="from-url", field="from_url", metavar="URL", help="Start with a live database's catalog, without its rows."),
     Option(name="metadata", field="metadata", metavar="MODULE:ATTR", help="Start with metadata.create_all."),
