@@ -173,7 +173,9 @@ def test_a_phase_that_fails_fails_the_tests_from_there_on(suite: Suite) -> None:
     suite.write("seed.sql", f"{SEED} ALTER TABLE users ADD nick text;")
     result = suite.run("-v", "--zd-phases", "retire,contract,none-reverted")
     result.assert_outcomes(passed=2, errors=1)
-    why = "0001_email_address does not come to contract: contract cannot begin: row (0,1) of public.users is NULL in nick"
+    why = (
+        "0001_email_address does not come to contract: contract cannot begin: row (0,1) of public.users is NULL in nick"
+    )
     assert f"zdmigrate: {why}" in without_traceback(result)
     assert "test_columns[contract] ERROR" in said(result)
 
@@ -370,6 +372,7 @@ def test_literals_are_kept_on_demand(shop: Suite) -> None:
         ([], {"FAIL": "1"}, "fp.json is not written: the tests did not pass"),
         (["-k", "may_fail"], {}, "none sent a statement to PostgreSQL\nhint: do the tests need a variable"),
         (["--zd-record-models=nix:Base"], {}, "there is no module nix\nhint: "),
+        (["--zd-record=test_app.py/fp.json"], {}, "cannot be written: File exists\nhint: --zd-record names the file"),
     ],
 )  # fmt: skip
 def test_what_could_not_be_recorded_leaves_the_file_and_fails(
