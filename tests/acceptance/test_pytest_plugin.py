@@ -259,6 +259,13 @@ def test_workers_have_servers_of_their_own_and_leave_nothing(suite: Suite) -> No
     assert leftovers(suite.server) == []
 
 
+def test_ctrl_c_leaves_nothing(suite: Suite) -> None:
+    suite.write("test_app.py", "import os, signal\ndef test_it(zd_engine): os.kill(os.getpid(), signal.SIGINT)")
+    result = suite.run("--zd-phases", "none")
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    assert leftovers(suite.server) == []
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 __all__ = [
+    "ALL",
     "CHECK",
     "LITERALS",
     "MIGRATION",
@@ -134,13 +135,15 @@ RECORDING = (
     Option(name="record-version", field="version", metavar="VERSION", help="Of which version."),
 )  # fmt: skip
 
+ALL = (MIGRATION, PHASES, VERSION, ROWS, *CHECK, RECORD, *RECORDING, LITERALS)
+
 _OF_THE_COMMAND = re.compile(rf"--(?=(?:{'|'.join(option.name for option in CHECK)})\b(?!-))")
 
 
 def declare(parser: pytest.Parser) -> None:
     """All of them."""
     group = parser.getgroup("zdmigrate", "zdmigrate: tests in every phase of a migration, and footprints")
-    for option in (MIGRATION, PHASES, VERSION, ROWS, *CHECK, RECORD, *RECORDING, LITERALS):
+    for option in ALL:
         option.declare(group, parser)
 
 
