@@ -21,6 +21,7 @@ from typing import Any
 
 import psycopg
 
+from tests.support.entry_point import distribution
 from tests.support.servers import Database, binaries_for_tests, connect
 from zdmigrate.postgres.servers import ScratchServer
 
@@ -43,6 +44,8 @@ _VARYING = (
     (r"\d+(\.\d+)? s\b", "<s>"),
     (r"\d+(\.\d+)? (kB|MB)\b", "<size>"),
     (r"\d+ pages\b", "<pages>"),
+    (r"\bin \d+\.\d+s\b", "in <s>"),  # pytest
+    (r"=+", "="),  # its rules end where the line does
     (r"PostgreSQL \d+\.\d+", "PostgreSQL <version>"),
     (r"\bplan [0-9a-f]{12}\b", "plan <hash>"),  # the pages of the changes show the SQL behind it
     (r" +", " "),
@@ -72,13 +75,16 @@ class Terminal:
     def __post_init__(self) -> None:
         programs = self.directory / ".bin"
         programs.mkdir()
-        shim = programs / "zdmigrate"
-        shim.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m zdmigrate "$@"\n', encoding="utf-8")
-        shim.chmod(0o755)
-        clean = {key: value for key, value in os.environ.items() if not key.startswith(("ZDMIGRATE_", "PG"))}
+        for name in ("zdmigrate", "pytest"):
+            shim = programs / name
+            shim.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m {name} "$@"\n', encoding="utf-8")
+            shim.chmod(0o755)
+        installed = distribution(programs / "installed")  # pytest looks for plugins there
+        clean = {key: value for key, value in os.environ.items() if not key.startswith(("ZDMIGRATE_", "PG", "PYTEST_"))}
         path = f"{programs}{os.pathsep}{os.environ['PATH']}"
         self.env = clean | {
-            "PATH": path, "PYTHONPATH": str(ROOT), "ZDMIGRATE_URL": self.database.url, "COLUMNS": "120",
+            "PATH": path, "PYTHONPATH": f"{ROOT}{os.pathsep}{installed}", "ZDMIGRATE_URL": self.database.url, "COLUMNS": "120",
+            "DATABASE_URL": self.database.server.url(self.database.name, driver="psycopg"),
             "ZDMIGRATE_CHECK_SERVER_URL": self.database.server.url("postgres"),
         }  # fmt: skip
 
@@ -173,7 +179,7 @@ def replayed(text: str, terminal: Terminal) -> Iterator[tuple[re.Match[str], Sho
             case "sql" if not block["title"]:
                 with connect(terminal.database) as connection:
                     connection.execute(block["body"].encode())
-            case "python" | "sql" if block["title"]:
+            case "python" | "sql" | "toml" if block["title"]:
                 path = terminal.directory / block["title"]
                 for made in path.parent.glob(f"*{path.stem.removeprefix(_ID)}.py"):
                     made.unlink()  # what `new` has written, minutes apart from the page

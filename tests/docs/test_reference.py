@@ -9,6 +9,7 @@ from pathlib import Path
 from zdmigrate import errors
 from zdmigrate.engine import gates
 from zdmigrate.phases import PHASES
+from zdmigrate.testing import options
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -68,3 +69,8 @@ def test_every_exit_code_is_on_the_on_call_page() -> None:
 def test_every_phase_is_explained() -> None:
     text = page("explanation/phases.md")
     assert [phase for phase in PHASES[1:] if f"| `{phase}` |" not in text] == []
+
+
+def test_every_option_of_the_pytest_plugin_is_documented() -> None:
+    text = page("howto/pytest.md")
+    assert [each.name for each in options.ALL if not re.search(rf"`--zd-{each.name}[ `]", text)] == []

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 __all__ = [
+    "ALL",
     "CHECK",
     "LITERALS",
     "MIGRATION",
@@ -96,6 +97,10 @@ CHECK = (
         name="alembic", field="alembic", metavar="INI[@REV]", path=True,
         help="Start with the schema of alembic upgrade REV (heads).",
     ),
+    Option(
+        name="alembic-x", field="alembic_x", metavar="NAME=VALUE", repeatable=True,
+        help="What env.py gets as alembic -x. Repeatable.",
+    ),
     Option(name="dump", field="dump", metavar="FILE", path=True, help="Start with a file of SQL, as pg_dump writes it."),
     Option(name="from-url", field="from_url", metavar="URL", help="Start with a live database's catalog, without its rows."),
     Option(name="metadata", field="metadata", metavar="MODULE:ATTR", help="Start with metadata.create_all."),
@@ -130,13 +135,15 @@ RECORDING = (
     Option(name="record-version", field="version", metavar="VERSION", help="Of which version."),
 )  # fmt: skip
 
+ALL = (MIGRATION, PHASES, VERSION, ROWS, *CHECK, RECORD, *RECORDING, LITERALS)
+
 _OF_THE_COMMAND = re.compile(rf"--(?=(?:{'|'.join(option.name for option in CHECK)})\b(?!-))")
 
 
 def declare(parser: pytest.Parser) -> None:
     """All of them."""
     group = parser.getgroup("zdmigrate", "zdmigrate: tests in every phase of a migration, and footprints")
-    for option in (MIGRATION, PHASES, VERSION, ROWS, *CHECK, RECORD, *RECORDING, LITERALS):
+    for option in ALL:
         option.declare(group, parser)
 
 

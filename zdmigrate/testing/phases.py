@@ -167,6 +167,11 @@ def _opened(wanted: Wanted, stack: contextlib.ExitStack) -> Phases:
     if wanted.rows:
         ground.fill(base)
     plans = ground.walk(base).begin()
+    if not plans:
+        raise UsageError(
+            f"the starting schema has {', '.join(wanted.migrations)} already",
+            hint="start with the schema from before it: --zd-dump, --zd-alembic INI@REV",
+        )
     return Phases(wanted, ground, States(ground, plans), base, combine(plan.window for plan in plans))
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from zdmigrate.compat.footprint import Footprint, Statement
 from zdmigrate.compat.footprints import recorded
+from zdmigrate.compat.footprint import Footprint, Statement
 from zdmigrate.compat.recording import hooks
 from zdmigrate.compat.recording.collecting import Recording, collect
 from zdmigrate.compat.recording.command import VARIABLE, environment, prepare
@@ -68,14 +68,14 @@ class _Recorder:
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """A run that failed leaves the file as it was: what it did not reach would be missing."""
-        out = Path(options.RECORD.value(session.config))
         if session.exitstatus != pytest.ExitCode.OK:
-            self._lines.append(f"{out} is not written: the tests did not pass")
+            self._lines.append(f"{session.config.option.zd_record} is not written: the tests did not pass")
             return
         try:
-            self._write(out, session.config)
+            self._write(session.config)
         except ZdmigrateError as error:
-            self._lines += [error.message, *([f"hint: {error.hint}"] if error.hint else [])]
+            hint = error.hint and error.hint.replace("--out", "--zd-record")
+            self._lines += [error.message, *([f"hint: {hint}"] if hint else [])]
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
@@ -88,7 +88,7 @@ class _Recorder:
         """Remove what the processes have written."""
         self._directory.cleanup()
 
-    def _write(self, out: Path, config: pytest.Config) -> None:
+    def _write(self, config: pytest.Config) -> None:
         from zdmigrate.compat.footprints.models import mapped_tables
 
         wanted = Wanted(**{option.field: option.value(config) for option in options.RECORDING})
@@ -99,8 +99,8 @@ class _Recorder:
             tables=[table for name in wanted.models for table in mapped_tables(name)],
         )  # fmt: skip
         data = footprint.to_bytes()
-        recorded.write(out, data)
-        self._lines.append(f"{out}: {recorded.summary(footprint, data)}")
+        recorded.write(Path(options.RECORD.value(config)), data)
+        self._lines.append(f"{config.option.zd_record}: {recorded.summary(footprint, data)}")
 
 
 def _sent(found: Recording) -> tuple[Statement, ...]:
