@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.checks import Bench
+from tests.support.checks import Bench, clean
 from tests.support.layers import found, settled
 from tests.support.scratch import project
 from tests.support.servers import Database, connect
 from zdmigrate.compat.footprint import Filled, Footprint, MappedColumn, MappedTable, Parameter, Statement
-from zdmigrate.compat.report import Layer, Run, Version
+from zdmigrate.compat.report import Layer, Run, Version, proven_window
 from zdmigrate.engine.project import Project
 from zdmigrate.phases import Phase
 from zdmigrate.postgres.servers import ScratchServer
@@ -292,6 +292,21 @@ def test_what_is_found_is_told_with_a_remedy(run: Run) -> None:
     assert run.unproven == ()
     assert all(finding.remedy and not finding.announced for finding in run.findings)
     assert {f.state.phase for f in run.broken} == {*Phase} - {Phase.NONE}
+
+
+def test_what_is_accepted_for_warm_connections_is_a_failure_on_new_ones(
+    check_pg: ScratchServer, tmp_path: Path
+) -> None:
+    """No phase suits both versions of a number that becomes a text; `warm_connections` does not cover that."""
+    schema = "CREATE TABLE parts (id serial PRIMARY KEY, code int); INSERT INTO parts (code) VALUES (1), (2)"
+    old, new = (Footprint.of(tables=[table("parts", column("code", type_))]) for type_ in ("INTEGER", "TEXT"))
+    run = Bench(check_pg, tmp_path).check(schema, 'ChangeType("parts", "code", sa.Text())', old, new)
+    assert clean(run) == []
+    assert proven_window(run) == (Phase.BACKFILL, Phase.SWITCH_READS)
+    broken = {
+        f.hazard for f in run.findings if f.version is Version.OLD and f.state.phase is Phase.SWITCH_READS and f.counts
+    }
+    assert "C11" in broken
 
 
 # What only the plan can say.

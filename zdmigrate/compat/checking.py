@@ -166,7 +166,8 @@ def _announced(finding: Finding, plans: Sequence[Plan]) -> Finding:
     if finding.layer is Layer.WARM:
         known = any(hazard.accept == "warm_connections" for hazard in before)
     else:
-        mine = [hazard for hazard in before if hazard.id == finding.hazard]
+        # What was accepted for warm connections is not accepted for new ones.
+        mine = [each for each in before if each.id == finding.hazard and each.accept != "warm_connections"]
         known = any(hazard.accept is not None or _UNASKED.get(hazard.id) is finding.version for hazard in mine)
     return dataclasses.replace(finding, announced=True) if known else finding
 

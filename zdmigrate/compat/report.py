@@ -22,7 +22,7 @@ class Layer(enum.StrEnum):
     PHASE = "phase"
     """The phase itself failed on the scratch server."""
     CATALOG = "catalog"
-    """A mapped table or column is not there."""
+    """A mapped table or column is not there, or is of another kind."""
     PREPARE = "prepare"
     """The server refuses the statement before it is executed."""
     EXECUTE = "execute"

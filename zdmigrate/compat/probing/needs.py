@@ -240,13 +240,11 @@ def _defaults(table: MappedTable, home: Home) -> Iterator[tuple[tuple[str, str],
     filled = [] if found is None else [column.name for column in found.columns if column.filled == "server"]
     if found is None or not filled:
         return
-    first, second = (_filled(home.client, found, filled, home.samples.make(found.relation, n)) for n in _TWO)
+    rows = (home.samples.make(found.relation, number) for number in (roundtrips.NEW, roundtrips.NEW + 1))
+    first, second = (_filled(home.client, found, filled, row) for row in rows)
     for name, one, other in zip(filled, first, second, strict=False):
         if one is not None and one == other:
             yield (str(found.relation), name), one
-
-
-_TWO = (roundtrips.NEW, roundtrips.NEW + 1)
 
 
 def _filled(client: Client, found: Mapped, names: Sequence[str], row: Row) -> tuple[str | None, ...]:
