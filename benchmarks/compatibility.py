@@ -15,10 +15,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from zdmigrate.compat import schemas
 from zdmigrate.compat.checking import Pair, check
 from zdmigrate.compat.footprint import Footprint, MappedColumn, MappedTable, Parameter, Reference, Statement
-from zdmigrate.compat.servers import open_servers
+from zdmigrate.compat.scratch import schemas
+from zdmigrate.compat.scratch.servers import open_servers
 from zdmigrate.config import Config
 from zdmigrate.postgres.servers import available_majors
 

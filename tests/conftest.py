@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.processes import Forker
+from tests.support.scratch import check_server
 from tests.support.servers import Database, ReplicaPair, base_for_tests, binaries_for_tests
 from zdmigrate.postgres.servers import ScratchServer, ServerBinaries
 
@@ -27,6 +28,13 @@ def pg_major(pg_binaries: ServerBinaries) -> int:
 @pytest.fixture(scope="session")
 def pg(pg_binaries: ServerBinaries) -> Iterator[ScratchServer]:
     with ScratchServer.start(pg_binaries, base=base_for_tests()) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def check_pg(pg_binaries: ServerBinaries) -> Iterator[ScratchServer]:
+    """A server as a check has it, apart from the other one: checks leave roles behind."""
+    with check_server(pg_binaries) as server:
         yield server
 
 

@@ -2,6 +2,8 @@
 
 What a migration file needs is imported from here. Names are loaded on first use: `import zdmigrate.app` in an
 application pays for nothing of the tool.
+
+PYTEST_DONT_REWRITE: `zdmigrate record -- pytest` imports this before pytest does, and pytest would warn of that.
 """
 
 from __future__ import annotations

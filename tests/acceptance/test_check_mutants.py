@@ -11,11 +11,11 @@ import sqlalchemy as sa
 
 from tests.support import mutants
 from tests.support.examples import FOLDER, NAMES
-from zdmigrate.compat import schemas
 from zdmigrate.compat.checking import Pair, check
 from zdmigrate.compat.footprint import Footprint
-from zdmigrate.compat.models import tables_of
+from zdmigrate.compat.footprints.models import tables_of
 from zdmigrate.compat.report import Layer, Run
+from zdmigrate.compat.scratch import schemas
 from zdmigrate.config import Config
 from zdmigrate.demo.example import Example
 from zdmigrate.engine import planned

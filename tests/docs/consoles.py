@@ -77,7 +77,10 @@ class Terminal:
         shim.chmod(0o755)
         clean = {key: value for key, value in os.environ.items() if not key.startswith(("ZDMIGRATE_", "PG"))}
         path = f"{programs}{os.pathsep}{os.environ['PATH']}"
-        self.env = clean | {"PATH": path, "PYTHONPATH": str(ROOT), "ZDMIGRATE_URL": self.database.url, "COLUMNS": "120"}
+        self.env = clean | {
+            "PATH": path, "PYTHONPATH": str(ROOT), "ZDMIGRATE_URL": self.database.url, "COLUMNS": "120",
+            "ZDMIGRATE_CHECK_SERVER_URL": self.database.server.url("postgres"),
+        }  # fmt: skip
 
     def run(self, shown: Shown) -> list[str]:
         """What the command says now."""
@@ -167,10 +170,10 @@ def replayed(text: str, terminal: Terminal) -> Iterator[tuple[re.Match[str], Sho
     """Every command of a page, with what it says now. A command that fails must be followed by ``$ echo $?``."""
     for block in _FENCE.finditer(text):
         match block["language"]:
-            case "sql":
+            case "sql" if not block["title"]:
                 with connect(terminal.database) as connection:
                     connection.execute(block["body"].encode())
-            case "python" if block["title"]:
+            case "python" | "sql" if block["title"]:
                 path = terminal.directory / block["title"]
                 for made in path.parent.glob(f"*{path.stem.removeprefix(_ID)}.py"):
                     made.unlink()  # what `new` has written, minutes apart from the page

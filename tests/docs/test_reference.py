@@ -46,7 +46,15 @@ def test_every_gate_is_documented() -> None:
 def test_every_warning_is_documented() -> None:
     sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "zdmigrate").rglob("*.py"))
     raised = set(re.findall(r"\bid=\"([A-Z]\d\d)\"", sources))
-    assert raised == set(re.findall(r"^\| ([A-Z]\d\d) \|", page("reference/hazards.md"), flags=re.MULTILINE))
+    warnings = sections(page("reference/hazards.md"))["Warnings of a plan"]
+    assert raised == set(re.findall(r"^\| ([A-Z]\d\d) \|", warnings, flags=re.MULTILINE))
+
+
+def test_every_finding_is_documented() -> None:
+    source = (ROOT / "zdmigrate" / "compat" / "judging.py").read_text(encoding="utf-8")
+    findings = sections(page("reference/hazards.md"))["Findings of a check"]
+    documented = set(re.findall(r"^\| (C\d\d) \|", findings, flags=re.MULTILINE))
+    assert set(re.findall(r'"(C\d\d)"', source)) == documented
 
 
 def test_every_exit_code_is_on_the_on_call_page() -> None:

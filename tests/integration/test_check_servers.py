@@ -19,9 +19,9 @@ from psycopg.conninfo import conninfo_to_dict
 from tests.support.processes import ROOT, until
 from tests.support.scratch import connected, project, rows, written
 from zdmigrate.cli.checking_options import Serving
-from zdmigrate.compat import roles, schemas
-from zdmigrate.compat.given_server import PREFIX
-from zdmigrate.compat.servers import open_servers
+from zdmigrate.compat.scratch import roles, schemas
+from zdmigrate.compat.scratch.given_server import PREFIX
+from zdmigrate.compat.scratch.servers import open_servers
 from zdmigrate.config import Config
 from zdmigrate.errors import ServerUnavailable, Unsafe
 from zdmigrate.postgres.binaries import Origin, available_majors

@@ -15,8 +15,8 @@ import pytest
 from tests.integration.test_check_servers import owner
 from tests.support.processes import until
 from tests.support.scratch import connected, project, rows, written
-from zdmigrate.compat import containers, roles, schemas
-from zdmigrate.compat.servers import open_servers
+from zdmigrate.compat.scratch import containers, roles, schemas
+from zdmigrate.compat.scratch.servers import open_servers
 from zdmigrate.errors import ServerUnavailable
 
 pytestmark = pytest.mark.containers

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from psycopg.pq import ExecStatus
 
 from tests.support.servers import Database, connect
-from zdmigrate.compat.normalise import normalised
+from zdmigrate.compat.normalising.normalise import normalised
 from zdmigrate.postgres.servers import ScratchServer
 
 SCHEMA = """

@@ -12,9 +12,9 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from tests.support.scratch import check_server, connected, project, rows, written
-from zdmigrate.compat import roles, schemas
-from zdmigrate.compat.project import Environment
-from zdmigrate.compat.schemas import Source
+from zdmigrate.compat.scratch import roles, schemas
+from zdmigrate.compat.scratch.project import Environment
+from zdmigrate.compat.scratch.schemas import Source
 from zdmigrate.engine.project import Project
 from zdmigrate.errors import ServerUnavailable, UsageError, ZdmigrateError
 from zdmigrate.phases import Phase

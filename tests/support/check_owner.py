@@ -13,8 +13,8 @@ import time
 
 from tests.support.scratch import connected
 from zdmigrate.cli import runtime
-from zdmigrate.compat import roles
-from zdmigrate.compat.servers import open_servers
+from zdmigrate.compat.scratch import roles
+from zdmigrate.compat.scratch.servers import open_servers
 
 
 def main(arguments: list[str]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 
 from tests.support.servers import base_for_tests
-from zdmigrate.compat.roles import SUPERUSER
+from zdmigrate.compat.scratch.roles import SUPERUSER
 from zdmigrate.config import Config
 from zdmigrate.postgres.scratch import Scratch
 from zdmigrate.postgres.servers import Access, ScratchServer, ServerBinaries

@@ -27,6 +27,8 @@ LAYERS = (
     ("zdmigrate.compat",),
     ("zdmigrate.demo",),
     ("zdmigrate.cli",),
+    ("zdmigrate.testing",),
+    ("zdmigrate.pytest_plugin",),
     ("zdmigrate.__main__",),
 )
 

@@ -13,8 +13,8 @@ from click.testing import CliRunner
 
 from zdmigrate import config
 from zdmigrate.cli.checking_options import SERVERS, Serving, Starting, server_options, start_options
-from zdmigrate.compat.project import Environment
-from zdmigrate.compat.servers import KINDS
+from zdmigrate.compat.scratch.project import Environment
+from zdmigrate.compat.scratch.servers import KINDS
 from zdmigrate.config import Check, Config
 from zdmigrate.errors import ConfigError, ServerUnavailable, UsageError
 
@@ -87,14 +87,14 @@ def test_the_kinds_of_servers_are_those_of_the_engine() -> None:
 
 
 def test_an_unknown_kind_is_refused() -> None:
-    from zdmigrate.compat.servers import open_servers
+    from zdmigrate.compat.scratch.servers import open_servers
 
     with pytest.raises(UsageError, match="no kind of server 'vm'"), open_servers(["vm"]):
         pass
 
 
 def test_what_was_tried_is_said() -> None:
-    from zdmigrate.compat.servers import open_servers
+    from zdmigrate.compat.scratch.servers import open_servers
 
     with pytest.raises(ServerUnavailable) as caught, open_servers(["url", "local", "embedded"], major=99):
         pass

@@ -12,7 +12,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import registry
 
 from zdmigrate.compat.footprint import Footprint, MappedColumn, MappedTable, Reference
-from zdmigrate.compat.models import mapped_tables, tables_of
+from zdmigrate.compat.footprints.models import mapped_tables, tables_of
 from zdmigrate.errors import UsageError
 
 APP = Path(__file__).parents[1] / "support" / "footprint_app"

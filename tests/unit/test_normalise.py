@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zdmigrate.compat.normalise import Constant, normalised
-from zdmigrate.compat.placeholders import numbered
+from zdmigrate.compat.normalising.normalise import Constant, normalised
+from zdmigrate.compat.normalising.placeholders import numbered
 from zdmigrate.errors import UsageError
 from zdmigrate.sqltext import literal
 

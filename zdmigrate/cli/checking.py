@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 import click
 
 from zdmigrate.cli import COMMANDS
-from zdmigrate.cli.checking_options import Serving, Starting, server_options, start_options
+from zdmigrate.cli.checking_options import Serving, Starting, selected, server_options, start_options
 from zdmigrate.cli.common import Command, common_options, complete_ids
 from zdmigrate.cli.runtime import App, current
 
 if TYPE_CHECKING:
     from zdmigrate.compat.checking import Checked, Pair
-    from zdmigrate.compat.commands import Commands
+    from zdmigrate.compat.probing.commands import Commands
     from zdmigrate.compat.report import Report
 
 FORMATS = ("text", "json", "junit", "sarif", "github", "gitlab", "markdown", "html")
@@ -105,7 +105,7 @@ def _pairs(old: Sequence[Path], new: Sequence[Path]) -> list[Pair]:
 
 
 def _commands(app: App, starting: Starting, old: str | None, new: str | None) -> Commands | None:
-    from zdmigrate.compat.commands import Commands
+    from zdmigrate.compat.probing.commands import Commands
     from zdmigrate.compat.report import Version
 
     lines = {version: line for version, line in ((Version.OLD, old), (Version.NEW, new)) if line}
@@ -120,13 +120,10 @@ def _checked(
 ) -> tuple[Report, list[Checked]]:
     from zdmigrate.compat import checking, suppressions
     from zdmigrate.compat.report import Report
-    from zdmigrate.migration import find_id, migration_paths
 
     config = app.config
     known = suppressions.read(config)
-    here = [path.stem for path in migration_paths(config.dir)]
-    chosen = [find_id(here, id_) for id_ in ids]
-    before = [id_ for id_ in here if chosen and id_ < min(chosen)]
+    chosen, before = selected(config, ids)
     start = starting.start(config, before=before)
     with serving.open(config, like=starting.origin(config), report=app.narrate) as servers:
         checked = [

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from zdmigrate.compat.project import Environment
-    from zdmigrate.compat.schemas import Source, Start
+    from zdmigrate.compat.scratch.project import Environment
+    from zdmigrate.compat.scratch.schemas import Source, Start
     from zdmigrate.config import Config
     from zdmigrate.postgres.scratch import Scratch
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 SERVERS = ("url", "container", "local", "embedded")
-"""The values of `zdmigrate.compat.servers.KINDS`; a test compares them."""
+"""The values of `zdmigrate.compat.scratch.servers.KINDS`; a test compares them."""
 _SOURCES = {"alembic": "--alembic", "dump": "--dump", "from_url": "--from-url", "metadata": "--metadata"}
 
 
@@ -41,7 +41,7 @@ class Starting:
 
     def start(self, config: Config, *, before: Sequence[str] = ()) -> Start:
         """Makes databases with the starting schema; `before` are the migrations that come before the checked ones."""
-        from zdmigrate.compat import schemas
+        from zdmigrate.compat.scratch import schemas
 
         return schemas.start(
             self._source(config), config=config, before=before, extensions=self.extensions or config.check.extensions,
@@ -54,7 +54,7 @@ class Starting:
 
     def environment(self, config: Config) -> Environment:
         """How the project's own commands learn where their database is."""
-        from zdmigrate.compat.project import Environment
+        from zdmigrate.compat.scratch.project import Environment
 
         variables = self.url_variables or config.check.url_variables
         return Environment(variables=variables, driver=self.driver or config.check.driver)
@@ -65,7 +65,7 @@ class Starting:
         return value if key == "from_url" else None
 
     def _source(self, config: Config) -> Source:
-        from zdmigrate.compat import schemas
+        from zdmigrate.compat.scratch import schemas
 
         key, value = self._chosen(config)
         match key:
@@ -116,7 +116,7 @@ class Serving:
     ) -> AbstractContextManager[list[Scratch]]:
         """The servers. Their version is the one that is asked for, else that of the database `like` (default: the
         configured one), else the newest."""
-        from zdmigrate.compat.servers import open_servers
+        from zdmigrate.compat.scratch.servers import open_servers
 
         check = config.check
         kind, images, url = self.server, self.images, self.server_url
@@ -128,6 +128,19 @@ class Serving:
         return open_servers(
             (kind,) if kind else (), images=images, url=url or check.server_url, major=major, report=report
         )
+
+
+def selected(config: Config, prefixes: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The ids that are meant, and those of the directory that come before them; without prefixes, none of either.
+
+    Raises:
+        UsageError: there is no such migration, or there are several.
+    """
+    from zdmigrate.migration import find_id, migration_paths
+
+    here = [path.stem for path in migration_paths(config.dir)]
+    chosen = [find_id(here, prefix) for prefix in prefixes]
+    return chosen, [id_ for id_ in here if chosen and id_ < min(chosen)]
 
 
 def _major_of(url: str, report: Callable[[str], None]) -> int | None:

@@ -57,7 +57,7 @@ def record(
       zdmigrate record --models myapp.models:Base --version 2.4.0 --out footprints/2.4.0.json -- pytest tests
       zdmigrate record --models myapp.models:Base --git v2.3.0 --out footprints/2.3.0.json
     """
-    from zdmigrate.compat import recorded
+    from zdmigrate.compat.footprints import recorded
 
     app = current()
     if app_role is not None and not pg_stat_statements:

@@ -4,35 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import timedelta
+from collections.abc import Iterator, Mapping, Sequence
 
-import psycopg
-
-from zdmigrate.compat import roles
-from zdmigrate.compat.client import Client
-from zdmigrate.compat.commands import Commands
-from zdmigrate.compat.crossing import Crossing
 from zdmigrate.compat.footprint import Footprint
-from zdmigrate.compat.needs import Home, Needs, Settled, settle
+from zdmigrate.compat.probing.client import Client
+from zdmigrate.compat.probing.commands import Commands
+from zdmigrate.compat.probing.crossing import Crossing
+from zdmigrate.compat.probing.needs import Home, Needs, Settled, settle
+from zdmigrate.compat.probing.warm import WarmClient
 from zdmigrate.compat.report import Application, Counts, Finding, Layer, Run, State, Version
-from zdmigrate.compat.rows import fill
-from zdmigrate.compat.schemas import Start
-from zdmigrate.compat.walking import Stopped, Walk, last_reversible
-from zdmigrate.compat.warm import WarmClient
-from zdmigrate.config import Backfill, Config
+from zdmigrate.compat.scratch.schemas import Start
+from zdmigrate.compat.states import NONE, Databases, Ground, States, move
+from zdmigrate.compat.walking import Stopped, last_reversible
+from zdmigrate.config import Config
 from zdmigrate.errors import UsageError
-from zdmigrate.phases import PHASES, Phase
 from zdmigrate.plan import Direction, Plan
 from zdmigrate.planning.planner import combine
-from zdmigrate.postgres import shapes as catalog
 from zdmigrate.postgres.scratch import Scratch
-from zdmigrate.postgres.shapes import Shapes
 
 __all__ = ["Checked", "Pair", "check"]
-
-NONE = State(phase=Phase.NONE)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,15 +73,8 @@ def check(
     Raises:
         ZdmigrateError: the starting schema, or a plan, cannot be made.
     """
-    with _Databases(server) as databases:
-        base = databases.made(lambda name: start(server, name))
-        with psycopg.connect(server.conninfo(base), autocommit=True) as connection:
-            role = roles.application_role(connection, app_role, control=config.schema)
-            owner = roles.migrating_role(connection)
-        ground = _Ground(
-            databases=databases, config=dataclasses.replace(config, environment=None, backfill=Backfill(pause=timedelta(0))),
-            role=role, owner=owner, ids=tuple(ids),
-        )  # fmt: skip
+    with Databases(server) as databases:
+        ground, base = Ground.made(databases, start, config, ids, app_role=app_role)
         ground.fill(base)
         plans = ground.walk(base).begin()
         if not plans:
@@ -100,7 +83,7 @@ def check(
                 hint="zdmigrate check MIGRATION, with a schema from before it",
             )
         ground = dataclasses.replace(ground, ids=tuple(plan.migration for plan in plans))
-        states = _States(ground, plans)
+        states = States(ground, plans)
         stopped = states.build(base)
         names = states.changing()
         runs = [_check_pair(pair, ground, plans, states, stopped, names, base) for pair in pairs]
@@ -109,117 +92,8 @@ def check(
     return Checked(plans=plans, runs=tuple(runs))
 
 
-class _Databases(contextlib.ExitStack):
-    """Databases of one check. None of them outlives it."""
-
-    def __init__(self, server: Scratch) -> None:
-        super().__init__()
-        self.server = server
-        self._prefix = f"zd_check_{secrets.token_hex(4)}"
-        self._number = 0
-
-    def made(self, make: Callable[[str], object]) -> str:
-        """A new one, of whatever kind."""
-        self._number += 1
-        name = f"{self._prefix}_{self._number}"
-        self.callback(self.server.drop_database, name)
-        make(name)
-        return name
-
-    def copy(self, template: str) -> str:
-        """A copy of one that nobody is connected to."""
-        return self.made(lambda name: self.server.create_database(name, template=template))
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class _Ground:
-    """Where it happens."""
-
-    databases: _Databases
-    config: Config
-    role: str
-    owner: str
-    ids: tuple[str, ...]
-
-    def walk(self, database: str) -> Walk:
-        """The migrations on a database."""
-        url = self.databases.server.conninfo(database, user=self.owner)
-        return Walk(dataclasses.replace(self.config, url=url), self.ids)
-
-    def application(self, database: str) -> Client:
-        """A connection as the applications have it."""
-        return Client(self.databases.server.conninfo(database, user=self.role))
-
-    def superuser(self, database: str) -> Client:
-        """A connection that sees everything."""
-        return Client(self.databases.server.conninfo(database))
-
-    def fill(self, database: str) -> dict[str, str]:
-        """Rows for the tables that have none."""
-        with self.superuser(database) as owner, self.application(database) as application:
-            shapes = catalog.read(application.connection, control_schema=self.config.schema)
-            return fill(owner, shapes)
-
-    def shapes(self, database: str) -> Shapes:
-        """As the applications see it."""
-        with self.application(database) as application:
-            return catalog.read(application.connection, control_schema=self.config.schema)
-
-
-class _States:
-    """A database for every state, forwards and backwards, as the phases left it but for a few rows."""
-
-    def __init__(self, ground: _Ground, plans: Sequence[Plan]) -> None:
-        self._ground = ground
-        self._plans = plans
-        self.database: dict[State, str] = {}
-        self.shapes: dict[State, Shapes] = {}
-
-    def build(self, base: str) -> tuple[tuple[State, Stopped], ...]:
-        """Go through the phases on a copy of `base`; the states in which they stopped."""
-        self._keep(NONE, base)
-        stopped = [*self._along(base, [State(phase=phase) for phase in PHASES[1:]])]
-        turn = State(phase=last_reversible(self._plans))
-        if turn in self.database:
-            back = [State(phase=p.previous, direction=Direction.BACKWARD) for p in turn.phase.back_to(Phase.NONE)]
-            stopped += self._along(self.database[turn], back)
-        for state, database in self.database.items():
-            if {*self.shapes[state].relations} - {*self.shapes[NONE].relations}:
-                self._ground.fill(database)
-        return tuple(stopped)
-
-    def _along(self, source: str, states: Sequence[State]) -> Iterator[tuple[State, Stopped]]:
-        database = self._ground.databases.copy(source)
-        walk = self._ground.walk(database)
-        for state in states:
-            stopped = move(walk, state)
-            if stopped is not None:
-                yield state, stopped
-                return
-            self._keep(state, database)
-
-    def _keep(self, state: State, database: str) -> None:
-        self.database[state] = self._ground.databases.copy(database)
-        self.shapes[state] = self._ground.shapes(database)
-
-    def changing(self) -> frozenset[str]:
-        """The names of everything that is not the same in all states, and of all that leads there."""
-        found = {name for shapes in self.shapes.values() for name in shapes.differing(self.shapes[NONE])}
-        return frozenset(n for shapes in self.shapes.values() for n in shapes.reaching(frozenset(found)))
-
-    def home(self, version: Version) -> State:
-        """The state that a version was written for."""
-        forward = [state for state in self.database if state.direction is Direction.FORWARD]
-        return NONE if version is Version.OLD else max(forward, key=lambda state: state.phase.position)
-
-
-def move(walk: Walk, state: State) -> Stopped | None:
-    """To the state, from the one before it."""
-    return walk.advance(state.phase) if state.direction is Direction.FORWARD else walk.revert(state.phase)
-
-
 def _check_pair(
-    pair: Pair, ground: _Ground, plans: Sequence[Plan], states: _States, stopped: Sequence[tuple[State, Stopped]],
+    pair: Pair, ground: Ground, plans: Sequence[Plan], states: States, stopped: Sequence[tuple[State, Stopped]],
     names: frozenset[str], base: str,
 ) -> Run:  # fmt: skip
     needs = _settled(pair, ground, states, names)
@@ -246,7 +120,7 @@ def _check_pair(
     )
 
 
-def _with_commands(run: Run, commands: Commands, ground: _Ground, states: _States) -> Run:
+def _with_commands(run: Run, commands: Commands, ground: Ground, states: States) -> Run:
     found: list[Finding] = []
     for state, database in states.database.items():
         for version in Version:
@@ -256,7 +130,7 @@ def _with_commands(run: Run, commands: Commands, ground: _Ground, states: _State
     return dataclasses.replace(run, findings=(*run.findings, *found))
 
 
-def _settled(pair: Pair, ground: _Ground, states: _States, names: frozenset[str]) -> dict[Version, Needs]:
+def _settled(pair: Pair, ground: Ground, states: States, names: frozenset[str]) -> dict[Version, Needs]:
     needs: dict[Version, Needs] = {}
     known: dict[str, Settled] = {}
     for version in Version:
@@ -311,9 +185,9 @@ class _Live:
     """The phases once more, with connections that stay open, and with rows that stay."""
 
     run: Run
-    ground: _Ground
+    ground: Ground
     plans: Sequence[Plan]
-    states: _States
+    states: States
     needs: Mapping[Version, Needs]
     touching: Mapping[Version, Sequence[Settled]]
     names: frozenset[str]

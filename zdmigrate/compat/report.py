@@ -12,7 +12,7 @@ from zdmigrate.plan import Direction, Window
 
 __all__ = [
     "Application", "Cell", "Counts", "Finding", "Layer", "Report", "Run", "State", "Suppression", "Unproven", "Version",
-    "proven_window",
+    "predicts", "proven_window",
 ]  # fmt: skip
 
 
@@ -173,10 +173,7 @@ class Run:
 
     def predicts(self, version: Version, state: State) -> bool:
         """Whether the changes say that the version works in the state."""
-        position = state.phase.position
-        if version is Version.OLD:
-            return position <= self.predicted.old_until.position
-        return position >= self.predicted.new_from.position
+        return predicts(self.predicted, version, state)
 
     def cell(self, version: Version, state: State) -> Cell:
         """The verdict for one version in one state."""
@@ -209,6 +206,12 @@ class Run:
         if self.broken:
             return 6
         return 1 if self.unproven else 0
+
+
+def predicts(window: Window, version: Version, state: State) -> bool:
+    """Whether the state is in the version's part of the window."""
+    position = state.phase.position
+    return position <= window.old_until.position if version is Version.OLD else position >= window.new_from.position
 
 
 def proven_window(run: Run) -> tuple[Phase | None, Phase | None]:

@@ -24,6 +24,7 @@ from zdmigrate.sqltext import ident, literal, tokens
 SHARE_ROW_EXCLUSIVE = LockMode.SHARE_ROW_EXCLUSIVE
 
 _REFUSING = ("NO ACTION", "RESTRICT")
+_WHOLE = ("smallint", "integer", "bigint")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -148,6 +149,15 @@ class ForeignKey(NewConstraint):
                 id="C15", phase=addition.phase, remedy='on_update="cascade", if N changes them',
                 message=f"version N cannot change {theirs} of a row of {self._shown_ref} that N+1's rows of {own} point to",
             )  # fmt: skip
+
+        for name, other in zip(self.own, self.ref_columns, strict=True):
+            mine, its = addition.table.column(name).type, ref.column(other).type
+            if mine in _WHOLE and its in _WHOLE[_WHOLE.index(mine) + 1 :]:
+                yield Hazard(
+                    id="C24", phase=addition.phase, remedy="ChangeType it to the other's type, before its numbers run out",
+                    message=f"{own}.{name} is {mine}, and {self._shown_ref}.{other}, to which it points, is {its}: rows with "
+                    "numbers beyond it cannot be pointed to",
+                )  # fmt: skip
 
     def _indexed(self, table: TableDraft) -> bool:
         live = [table.column(name).live for name in self.own]

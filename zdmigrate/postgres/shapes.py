@@ -29,6 +29,8 @@ class Column:
     filled: bool = False
     identity: str = ""
     generated: str = ""
+    number: int = dataclasses.field(default=0, compare=False)
+    """It stays when the column gets another name."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,10 +153,10 @@ def read(connection: Connection, *, control_schema: str) -> Shapes:
 
 
 def _column(values: list[Any]) -> Column:
-    name, type_, base, modifier, labels, not_null, filled, identity, generated = values
+    name, type_, base, modifier, labels, not_null, filled, identity, generated, number = values
     return Column(
         name=name, type=type_, base=base, modifier=modifier, labels=tuple(labels), not_null=not_null, filled=filled,
-        identity=identity, generated=generated,
+        identity=identity, generated=generated, number=number,
     )  # fmt: skip
 
 
@@ -180,7 +182,7 @@ SELECT r.oid::bigint, a.attname::text, format_type(a.atttypid, a.atttypmod), y.t
        ARRAY(SELECT e.enumlabel::text FROM pg_enum e WHERE e.enumtypid = CASE WHEN y.typelem <> 0 THEN y.typelem ELSE y.oid END
              ORDER BY e.enumsortorder),
        a.attnotnull OR b.bound, a.atthasdef OR a.attidentity <> '' OR t.typdefault IS NOT NULL,
-       a.attidentity::text, a.attgenerated::text
+       a.attidentity::text, a.attgenerated::text, a.attnum
 FROM (SELECT c.oid {_FROM}) r JOIN pg_attribute a ON a.attrelid = r.oid JOIN pg_type t ON t.oid = a.atttypid
 JOIN base b ON b.type = a.atttypid JOIN pg_type y ON y.oid = b.oid
 WHERE a.attnum > 0 AND NOT a.attisdropped ORDER BY 1, a.attnum
@@ -214,7 +216,8 @@ SELECT c.oid::bigint, n.nspname::text, c.relname::text, c.relkind::text,
              JOIN pg_attribute a ON (a.attrelid, a.attnum) = (k.conrelid, u.n)
              WHERE k.conrelid = c.oid AND k.contype = 'p' ORDER BY u.i),
        ARRAY(SELECT pg_get_constraintdef(k.oid) FROM pg_constraint k WHERE k.contype = 'c'
-             AND (k.conrelid = c.oid OR k.contypid IN (SELECT a.atttypid FROM pg_attribute a WHERE a.attrelid = c.oid)) ORDER BY 1),
+             AND (k.conrelid = c.oid
+                  OR k.contypid IN (SELECT a.atttypid FROM pg_attribute a WHERE a.attrelid = c.oid)) ORDER BY 1),
        ARRAY(SELECT DISTINCT ARRAY[un.nspname::text, u.relname::text] FROM pg_rewrite w
              JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid AND d.refclassid = 'pg_class'::regclass
              JOIN pg_class u ON u.oid = d.refobjid JOIN pg_namespace un ON un.oid = u.relnamespace
@@ -222,7 +225,8 @@ SELECT c.oid::bigint, n.nspname::text, c.relname::text, c.relkind::text,
        ARRAY(SELECT DISTINCT p.proname::text FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
              WHERE t.tgrelid = c.oid AND NOT t.tgisinternal ORDER BY 1),
        ARRAY(
-             SELECT concat_ws(' ', c.relrowsecurity, c.relforcerowsecurity, c.reloptions::text, pg_get_viewdef(c.oid))
+             SELECT concat_ws(' ', c.relrowsecurity, c.relforcerowsecurity, c.relreplident, c.reloptions::text,
+                              pg_get_viewdef(c.oid))
              UNION ALL SELECT concat_ws(' ', a.attname, pg_get_expr(e.adbin, e.adrelid)) FROM pg_attrdef e
                        JOIN pg_attribute a ON (a.attrelid, a.attnum) = (e.adrelid, e.adnum) WHERE e.adrelid = c.oid
              UNION ALL SELECT concat_ws(' ', k.conname, pg_get_constraintdef(k.oid)) FROM pg_constraint k WHERE k.conrelid = c.oid
@@ -234,6 +238,9 @@ SELECT c.oid::bigint, n.nspname::text, c.relname::text, c.relkind::text,
                                         pg_get_expr(o.polqual, o.polrelid), pg_get_expr(o.polwithcheck, o.polrelid))
                        FROM pg_policy o WHERE o.polrelid = c.oid
              UNION ALL SELECT pg_get_ruledef(w.oid) FROM pg_rewrite w WHERE w.ev_class = c.oid AND w.rulename <> '_RETURN'
+             UNION ALL SELECT p.pubname FROM pg_publication p WHERE p.puballtables
+                       OR EXISTS (SELECT FROM pg_publication_rel r WHERE (r.prpubid, r.prrelid) = (p.oid, c.oid))
+                       OR EXISTS (SELECT FROM pg_publication_namespace s WHERE (s.pnpubid, s.pnnspid) = (p.oid, n.oid))
              UNION ALL SELECT unnest(c.relacl)::text
              UNION ALL SELECT concat_ws(' ', a.attname, unnest(a.attacl)) FROM pg_attribute a
                        WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped

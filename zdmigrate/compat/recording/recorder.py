@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
-from zdmigrate.compat.normalise import Constant, Normalised, normalised
+from zdmigrate.compat.normalising.normalise import Constant, Normalised, normalised
 from zdmigrate.compat.recording.lines import Lines
 from zdmigrate.compat.recording.places import Place, Places
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from zdmigrate.compat.placeholders import numbered
+from zdmigrate.compat.normalising.placeholders import numbered
 from zdmigrate.compat.recording import values
 from zdmigrate.compat.recording.recorder import Measure, Recorder, Sent, Slot
 

@@ -1,0 +1,1 @@
+"""Where footprints come from: models, commands, the server's statistics, other revisions."""

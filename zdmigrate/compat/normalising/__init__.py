@@ -1,0 +1,1 @@
+"""Statements of drivers as those of footprints: numbered parameters, no constants, lists of one."""
