@@ -20,9 +20,12 @@ from benchmarks.real_applications.applications import APPLICATIONS, Application
 from benchmarks.real_applications.trial import Result, Trial
 from zdmigrate.compat import formats
 from zdmigrate.compat.report import Report, proven_window
-from zdmigrate.compat.servers import open_servers
+from zdmigrate.compat.scratch.servers import open_servers
 
-COLUMNS = ("application", "N", "N+1", "way", "tables", "statements", "states", "N works until", "N+1 works from", "findings", "could not check", "seconds")  # fmt: skip
+COLUMNS = (
+    "application", "N", "N+1", "way", "tables", "statements", "states", "N works until", "N+1 works from", "findings",
+    "could not check", "seconds",
+)  # fmt: skip
 
 
 def main() -> int:

@@ -27,6 +27,9 @@ class Application:
     pins: tuple[str, ...] = ()
     """What else is installed, because the release itself does not say which versions it works with today."""
 
+    emptied: tuple[str, ...] = ()
+    """Tables that the newer release's revisions need empty: without them, the plain way is checked once more."""
+
     @property
     def folder(self) -> Path:
         """Where its scripts are."""
@@ -51,6 +54,6 @@ APPLICATIONS = (
     ),
     Application(
         name="airflow", package="apache-airflow-core", old="3.0.6", new="3.1.8",
-        models="benchmarks.real_applications.airflow.models:base", pins=("asyncpg",),
+        models="benchmarks.real_applications.airflow.models:base", pins=("asyncpg",), emptied=("deadline",),
     ),
 )  # fmt: skip

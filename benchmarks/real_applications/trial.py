@@ -13,10 +13,11 @@ import psycopg
 
 from benchmarks.real_applications.applications import Application
 from benchmarks.real_applications.environments import Environment
-from zdmigrate.compat import checking, schemas
+from zdmigrate.compat import checking
 from zdmigrate.compat.checking import Checked, Pair
 from zdmigrate.compat.footprint import Footprint
 from zdmigrate.compat.report import Run
+from zdmigrate.compat.scratch import schemas
 from zdmigrate.compat.walking import Walk
 from zdmigrate.config import Config
 from zdmigrate.phases import PHASES
@@ -29,6 +30,7 @@ __all__ = ["Result", "Trial"]
 
 _FIRST = "0000"
 """How the names of migrations begin that come before the checked ones."""
+_TABLES = "SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace"
 _ACL = re.compile(r"^\S*=[a-zA-Z*]+/")
 _RUN = "import sys; from zdmigrate.cli import main; sys.exit(main())"
 
@@ -39,7 +41,8 @@ class Result:
 
     application: Application
     way: str
-    """``plain``: what the release's own revisions send, in one phase; ``phases``: our changes."""
+    """``plain``: what the release's own revisions send, in one phase; ``emptied``: the same, when tables that they need
+    empty are; ``phases``: our changes."""
     run: Run
     checked: Checked
     old: Footprint
@@ -69,8 +72,11 @@ class Trial:
             old=self._footprint(old, self.application.old, "old"),
             new=self._footprint(new, self.application.new, "new"),
         )
-        plain = self._plain(json.loads(captured.read_text(encoding="utf-8")))
-        yield self._check("plain", plain, pair)
+        sent = json.loads(captured.read_text(encoding="utf-8"))
+        yield self._check("plain", self._plain("plain", sent), pair)
+        if self.application.emptied:
+            clearing = [f"DELETE FROM {ident(table)}" for table in self.application.emptied]
+            yield self._check("emptied", self._plain("emptied", [*clearing, *sent]), pair)
         yield self._check("phases", self.application.folder / "migrations", pair)
 
     def _environment(self, version: str) -> Environment:
@@ -111,14 +117,15 @@ class Trial:
         )
         return Footprint.read(out)
 
-    def _plain(self, statements: Sequence[str]) -> Path:
+    def _plain(self, way: str, statements: Sequence[str]) -> Path:
         """A migration that is nothing but the revisions' statements."""
-        folder = self.folder / f"{self.application.name}.plain"
+        folder = self.folder / f"{self.application.name}.{way}"
         folder.mkdir(exist_ok=True)
         with psycopg.connect(self.server.conninfo(self._name("old"))) as connection:
-            tables = connection.execute("SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace")
-            locks = {name: "ACCESS EXCLUSIVE" for (name,) in tables}
-        text = f"from zdmigrate import Migration, RunSQL\nmigration = Migration(RunSQL({statements!r}, rewrites=True, locks={locks!r}))\n"
+            tables = connection.execute(_TABLES).fetchall()
+        locks = {name: "ACCESS EXCLUSIVE" for (name,) in tables}
+        change = f"RunSQL({statements!r}, rewrites=True, locks={locks!r})"
+        text = f"from zdmigrate import Migration, RunSQL\n\nmigration = Migration({change})\n"
         (folder / "0001_plain.py").write_text(text, encoding="utf-8")
         return folder
 
@@ -146,7 +153,12 @@ class Trial:
         for phase in PHASES[1:]:
             if (stopped := walk.advance(phase)) is not None:
                 return [f"{stopped.migration} stops at {phase}: {stopped.message}"]
-        return _differences(self._shapes(name), self._shapes(self._name("new")))
+        # By the same road: a dump writes some conditions otherwise.
+        upgraded = self._name("upgraded")
+        schemas.start(schemas.from_database(self.server.conninfo(self._name("new")), config=config), config=config)(
+            self.server, upgraded
+        )
+        return _differences(self._shapes(name), self._shapes(upgraded))
 
     def _shapes(self, database: str) -> Shapes:
         with psycopg.connect(self.server.conninfo(database), autocommit=True) as connection:
@@ -159,7 +171,7 @@ def _differences(ours: Shapes, theirs: Shapes) -> list[str]:
         here, there = ours.relations.get(name), theirs.relations.get(name)
         if here is None or there is None:
             found.append(f"{ident(*name)} is {'not there' if here is None else 'too much'}")
-        elif (difference := _parts(here) ^ _parts(there)):
+        elif difference := _parts(here) ^ _parts(there):
             found.append(f"{ident(*name)}: {'; '.join(sorted(map(str, difference)))}")
     return found
 

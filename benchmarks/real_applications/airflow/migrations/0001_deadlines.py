@@ -29,8 +29,20 @@ migration = Migration(
     AddColumn("dag_bundle", sa.Column("template_params", sa.JSON)),
     # deadline
     RenameColumn("deadline", "deadline", "deadline_time"),
-    ChangeType("deadline", "deadline_time", MOMENT, up="deadline_time AT TIME ZONE 'UTC'", down="deadline_time AT TIME ZONE 'UTC'"),
-    ChangeType("deadline", "callback", sa.JSON, up="json_build_object('path', callback)", down="callback ->> 'path'"),
+    ChangeType(
+        "deadline",
+        "deadline_time",
+        MOMENT,
+        up="deadline_time AT TIME ZONE 'UTC'",
+        down="deadline_time AT TIME ZONE 'UTC'",
+    ),
+    ChangeType(
+        "deadline",
+        "callback",
+        sa.JSON,
+        up="json_build_object('path', callback)",
+        down="coalesce(callback ->> 'path', '')",
+    ),
     AddColumn("deadline", sa.Column("trigger_id", sa.Integer)),
     AddForeignKey("deadline", "trigger_id", "trigger", "id", name="deadline_trigger_id_fkey"),
     AddColumn("deadline", sa.Column("callback_state", sa.String(20))),
@@ -41,10 +53,14 @@ migration = Migration(
     RunSQL(
         contract=[
             "ALTER TABLE task_instance DROP CONSTRAINT task_instance_dag_version_id_fkey",
-            "ALTER TABLE task_instance ADD CONSTRAINT task_instance_dag_version_id_fkey"
-            " FOREIGN KEY (dag_version_id) REFERENCES dag_version (id) ON DELETE RESTRICT NOT VALID",
+            "ALTER TABLE task_instance ADD CONSTRAINT task_instance_dag_version_id_fkey "
+            + "FOREIGN KEY (dag_version_id) REFERENCES dag_version (id) ON DELETE RESTRICT NOT VALID",
         ],
         locks={"task_instance": "ACCESS EXCLUSIVE", "dag_version": "ACCESS EXCLUSIVE"},
+    ),
+    RunSQL(
+        contract="ALTER TABLE task_instance VALIDATE CONSTRAINT task_instance_dag_version_id_fkey",
+        locks={"task_instance": "SHARE UPDATE EXCLUSIVE", "dag_version": "ROW SHARE"},
     ),
     CreateTable(
         "task_inlet_asset_reference",

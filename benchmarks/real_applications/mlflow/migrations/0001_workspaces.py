@@ -62,7 +62,9 @@ def keys():
         )
     found.append(
         RunSQL(
-            contract=[f"ALTER TABLE {table} RENAME CONSTRAINT {name}_new TO {name}" for table, (name, _) in KEYS.items()],
+            contract=[
+                f"ALTER TABLE {table} RENAME CONSTRAINT {name}_new TO {name}" for table, (name, _) in KEYS.items()
+            ],
             locks=dict.fromkeys(KEYS, "ACCESS EXCLUSIVE"),
         )
     )
