@@ -18,6 +18,7 @@ from zdmigrate import (
 
 MOMENT = sa.DateTime(timezone=True)
 BUNDLE = "CASE WHEN fileloc LIKE '%/airflow/example_dags/%' THEN 'example_dags' ELSE 'dags-folder' END"
+RESTRICTING = "FOREIGN KEY (dag_version_id) REFERENCES dag_version (id) ON DELETE RESTRICT"
 
 migration = Migration(
     AddColumn("dag", sa.Column("deadline", sa.JSON)),
@@ -53,8 +54,7 @@ migration = Migration(
     RunSQL(
         contract=[
             "ALTER TABLE task_instance DROP CONSTRAINT task_instance_dag_version_id_fkey",
-            "ALTER TABLE task_instance ADD CONSTRAINT task_instance_dag_version_id_fkey "
-            + "FOREIGN KEY (dag_version_id) REFERENCES dag_version (id) ON DELETE RESTRICT NOT VALID",
+            f"ALTER TABLE task_instance ADD CONSTRAINT task_instance_dag_version_id_fkey {RESTRICTING} NOT VALID",
         ],
         locks={"task_instance": "ACCESS EXCLUSIVE", "dag_version": "ACCESS EXCLUSIVE"},
     ),
