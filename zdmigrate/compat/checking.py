@@ -96,7 +96,8 @@ def _check_pair(
     pair: Pair, ground: Ground, plans: Sequence[Plan], states: States, stopped: Sequence[tuple[State, Stopped]],
     names: frozenset[str], base: str,
 ) -> Run:  # fmt: skip
-    needs = _settled(pair, ground, states, names)
+    predicted = combine(p.window for p in plans)
+    needs = _settled(pair, ground, states, names, State(phase=predicted.old_until))
     touching = {version: needs[version].touching(names) for version in Version}
     findings = [finding for state, each in stopped for finding in _stop(state, each)]
     executions = 0
@@ -107,7 +108,7 @@ def _check_pair(
                 executions += client.executions
             findings += found
     run = Run(
-        application=pair.application, server=ground.databases.server.label, predicted=combine(p.window for p in plans),
+        application=pair.application, server=ground.databases.server.label, predicted=predicted,
         reached=tuple(states.database),
     )  # fmt: skip
     live = _Live(run=run, ground=ground, plans=plans, states=states, needs=needs, touching=touching, names=names)
@@ -130,16 +131,21 @@ def _with_commands(run: Run, commands: Commands, ground: Ground, states: States)
     return dataclasses.replace(run, findings=(*run.findings, *found))
 
 
-def _settled(pair: Pair, ground: Ground, states: States, names: frozenset[str]) -> dict[Version, Needs]:
+def _settled(
+    pair: Pair, ground: Ground, states: States, names: frozenset[str], last_shared: State
+) -> dict[Version, Needs]:
     needs: dict[Version, Needs] = {}
     known: dict[str, Settled] = {}
     for version in Version:
         with contextlib.ExitStack() as stack:
-            homes = [
-                Home(stack.enter_context(ground.application(states.database[state])), states.shapes[state])
-                for state in dict.fromkeys((states.home(version), NONE))
-            ]
-            needs[version] = settle(version, pair.footprint(version), homes, names=names, known=known)
+
+            def home(state: State, stack: contextlib.ExitStack = stack) -> Home:
+                return Home(stack.enter_context(ground.application(states.database[state])), states.shapes[state])
+
+            homes = [home(state) for state in dict.fromkeys((states.home(version), NONE))]
+            met = version is Version.NEW and last_shared in states.database
+            meeting = home(last_shared) if met else None
+            needs[version] = settle(version, pair.footprint(version), homes, meeting=meeting, names=names, known=known)
         # Most statements of N+1 are N's: what touches nothing that changes is asked once.
         touching = {each.probe for each in needs[version].touching(names)}
         known = {e.probe.sql: e for e in needs[version].settled if e.probe not in touching}

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from zdmigrate.compat.footprints import recorded
 from zdmigrate.compat.footprint import Footprint, Statement
+from zdmigrate.compat.footprints import recorded
 from zdmigrate.compat.recording import hooks
 from zdmigrate.compat.recording.collecting import Recording, collect
 from zdmigrate.compat.recording.command import VARIABLE, environment, prepare

@@ -161,6 +161,7 @@ def settle(
     footprint: Footprint,
     homes: Sequence[Home],
     *,
+    meeting: Home | None = None,
     names: frozenset[str] | None = None,
     known: Mapping[str, Settled] = MappingProxyType({}),
 ) -> Needs:
@@ -172,10 +173,11 @@ def settle(
     settled, and that touch nothing of it.
 
     What the new version is free to do when the old shape is gone, it leaves until then: a made probe whose values are
-    refused in the last of the homes, where the migration has not begun, is not asked.
+    refused in the last of the homes, where the migration has not begun, is not asked. Nor is a made upsert on a key that
+    is not there yet in `meeting`, the last state in which both versions live. A recorded one is.
     """
     tables = [table for table in footprint.tables if names is None or table.name in names]
-    settled = [each for table in tables for each in _made(table, footprint, homes)]
+    settled = [each for table in tables for each in _made(table, footprint, homes, meeting)]
     for home in homes:
         home.client.begin()
     found = [known.get(s.sql) or _recorded(version, s, homes) for s in footprint.statements]
@@ -206,13 +208,16 @@ def _at_home(table: MappedTable, homes: Sequence[Home]) -> Home:
     return next(home for home in homes if home.shapes is shapes)
 
 
-def _made(table: MappedTable, footprint: Footprint, homes: Sequence[Home]) -> Iterator[Settled]:
+def _made(table: MappedTable, footprint: Footprint, homes: Sequence[Home], meeting: Home | None) -> Iterator[Settled]:
     home, strictest = _at_home(table, homes), homes[-1]
     found = roundtrips.mapped(table, home.shapes)
     probes = [] if found is None else list(roundtrips.probes_of(found, home.samples))
     if home is not strictest:
         asked = ask(strictest.client, probes)
         probes = [o.probe for o in asked if o.failure is None or not _too_free(o.failure, footprint)]
+    if meeting is not None:
+        asked = ask(meeting.client, probes)
+        probes = [o.probe for o in asked if o.failure is None or o.failure.sqlstate != "42P10"]
     yield from (Settled(probe=o.probe, rows=o.rows) for o in ask(home.client, probes) if o.failure is None)
 
 

@@ -38,7 +38,7 @@ def fill(client: Client, shapes: Shapes) -> dict[str, str]:
     reasons = {}
     for relation in _parents_first(shapes):
         if relation.kind in "rp" and not samples.existing(relation):
-            problem = _fill_one(client, samples, relation)
+            problem = _fill_one(client, samples, relation, _ROWS + _height(relation, shapes))
             samples.forget(relation)
             if problem is not None and not samples.existing(relation):
                 reasons[str(relation)] = problem
@@ -151,11 +151,25 @@ def _parents_first(shapes: Shapes) -> list[Relation]:
     return list(ordered.values())
 
 
-def _fill_one(client: Client, samples: Samples, relation: Relation) -> str | None:
+def _height(relation: Relation, shapes: Shapes, above: frozenset[tuple[str, str]] = frozenset()) -> int:
+    """How many tables, one under the other, take the rows of this one for themselves: each leaves one for a row that is
+    made later."""
+    name = relation.schema, relation.name
+    if name in above:
+        return 0
+    below = [each for each in shapes.relations.values() if name in _taken(each) and each is not relation]
+    return max((1 + _height(each, shapes, above | {name}) for each in below), default=0)
+
+
+def _taken(relation: Relation) -> set[tuple[str, str]]:
+    """The tables of which it refers to no row twice."""
+    keys = {column for key in relation.unique for column in key}
+    return {reference.target for reference in relation.references if keys & {*reference.columns}}
+
+
+def _fill_one(client: Client, samples: Samples, relation: Relation, rows: int) -> str | None:
     problem: str | None = None
-    # A table that refers to every row of another one leaves none for a row that is made later.
-    taken = any({*key} & {*reference.columns} for key in relation.unique for reference in relation.references)
-    for number in range(values.FIRST, values.FIRST + _ROWS - taken):
+    for number in range(values.FIRST, values.FIRST + rows):
         for row in itertools.islice(_attempts(samples, relation, number), _ATTEMPTS):
             answer = client.run(insert(relation, row))
             samples.forget(relation)
