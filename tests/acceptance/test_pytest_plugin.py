@@ -280,9 +280,16 @@ def test_ctrl_c_leaves_nothing(suite: Suite) -> None:
     ],
 )  # fmt: skip
 def test_wrong_options_are_told_before_anything_runs(suite: Suite, options: list[str], message: str) -> None:
-    result = suite.plain(*options)
+    """In this process, where `-p` takes the entry point's place."""
+    with pytest.raises(pytest.UsageError) as told:
+        suite.pytester.parseconfigure("-p", "no:zdmigrate", "-p", "zdmigrate.pytest_plugin", *options)
+    assert message in str(told.value)
+
+
+def test_a_wrong_option_is_a_usage_error(suite: Suite) -> None:
+    result = suite.plain("--zd-migration=0002")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    assert message in without_traceback(result)
+    assert without_traceback(result).startswith("ERROR: zdmigrate: there is no migration '0002'\nhint: ")
 
 
 @pytest.mark.parametrize(
@@ -358,7 +365,7 @@ def test_a_test_run_records_its_own_footprint(shop: Suite, workers: list[str]) -
     names = ["--zd-record-models=models:Base", "--zd-record-application=shop", "--zd-record-version=2.4"]
     result = shop.plain("--zd-record=fp/2.4.json", *names, *workers)
     result.assert_outcomes(passed=3)
-    assert "fp/2.4.json: shop 2.4: 1 tables, 2 statements" in said(result)
+    assert "fp/2.4.json: shop 2.4: 1 table, 2 statements" in said(result)
     found = Footprint.read(shop.pytester.path / "fp" / "2.4.json")
     assert (found.application, found.version) == ("shop", "2.4")
     assert [table.name for table in found.tables] == ["users"]
