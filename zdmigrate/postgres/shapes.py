@@ -47,8 +47,9 @@ class ForeignKey:
 class Relation:
     """A table or view. `unique` are the sets of columns that ``ON CONFLICT`` can name, the primary key first.
 
-    `definition` is everything that may change what a client can do; `uses` are the relations that a view reads,
-    `functions` those of the triggers. `checks` are the conditions of CHECK constraints, also of its domains.
+    `definition` is everything that may change what a client can do; `uses` are the relations that a view or a policy
+    reads, and the partitions and children; `functions` are those of triggers, defaults, constraints, indexes, policies
+    and views, and the sequences of defaults. `checks` are the conditions of CHECK constraints, also of its domains.
     """
 
     schema: str
@@ -75,12 +76,14 @@ class Relation:
 class Shapes:
     """Everything outside the server's own schemas and the control schema. `path` is the clients' search path.
 
-    `functions` are the texts of functions, by the name without a schema.
+    `functions` are the texts of functions, `others` is what is known of everything else that statements name (sequences,
+    types, aggregates, functions in C); both by the name without a schema.
     """
 
     relations: Mapping[Name, Relation]
     path: tuple[str, ...]
     functions: Mapping[str, str]
+    others: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def find(self, name: str, schema: str | None = None) -> Relation | None:
         """What a client means by a name."""
@@ -89,9 +92,13 @@ class Shapes:
 
     def differing(self, other: Shapes) -> frozenset[str]:
         """The names, without schemas, of what is not the same in both."""
-        ours = {**self.relations, **{("", name): text for name, text in self.functions.items()}}
-        theirs = {**other.relations, **{("", name): text for name, text in other.functions.items()}}
-        return frozenset(name[1] for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
+        ours, theirs = self._everything(), other._everything()
+        return frozenset(name[-1] for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
+
+    def _everything(self) -> Mapping[tuple[str, ...], object]:
+        found: dict[tuple[str, ...], object] = dict(self.relations.items())
+        found |= {("function", "", name): text for name, text in self.functions.items()}
+        return found | {("other", "", name): text for name, text in self.others.items()}
 
     def reaching(self, names: frozenset[str]) -> frozenset[str]:
         """`names`, and the names of everything whose use may end in using them: views, triggers, functions, foreign keys.
@@ -149,7 +156,7 @@ def read(connection: Connection, *, control_schema: str) -> Shapes:
         )  # fmt: skip
     path = connection.execute(_PATH).fetchone()
     assert path is not None
-    return Shapes(relations=found, path=tuple(path[0]), functions=dict(rows(_FUNCTIONS)))
+    return Shapes(relations=found, path=tuple(path[0]), functions=dict(rows(_FUNCTIONS)), others=dict(rows(_OTHERS)))
 
 
 def _column(values: list[Any]) -> Column:
@@ -210,6 +217,17 @@ WHERE i.indisunique AND i.indisvalid AND i.indimmediate AND i.indpred IS NULL AN
 ORDER BY 1, NOT i.indisprimary, i.indexrelid::regclass::text
 """
 
+# What hangs on a relation, and may use something else.
+_PARTS = """(
+             SELECT 'pg_rewrite'::regclass::oid AS classid, w.oid AS objid, true AS reads FROM pg_rewrite w WHERE w.ev_class = c.oid
+             UNION ALL SELECT 'pg_policy'::regclass, o.oid, true FROM pg_policy o WHERE o.polrelid = c.oid
+             UNION ALL SELECT 'pg_attrdef'::regclass, e.oid, false FROM pg_attrdef e WHERE e.adrelid = c.oid
+             UNION ALL SELECT 'pg_constraint'::regclass, k.oid, false FROM pg_constraint k WHERE k.conrelid = c.oid
+             UNION ALL SELECT 'pg_class'::regclass, i.indexrelid, false FROM pg_index i WHERE i.indrelid = c.oid
+             UNION ALL SELECT 'pg_trigger'::regclass, t.oid, false FROM pg_trigger t
+                       WHERE t.tgrelid = c.oid AND NOT t.tgisinternal
+       ) p"""
+
 _RELATIONS = f"""
 SELECT c.oid::bigint, n.nspname::text, c.relname::text, c.relkind::text,
        ARRAY(SELECT a.attname::text FROM pg_constraint k CROSS JOIN unnest(k.conkey) WITH ORDINALITY u(n, i)
@@ -218,15 +236,20 @@ SELECT c.oid::bigint, n.nspname::text, c.relname::text, c.relkind::text,
        ARRAY(SELECT pg_get_constraintdef(k.oid) FROM pg_constraint k WHERE k.contype = 'c'
              AND (k.conrelid = c.oid
                   OR k.contypid IN (SELECT a.atttypid FROM pg_attribute a WHERE a.attrelid = c.oid)) ORDER BY 1),
-       ARRAY(SELECT DISTINCT ARRAY[un.nspname::text, u.relname::text] FROM pg_rewrite w
-             JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid AND d.refclassid = 'pg_class'::regclass
+       ARRAY(SELECT ARRAY[un.nspname::text, u.relname::text] FROM pg_depend d JOIN {_PARTS} USING (classid, objid)
              JOIN pg_class u ON u.oid = d.refobjid JOIN pg_namespace un ON un.oid = u.relnamespace
-             WHERE w.ev_class = c.oid AND u.oid <> c.oid ORDER BY 1),
-       ARRAY(SELECT DISTINCT p.proname::text FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
-             WHERE t.tgrelid = c.oid AND NOT t.tgisinternal ORDER BY 1),
+             WHERE d.refclassid = 'pg_class'::regclass AND p.reads AND u.oid <> c.oid
+             UNION SELECT ARRAY[un.nspname::text, u.relname::text] FROM pg_inherits h
+             JOIN pg_class u ON u.oid = h.inhrelid JOIN pg_namespace un ON un.oid = u.relnamespace
+             WHERE h.inhparent = c.oid ORDER BY 1),
+       ARRAY(SELECT f.proname::text FROM pg_depend d JOIN {_PARTS} USING (classid, objid)
+             JOIN pg_proc f ON f.oid = d.refobjid WHERE d.refclassid = 'pg_proc'::regclass
+             UNION SELECT s.relname::text FROM pg_depend d JOIN {_PARTS} USING (classid, objid)
+             JOIN pg_class s ON s.oid = d.refobjid WHERE d.refclassid = 'pg_class'::regclass AND s.relkind = 'S'
+             ORDER BY 1),
        ARRAY(
-             SELECT concat_ws(' ', c.relrowsecurity, c.relforcerowsecurity, c.relreplident, c.reloptions::text,
-                              pg_get_viewdef(c.oid))
+             SELECT concat_ws(' ', c.relowner, n.nspacl::text, c.relrowsecurity, c.relforcerowsecurity, c.relreplident,
+                              c.reloptions::text, pg_get_viewdef(c.oid))
              UNION ALL SELECT concat_ws(' ', a.attname, pg_get_expr(e.adbin, e.adrelid)) FROM pg_attrdef e
                        JOIN pg_attribute a ON (a.attrelid, a.attnum) = (e.adrelid, e.adnum) WHERE e.adrelid = c.oid
              UNION ALL SELECT concat_ws(' ', k.conname, pg_get_constraintdef(k.oid)) FROM pg_constraint k WHERE k.conrelid = c.oid
@@ -248,11 +271,39 @@ SELECT c.oid::bigint, n.nspname::text, c.relname::text, c.relkind::text,
 {_FROM} ORDER BY 2, 3
 """
 
-_FUNCTIONS = """
-SELECT p.proname::text,
-       string_agg(concat_ws(' ', pg_get_function_identity_arguments(p.oid), p.prosrc, pg_get_function_sqlbody(p.oid)),
-                                   E'\\n' ORDER BY p.oid::regprocedure::text)
+# What can be said of any function. What extensions bring is many, and has no text that names anything.
+_FUNCTION = """
+concat_ws(' ', pg_get_function_arguments(p.oid), pg_get_function_result(p.oid), p.prosrc, pg_get_function_sqlbody(p.oid),
+          p.prosecdef, p.provolatile, p.proisstrict, p.proconfig::text, p.proowner, p.proacl::text, n.nspacl::text)
+"""
+
+_FUNCTIONS = f"""
+SELECT p.proname::text, string_agg({_FUNCTION}, E'\\n' ORDER BY p.oid::regprocedure::text)
 FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace JOIN pg_language l ON l.oid = p.prolang
-WHERE n.nspname <> ALL (%(hidden)s) AND l.lanname NOT IN ('internal', 'c') AND p.prokind <> 'a'
+WHERE n.nspname <> ALL (%(hidden)s) AND l.lanname NOT IN ('internal', 'c')
 GROUP BY p.proname
+"""
+
+_OTHERS = f"""
+SELECT o.name, string_agg(o.text, E'\\n' ORDER BY o.text) FROM (
+    SELECT n.oid, p.proname::text AS name, {_FUNCTION} AS text
+    FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace JOIN pg_language l ON l.oid = p.prolang
+    WHERE l.lanname IN ('internal', 'c')
+    UNION ALL
+    SELECT n.oid, c.relname, concat_ws(' ', n.nspname, c.relowner, c.relacl::text, n.nspacl::text,
+           s.seqtypid::regtype, s.seqincrement, s.seqmin, s.seqmax, s.seqcycle)
+    FROM pg_sequence s JOIN pg_class c ON c.oid = s.seqrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+    UNION ALL
+    SELECT n.oid, t.typname, concat_ws(' ', n.nspname, t.typtype, t.typnotnull, t.typdefault, t.typacl::text, n.nspacl::text,
+           format_type(t.typbasetype, t.typtypmod),
+           (SELECT string_agg(e.enumlabel, ',' ORDER BY e.enumsortorder) FROM pg_enum e WHERE e.enumtypid = t.oid),
+           (SELECT string_agg(pg_get_constraintdef(k.oid), ',' ORDER BY k.conname) FROM pg_constraint k
+            WHERE k.contypid = t.oid),
+           (SELECT string_agg(a.attname || ' ' || format_type(a.atttypid, a.atttypmod), ',' ORDER BY a.attnum)
+            FROM pg_attribute a WHERE a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped))
+    FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace LEFT JOIN pg_class c ON c.oid = t.typrelid
+    WHERE t.typcategory <> 'A' AND (t.typrelid = 0 OR c.relkind = 'c')
+) o(home, name, text) JOIN pg_namespace n ON n.oid = o.home
+WHERE n.nspname <> ALL (%(hidden)s) AND n.nspname NOT LIKE 'pg\\_t%%'
+GROUP BY o.name
 """
