@@ -106,6 +106,18 @@ def test_a_drop_while_it_is_needed_is_found(project: Project) -> None:
     assert any(f["place"] == "shop/users.py:12" and f["sqlstate"] == "42703" for f in run["findings"])
 
 
+def test_a_version_that_is_not_deployed_yet_has_no_old_connections(project: Project) -> None:
+    change = "ALTER TABLE users ALTER COLUMN nick TYPE json USING to_json(nick)"
+    project.migration(
+        f'RunSQL("{change}", revert=[], locks={{"users": "ACCESS EXCLUSIVE"}}, rewrites=True, tables=["users"])'
+    )
+    project.footprint("new", tables=[users("user_email")])
+    (run,) = project.check("--format", "json").expect(6).document["runs"]
+    warm = {(f["version"], f["state"]["phase"]) for f in run["findings"] if f["layer"] == "warm"}
+    assert ("old", "expand") in warm
+    assert ("new", "expand") not in warm
+
+
 def test_a_suppression_has_a_reason_and_an_end(project: Project) -> None:
     project.migration(EARLY)
     project.footprint("new", tables=[users("user_email", nick=False)])

@@ -220,20 +220,22 @@ class _Live:
                 version: WarmClient(stack.enter_context(self.ground.application(database)), self.touching[version])
                 for version in Version
             }
+            live: list[Version] = []
             for number, state in enumerate(states):
                 if number:
                     if move(walk, state) is not None:
                         return  # it came this far before: a phase that fails now failed there too
-                    yield from self._repeated(warm, clients, state)
+                    # A version that was not deployed yet has no connection that knows the state before.
+                    yield from self._repeated({version: warm[version] for version in live}, clients, state)
                 live = [version for version in Version if self.run.predicts(version, state)]
                 yield from crossing.work(state, self.states.shapes[state], live, self.plans, owner)
-                for version in Version:
+                for version in live:
                     warm[version].warm()
             self.executions += sum(client.executions for client in clients.values())
 
     def _repeated(
         self, warm: Mapping[Version, WarmClient], clients: Mapping[Version, Client], state: State
     ) -> Iterator[Finding]:
-        for version in Version:
-            for probe, failure in warm[version].repeat(clients[version]):
+        for version, each in warm.items():
+            for probe, failure in each.repeat(clients[version]):
                 yield self.needs[version].finding(probe, failure, Layer.WARM, state, self.states.shapes[state])
