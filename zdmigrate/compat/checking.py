@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 
 from zdmigrate.compat.footprint import Footprint
+from zdmigrate.compat.probing.binding import names_in
 from zdmigrate.compat.probing.client import Client
 from zdmigrate.compat.probing.commands import Commands
 from zdmigrate.compat.probing.crossing import Crossing
@@ -18,6 +19,7 @@ from zdmigrate.compat.states import NONE, Databases, Ground, States, move
 from zdmigrate.compat.walking import Stopped, last_reversible
 from zdmigrate.config import Config
 from zdmigrate.errors import UsageError
+from zdmigrate.hazards import Hazard
 from zdmigrate.plan import Direction, Plan
 from zdmigrate.planning.planner import combine
 from zdmigrate.postgres.scratch import Scratch
@@ -111,11 +113,12 @@ def _check_pair(
         application=pair.application, server=ground.databases.server.label, predicted=predicted,
         reached=tuple(states.database),
     )  # fmt: skip
+    subjects = states.subjects(names)
     live = _Live(run=run, ground=ground, plans=plans, states=states, needs=needs, touching=touching, names=names)
     findings += live.findings(base)
     return dataclasses.replace(
         run,
-        findings=tuple(_announced(finding, plans) for finding in findings),
+        findings=tuple(_announced(finding, plans, subjects) for finding in findings),
         unproven=tuple(each for version in Version for each in needs[version].unproven),
         counts=_counts(needs, touching, executions + live.executions),
     )
@@ -164,18 +167,27 @@ _UNASKED: Mapping[str, Version] = {"C12": Version.NEW, "C15": Version.OLD}
 """Hazards that say which version fails, without asking for consent: the migration's author declared them."""
 
 
-def _announced(finding: Finding, plans: Sequence[Plan]) -> Finding:
-    """Whether a plan says so itself, and has it accepted. What it says of `SELECT *` in general is no such thing."""
+def _announced(finding: Finding, plans: Sequence[Plan], subjects: frozenset[str]) -> Finding:
+    """Whether a plan says so itself, of the same thing, and has it accepted. `subjects` are names of what changes.
+
+    What a plan says of `SELECT *` in general is no such thing.
+    """
     # A revert passes the phase after the one that it comes to.
     passed = finding.state.phase.position + (finding.state.direction is Direction.BACKWARD)
-    before = [hazard for plan in plans for hazard in plan.hazards if hazard.phase.position <= passed]
-    if finding.layer is Layer.WARM:
-        known = any(hazard.accept == "warm_connections" for hazard in before)
-    else:
-        # What was accepted for warm connections is not accepted for new ones.
-        mine = [each for each in before if each.id == finding.hazard and each.accept != "warm_connections"]
-        known = any(hazard.accept is not None or _UNASKED.get(hazard.id) is finding.version for hazard in mine)
+    text = f"{finding.subject}\n{finding.message}\n{finding.statement or ''}"
+    meant = subjects & names_in(text)
+    said = (hazard for plan in plans for hazard in plan.hazards if not meant.isdisjoint(names_in(hazard.message)))
+    known = any(_is_about(hazard, finding) for hazard in said if hazard.phase.position <= passed)
     return dataclasses.replace(finding, announced=True) if known else finding
+
+
+def _is_about(hazard: Hazard, finding: Finding) -> bool:
+    """What was accepted for warm connections is not accepted for new ones, nor the other way round."""
+    if finding.layer is Layer.WARM or hazard.accept == "warm_connections":
+        return finding.layer is Layer.WARM and hazard.accept == "warm_connections"
+    if hazard.id != finding.hazard:
+        return False
+    return hazard.accept is not None or _UNASKED.get(hazard.id) is finding.version
 
 
 def _counts(needs: Mapping[Version, Needs], touching: Mapping[Version, Sequence[Settled]], executions: int) -> Counts:
