@@ -115,7 +115,7 @@ def _check_pair(
     findings += live.findings(base)
     return dataclasses.replace(
         run,
-        findings=tuple(_announced(finding, plans) for finding in findings),
+        findings=tuple(_announced(finding, plans, run) for finding in findings),
         unproven=tuple(each for version in Version for each in needs[version].unproven),
         counts=_counts(needs, touching, executions + live.executions),
     )
@@ -164,8 +164,11 @@ _UNASKED: Mapping[str, Version] = {"C12": Version.NEW, "C15": Version.OLD}
 """Hazards that say which version fails, without asking for consent: the migration's author declared them."""
 
 
-def _announced(finding: Finding, plans: Sequence[Plan]) -> Finding:
-    """Whether a plan says so itself, and has it accepted. What it says of `SELECT *` in general is no such thing."""
+def _announced(finding: Finding, plans: Sequence[Plan], run: Run) -> Finding:
+    """Whether a plan says so itself, and has it accepted. What it says of `SELECT *` in general is no such thing. Where
+    the version is said not to work anyway, there is nothing to excuse."""
+    if not run.predicts(finding.version, finding.state):
+        return finding
     # A revert passes the phase after the one that it comes to.
     passed = finding.state.phase.position + (finding.state.direction is Direction.BACKWARD)
     before = [hazard for plan in plans for hazard in plan.hazards if hazard.phase.position <= passed]
