@@ -118,6 +118,14 @@ def test_a_version_that_is_not_deployed_yet_has_no_old_connections(project: Proj
     assert ("new", "expand") not in warm
 
 
+def test_what_is_announced_does_not_work_outside_the_window(project: Project) -> None:
+    project.migration('ChangeType("users", "nick", "json", up="to_json(nick)", down="nick #>> \'{}\'")')
+    project.footprint("new", tables=[users("user_email")])
+    (run,) = project.check("--format", "json").document["runs"]
+    assert run["predicted"]["old_until"] == "backfill"
+    assert run["proven"]["old_until"] == "backfill"
+
+
 def test_a_suppression_has_a_reason_and_an_end(project: Project) -> None:
     project.migration(EARLY)
     project.footprint("new", tables=[users("user_email", nick=False)])

@@ -36,6 +36,19 @@ def test_tables_that_take_each_others_rows_leave_one_for_a_probe(database: Datab
     assert needs.unproven == ()
 
 
+def test_rows_that_are_there_already_are_not_all_taken(database: Database) -> None:
+    with connect(database) as owner:
+        owner.execute("CREATE TABLE bundle (id int PRIMARY KEY)")
+        owner.execute("INSERT INTO bundle VALUES (1), (2)")
+        owner.execute("CREATE TABLE owner (bundle_id int PRIMARY KEY REFERENCES bundle)")
+    with Client(database.conninfo) as client:
+        there = home(client)
+        fill(client, there.shapes)
+        needs = settle(Version.OLD, Footprint.of(tables=[mapped("owner", "bundle_id")]), [there])
+    assert needs.unproven == ()
+    assert "delete of public.owner" in {each.probe.subject for each in needs.settled if each.rows == 1}
+
+
 def test_values_are_found_for_the_columns_of_a_recorded_statement(database: Database) -> None:
     with connect(database) as owner:
         owner.execute("CREATE TYPE mood AS ENUM ('sad', 'happy')")

@@ -118,7 +118,11 @@ def _check_pair(
     findings += live.findings(base)
     return dataclasses.replace(
         run,
-        findings=tuple(_announced(finding, plans, subjects) for finding in findings),
+        findings=tuple(
+            # Where a version is said not to work anyway, there is nothing to excuse.
+            _announced(f, plans, subjects) if run.predicts(f.version, f.state) else f
+            for f in findings
+        ),
         unproven=tuple(each for version in Version for each in needs[version].unproven),
         counts=_counts(needs, touching, executions + live.executions),
     )
