@@ -219,7 +219,8 @@ ORDER BY 1, NOT i.indisprimary, i.indexrelid::regclass::text
 
 # What hangs on a relation, and may use something else.
 _PARTS = """(
-             SELECT 'pg_rewrite'::regclass::oid AS classid, w.oid AS objid, true AS reads FROM pg_rewrite w WHERE w.ev_class = c.oid
+             SELECT 'pg_rewrite'::regclass::oid AS classid, w.oid AS objid, true AS reads FROM pg_rewrite w
+                       WHERE w.ev_class = c.oid
              UNION ALL SELECT 'pg_policy'::regclass, o.oid, true FROM pg_policy o WHERE o.polrelid = c.oid
              UNION ALL SELECT 'pg_attrdef'::regclass, e.oid, false FROM pg_attrdef e WHERE e.adrelid = c.oid
              UNION ALL SELECT 'pg_constraint'::regclass, k.oid, false FROM pg_constraint k WHERE k.conrelid = c.oid
