@@ -85,7 +85,15 @@ class Client:
 
     def back(self) -> None:
         """Undo everything since `begin`. The unnamed statement is gone then, as after every `run`."""
-        self.run(f"ROLLBACK TO SAVEPOINT zd_{self._depth - 1}")
+        if isinstance(self.run(f"ROLLBACK TO SAVEPOINT zd_{self._depth - 1}"), Failure):
+            self._begin_again()
+
+    def _begin_again(self) -> None:
+        """After a statement that has ended the transaction itself."""
+        depth, self._depth = self._depth, 0
+        self.run("ROLLBACK")
+        for _ in range(depth):
+            self.begin()
 
     def end(self) -> None:
         """Undo everything since `begin`, and end it."""

@@ -177,10 +177,10 @@ def settle(
     is not there yet in `meeting`, the last state in which both versions live. A recorded one is.
     """
     tables = [table for table in footprint.tables if names is None or table.name in names]
-    settled = [each for table in tables for each in _made(table, footprint, homes, meeting)]
+    settled = [each for table in tables for each in _made(table, homes, meeting)]
     for home in homes:
         home.client.begin()
-    found = [known.get(s.sql) or _recorded(version, s, homes) for s in footprint.statements]
+    found = [_known(s, known) or _recorded(version, s, homes) for s in footprint.statements]
     for home in homes:
         home.client.end()
     return Needs(
@@ -198,6 +198,12 @@ def settle(
     )
 
 
+def _known(statement: Statement, known: Mapping[str, Settled]) -> Settled | None:
+    """What another version has settled, where its driver declares the same types."""
+    found = known.get(statement.sql)
+    return found if found is not None and found.probe.types == statements.declared(statement) else None
+
+
 def _home_of(table: MappedTable, homes: Sequence[Shapes]) -> Shapes:
     """The first that has all of a table."""
     return next((shapes for shapes in homes if not any(_absent(table, shapes))), homes[0])
@@ -208,13 +214,13 @@ def _at_home(table: MappedTable, homes: Sequence[Home]) -> Home:
     return next(home for home in homes if home.shapes is shapes)
 
 
-def _made(table: MappedTable, footprint: Footprint, homes: Sequence[Home], meeting: Home | None) -> Iterator[Settled]:
+def _made(table: MappedTable, homes: Sequence[Home], meeting: Home | None) -> Iterator[Settled]:
     home, strictest = _at_home(table, homes), homes[-1]
     found = roundtrips.mapped(table, home.shapes)
     probes = [] if found is None else list(roundtrips.probes_of(found, home.samples))
     if home is not strictest:
         asked = ask(strictest.client, probes)
-        probes = [o.probe for o in asked if o.failure is None or not _too_free(o.failure, footprint)]
+        probes = [o.probe for o in asked if o.failure is None or not _too_free(o.failure, table)]
     if meeting is not None:
         asked = ask(meeting.client, probes)
         probes = [o.probe for o in asked if o.failure is None or o.failure.sqlstate != "42P10"]
@@ -265,11 +271,10 @@ def _filled(client: Client, found: Mapped, names: Sequence[str], row: Row) -> tu
     return answer.rows[0] if isinstance(answer, Rows) and answer.rows else ()
 
 
-def _too_free(failure: Failure, footprint: Footprint) -> bool:
+def _too_free(failure: Failure, table: MappedTable) -> bool:
     """Whether old constraints refuse it; a value that is missing in a column that the version does not know is no freedom."""
     if failure.sqlstate == "23502":
-        column = judging.column_in(failure)
-        return any(column == each.name for table in footprint.tables for each in table.columns)
+        return judging.column_in(failure) in {column.name for column in table.columns}
     return failure.sqlstate.startswith(_DATA) or failure.sqlstate == "42P10"
 
 
@@ -309,6 +314,19 @@ def _homeless(version: Version, footprint: Footprint, homes: Sequence[Home]) -> 
     for table in footprint.tables:
         for subject, message, _ in _absent(table, _at_home(table, homes).shapes):
             yield Unproven(version=version, subject=subject, reason=f"{message} {where}: is this the right schema?")
+        for subject, message in _unlabelled(table, _at_home(table, homes).shapes):
+            yield Unproven(version=version, subject=subject, reason=f"{message} {where}: is this the right schema?")
+
+
+def _unlabelled(table: MappedTable, shapes: Shapes) -> Iterator[tuple[str, str]]:
+    """(what, message) of labels that a version writes, and the column's enum has not."""
+    relation = shapes.find(table.name, table.schema)
+    for column in table.columns:
+        live = None if relation is None else relation.column(column.name)
+        missing = sorted({*column.labels} - {*live.labels}) if live is not None and live.labels else []
+        if missing:
+            listed = ", ".join(map(repr, missing))
+            yield f"{relation}.{column.name}", f"the models have {listed}, which the type of {column.name} has not,"
 
 
 def _silent(
