@@ -52,7 +52,7 @@ def test_every_warning_is_documented() -> None:
 
 
 def test_every_finding_is_documented() -> None:
-    source = (ROOT / "zdmigrate" / "compat" / "judging.py").read_text(encoding="utf-8")
+    source = (ROOT / "zdmigrate" / "compat" / "probing" / "judging.py").read_text(encoding="utf-8")
     findings = sections(page("reference/hazards.md"))["Findings of a check"]
     documented = set(re.findall(r"^\| (C\d\d) \|", findings, flags=re.MULTILINE))
     assert set(re.findall(r'"(C\d\d)"', source)) == documented
