@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from zdmigrate.compat.footprint import Footprint
+from zdmigrate.compat.probing.binding import names_in
 from zdmigrate.compat.probing.client import Client
 from zdmigrate.compat.probing.commands import Commands
 from zdmigrate.compat.probing.crossing import Crossing
@@ -21,6 +22,7 @@ from zdmigrate.errors import UsageError
 from zdmigrate.plan import Direction, Plan
 from zdmigrate.planning.planner import combine
 from zdmigrate.postgres.scratch import Scratch
+from zdmigrate.postgres.shapes import Shapes
 
 __all__ = ["Checked", "Pair", "check"]
 
@@ -114,7 +116,7 @@ def _check_pair(
     findings += live.findings(base)
     return dataclasses.replace(
         run,
-        findings=tuple(_announced(finding, plans) for finding in findings),
+        findings=tuple(_announced(finding, plans, states.shapes.values()) for finding in findings),
         unproven=tuple(each for version in Version for each in needs[version].unproven),
         counts=_counts(needs, touching, executions + live.executions),
     )
@@ -158,8 +160,11 @@ _UNASKED: Mapping[str, Version] = {"C12": Version.NEW, "C15": Version.OLD}
 """Hazards that say which version fails, without asking for consent: the migration's author declared them."""
 
 
-def _announced(finding: Finding, plans: Sequence[Plan]) -> Finding:
+def _announced(finding: Finding, plans: Sequence[Plan], shapes: Collection[Shapes]) -> Finding:
     """Whether a plan says so itself, and has it accepted. What it says of `SELECT *` in general is no such thing."""
+    # What one migration announces of its tables is nothing that another one may do to others.
+    announcing = [plan for plan in plans if any(h.accept is not None or h.id in _UNASKED for h in plan.hazards)]
+    plans = [plan for plan in announcing if len(plans) == 1 or _concerns(plan, finding, shapes)]
     # A revert passes the phase after the one that it comes to.
     passed = finding.state.phase.position + (finding.state.direction is Direction.BACKWARD)
     before = [hazard for plan in plans for hazard in plan.hazards if hazard.phase.position <= passed]
@@ -169,6 +174,13 @@ def _announced(finding: Finding, plans: Sequence[Plan]) -> Finding:
         mine = [hazard for hazard in before if hazard.id == finding.hazard]
         known = any(hazard.accept is not None or _UNASKED.get(hazard.id) is finding.version for hazard in mine)
     return dataclasses.replace(finding, announced=True) if known else finding
+
+
+def _concerns(plan: Plan, finding: Finding, shapes: Iterable[Shapes]) -> bool:
+    """Whether the finding is about what a plan touches, in any of the states."""
+    names = frozenset(name for touched in plan.touches for name in names_in(touched))
+    said = names_in(f"{finding.subject} {finding.statement or ''}")
+    return any(not said.isdisjoint(each.reaching(names & {name for _, name in each.relations})) for each in shapes)
 
 
 def _counts(needs: Mapping[Version, Needs], touching: Mapping[Version, Sequence[Settled]], executions: int) -> Counts:
