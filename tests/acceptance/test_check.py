@@ -82,12 +82,12 @@ def project(site: Site) -> Project:
 
 
 def test_a_rename_is_compatible_in_its_windows(project: Project) -> None:
-    done = project.check("--report", "html=check.html", "--report", "junit=check.xml", "--evidence", "proof.json")
+    done = project.check("--report", "html=out/check.html", "--report", "junit=check.xml", "--evidence", "proof.json")
     done.expect(0)
     assert "2.4 may be deployed from `backfill` on; 2.3 must be gone before `retire`" in done.out
     assert "COMPATIBLE" in done.out
     folder = project.site.directory
-    assert "<html" in (folder / "check.html").read_text(encoding="utf-8")
+    assert "<html" in (folder / "out" / "check.html").read_text(encoding="utf-8")
     assert "<testsuite" in (folder / "check.xml").read_text(encoding="utf-8")
     evidence = Evidence.read(folder / "proof.json")
     assert (evidence.exit_code, [proof.name for proof in evidence.applications]) == (0, ["shop"])

@@ -70,10 +70,10 @@ def check(
     files = _files(reports)
     pairs = _pairs(old, new)
     report, checked = _checked(app, ids, pairs, _commands(app, starting, run_old, run_new), starting, serving)
-    _write(app, report, checked, files, evidence)
     from zdmigrate.compat import formats
 
-    click.echo(formats.render(report, checked[0].plans, app.format), nl=False)
+    click.echo(formats.render(report, checked[0].plans, app.format), nl=False)  # first: a file may not be writable
+    _write(app, report, checked, files, evidence)
     return report.exit_code
 
 
@@ -144,6 +144,8 @@ def _write(
     from zdmigrate.compat import formats
     from zdmigrate.compat.evidence import Evidence
 
+    for path in (*(path for _, path in files), *([evidence] if evidence is not None else [])):
+        path.parent.mkdir(parents=True, exist_ok=True)
     for name, path in files:
         path.write_text(formats.render(report, checked[0].plans, name), encoding="utf-8")
         app.narrate(f"{name} report in {path}")

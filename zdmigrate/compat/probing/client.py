@@ -14,6 +14,8 @@ import psycopg
 from psycopg import postgres, pq
 from psycopg.conninfo import make_conninfo
 
+from zdmigrate.errors import ServerUnavailable
+
 __all__ = ["Answer", "Client", "Failure", "Rows"]
 
 _OPTIONS = "-c statement_timeout=10000 -c lock_timeout=10000 -c idle_in_transaction_session_timeout=0 -c jit=off"
@@ -129,6 +131,11 @@ class Client:
             kept = range(min(result.ntuples, _KEPT_ROWS))
             rows = tuple(tuple(_text(result.get_value(row, i)) for i in range(result.nfields)) for row in kept)
             return Rows(columns=columns, rows=rows, count=max(result.ntuples, result.command_tuples or 0))
+        if self._pq.status != pq.ConnStatus.OK:
+            raise ServerUnavailable(
+                "the scratch server went away in the middle of the check",
+                hint="look at its log, and run the check again",
+            )
         return Failure(
             sqlstate=(result.error_field(pq.DiagnosticField.SQLSTATE) or b"").decode() or "08006",
             message=(result.error_field(pq.DiagnosticField.MESSAGE_PRIMARY) or self._pq.error_message).decode().strip(),

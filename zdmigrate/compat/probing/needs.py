@@ -15,6 +15,7 @@ from zdmigrate.compat.probing.probes import Probe
 from zdmigrate.compat.probing.roundtrips import Mapped
 from zdmigrate.compat.probing.rows import Row, Samples
 from zdmigrate.compat.report import Finding, Layer, State, Unproven, Version
+from zdmigrate.engine.wording import counted
 from zdmigrate.postgres.shapes import Relation, Shapes
 from zdmigrate.sqltext import ident
 
@@ -80,12 +81,12 @@ class Needs:
     def _finding(self, outcome: Outcome, settled: Settled, state: State, shapes: Shapes) -> Finding | None:
         if outcome.failure is not None:
             return self.finding(outcome.probe, outcome.failure, outcome.layer, state, shapes)
-        if settled.rows and outcome.rows == 0:
+        if settled.rows and outcome.rows < settled.rows:
             hazard = judging.hazard_of_silence(outcome.probe.sql)
             return Finding(
                 version=self.version, state=state, layer=Layer.EXECUTE, subject=outcome.probe.subject,
-                message=f"finds no row where it found {settled.rows}", remedy=judging.remedy_of(hazard), hazard=hazard,
-                statement=outcome.probe.sql, place=outcome.probe.place,
+                message=f"finds {counted(outcome.rows, 'row')} where it found {settled.rows}",
+                remedy=judging.remedy_of(hazard), hazard=hazard, statement=outcome.probe.sql, place=outcome.probe.place,
             )  # fmt: skip
         return None
 
