@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from tests.support import layers
 from tests.support.layers import settled
 from tests.support.servers import Database, connect
 from zdmigrate.compat.footprint import Footprint, MappedColumn, MappedTable, Parameter, Statement
@@ -82,3 +85,29 @@ def test_the_same_statement_with_other_types_is_asked_anew(database: Database) -
         home = Home(client, shapes.read(client.connection, control_schema="zdmigrate"))
         needs = settle(Version.NEW, of_type("text"), [home], known=known)
     assert [each.subject for each in needs.unproven] == ["SELECT id FROM users WHERE x = $1"]
+
+
+@pytest.mark.parametrize(("copy", "found"), [("COPY users FROM STDIN", 1), ("COPY users (id, name) FROM STDIN", 0)])
+def test_a_copy_without_a_list_of_columns_transfers_another_number(copy: str, found: int, database: Database) -> None:
+    made(database)
+    after = Database(database.server, f"{database.name}_after")
+    after.server.create_database(after.name, database.name)
+    try:
+        findings = layers.found(settled(database, of_statements(copy)), database, after, "ALTER TABLE users ADD y int")
+    finally:
+        after.server.drop_database(after.name)
+    assert [(f.hazard, f.message) for f in findings] == [("C23", "transfers 4 columns where it transferred 3")] * found
+
+
+def test_a_statement_that_finds_less_is_not_the_same(database: Database) -> None:
+    made(database)
+    after = Database(database.server, f"{database.name}_after")
+    with connect(database) as owner:
+        owner.execute("INSERT INTO users (name) VALUES ('b')")
+    after.server.create_database(after.name, database.name)
+    try:
+        needs = settled(database, of_statements("SELECT name FROM users"))
+        (found, *_) = layers.found(needs, database, after, "DELETE FROM users WHERE name = 'b'")
+    finally:
+        after.server.drop_database(after.name)
+    assert found.message == "finds 1 row where it found 2"

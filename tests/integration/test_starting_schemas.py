@@ -86,6 +86,15 @@ def owner(server: Scratch, database: str) -> str:
 # Dumps
 
 
+def test_a_dump_may_make_its_roles_itself_and_again(server: ScratchServer, name: str, tmp_path: Path) -> None:
+    text = "CREATE TABLE t (id int); CREATE ROLE reading NOLOGIN; CREATE USER writing; GRANT SELECT ON t TO reading;"
+    start = schemas.start(schemas.from_dump(written(tmp_path / "roles.sql", text)), config=project(tmp_path))
+    for _ in range(2):
+        start(server, name)
+        assert rows(server, name, "SELECT has_table_privilege('reading', 't', 'SELECT')") == [True]
+        server.drop_database(name)
+
+
 def test_a_dump_with_rows_owners_grants_and_policies(server: ScratchServer, name: str, tmp_path: Path) -> None:
     dump = written(tmp_path / "schema.sql", DUMP)
     schemas.start(schemas.from_dump(dump), config=project(tmp_path))(server, name)

@@ -13,7 +13,7 @@ from zdmigrate.compat.probing.commands import Commands
 from zdmigrate.compat.probing.crossing import Crossing
 from zdmigrate.compat.probing.needs import Home, Needs, Settled, settle
 from zdmigrate.compat.probing.warm import WarmClient
-from zdmigrate.compat.report import Application, Counts, Finding, Layer, Run, State, Version
+from zdmigrate.compat.report import Application, Counts, Finding, Layer, Run, State, Unproven, Version
 from zdmigrate.compat.scratch.schemas import Start
 from zdmigrate.compat.states import NONE, Databases, Ground, States, move
 from zdmigrate.compat.walking import Stopped, last_reversible
@@ -123,7 +123,7 @@ def _check_pair(
             _announced(f, plans, subjects) if run.predicts(f.version, f.state) else f
             for f in findings
         ),
-        unproven=tuple(each for version in Version for each in needs[version].unproven),
+        unproven=(*_nothing(pair), *(each for version in Version for each in needs[version].unproven)),
         counts=_counts(needs, touching, executions + live.executions),
     )
 
@@ -192,6 +192,12 @@ def _is_about(hazard: Hazard, finding: Finding) -> bool:
     if hazard.id != finding.hazard:
         return False
     return hazard.accept is not None or _UNASKED.get(hazard.id) is finding.version
+
+
+def _nothing(pair: Pair) -> Iterator[Unproven]:
+    if not any(footprint.tables or footprint.statements for footprint in (pair.old, pair.new)):
+        reason = "the footprints of both versions are empty: there is nothing that could fail"
+        yield Unproven(version=None, subject=pair.name, reason=reason)
 
 
 def _counts(needs: Mapping[Version, Needs], touching: Mapping[Version, Sequence[Settled]], executions: int) -> Counts:

@@ -215,10 +215,20 @@ def load(
             _refuse_unless_harmless(written, name)
         elif not _left_out(written, facts):
             piece = written if facts.superuser else _of_whoever_loads(written)
-            for role in sorted(roles_of(piece.words) - known):
+            created = _created_role(piece)
+            for role in sorted((roles_of(piece.words) | created) - known):
                 make_role(connection, role)
                 known.add(role)
-            _execute(connection, piece, name)
+            if not created:  # what else it may do is not for a scratch server
+                _execute(connection, piece, name)
+
+
+def _created_role(piece: Piece) -> set[str]:
+    if not any(piece.begins("CREATE", kind) for kind in ("ROLE", "USER", "GROUP")) or piece.begins(
+        "CREATE", "USER", "MAPPING"
+    ):
+        return set()
+    return {name for token in piece.words[2:3] if (name := token.name) is not None}
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,6 +29,11 @@ class Outcome:
         return self.answer if isinstance(self.answer, Failure) else None
 
     @property
+    def copied(self) -> int:
+        """How many columns a COPY transfers; 0 for anything else."""
+        return self.answer.copied if isinstance(self.answer, Rows) else 0
+
+    @property
     def rows(self) -> int:
         """How many rows were returned or touched."""
         return self.answer.count if isinstance(self.answer, Rows) else 0

@@ -31,11 +31,13 @@ class Failure:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Rows:
-    """A result: the columns' names, the rows as text, and how many rows were returned or touched."""
+    """A result: the columns' names, the rows as text, how many rows were returned or touched, and how many columns a
+    COPY transfers."""
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str | None, ...], ...]
     count: int
+    copied: int = 0
 
 
 Answer = Rows | Failure
@@ -149,7 +151,8 @@ class Client:
             while self._pq.get_copy_data(0)[0] > 0:
                 pass
         answers = [self._answer(each) for each in self._results()]
-        return next((a for a in answers if isinstance(a, Failure)), Rows(columns=(), rows=(), count=0))
+        transferred = Rows(columns=(), rows=(), count=0, copied=result.nfields)
+        return next((a for a in answers if isinstance(a, Failure)), transferred)
 
     def _results(self) -> Iterator[pq.abc.PGresult]:
         while (result := self._pq.get_result()) is not None:

@@ -27,10 +27,12 @@ _DATA = ("22", "23", "P0", "57")
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Settled:
-    """A probe that works at home. `rows` are those that it touched there; None: it could only be prepared."""
+    """A probe that works at home. `rows` are those that it touched there; None: it could only be prepared. `copied` are
+    the columns that a COPY transferred."""
 
     probe: Probe
     rows: int | None
+    copied: int = 0
 
     @property
     def executes(self) -> bool:
@@ -81,14 +83,20 @@ class Needs:
     def _finding(self, outcome: Outcome, settled: Settled, state: State, shapes: Shapes) -> Finding | None:
         if outcome.failure is not None:
             return self.finding(outcome.probe, outcome.failure, outcome.layer, state, shapes)
+        if outcome.copied != settled.copied:
+            message = f"transfers {counted(outcome.copied, 'column')} where it transferred {settled.copied}"
+            return self._silent_failure(outcome, state, message, "C23")
         if settled.rows and outcome.rows < settled.rows:
-            hazard = judging.hazard_of_silence(outcome.probe.sql)
-            return Finding(
-                version=self.version, state=state, layer=Layer.EXECUTE, subject=outcome.probe.subject,
-                message=f"finds {counted(outcome.rows, 'row')} where it found {settled.rows}",
-                remedy=judging.remedy_of(hazard), hazard=hazard, statement=outcome.probe.sql, place=outcome.probe.place,
-            )  # fmt: skip
+            message = f"finds {counted(outcome.rows, 'row')} where it found {settled.rows}"
+            return self._silent_failure(outcome, state, message, judging.hazard_of_silence(outcome.probe.sql))
         return None
+
+    def _silent_failure(self, outcome: Outcome, state: State, message: str, hazard: str) -> Finding:
+        """The server says nothing against it, and it is not what it was."""
+        return Finding(
+            version=self.version, state=state, layer=Layer.EXECUTE, subject=outcome.probe.subject, message=message,
+            remedy=judging.remedy_of(hazard), hazard=hazard, statement=outcome.probe.sql, place=outcome.probe.place,
+        )  # fmt: skip
 
     def _unprepared(self, client: Client, state: State, shapes: Shapes, probes: Sequence[Settled]) -> Iterator[Finding]:
         client.begin()
@@ -295,7 +303,7 @@ def _at(home: Home, version: Version, statement: Statement) -> Settled | Unprove
     for probe in statements.variants(statement, home.samples, home.shapes, types):
         outcome = ask_one(client, probe)
         if outcome.failure is None:
-            return Settled(probe=outcome.probe, rows=outcome.rows)
+            return Settled(probe=outcome.probe, rows=outcome.rows, copied=outcome.copied)
         refused = outcome.failure
     if refused is not None and not refused.sqlstate.startswith(_DATA):
         return _unproven(version, statement, refused)
