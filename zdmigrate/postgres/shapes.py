@@ -49,7 +49,8 @@ class Relation:
 
     `definition` is everything that may change what a client can do; `uses` are the relations that a view or a policy
     reads, and the partitions and children; `functions` are those of triggers, defaults, constraints, indexes, policies
-    and views, and the sequences of defaults. `checks` are the conditions of CHECK constraints, also of its domains.
+    and views, and the sequences of defaults. `checks` are the conditions of CHECK constraints, of its domains and of
+    partitions. `excluding` are columns of exclusion constraints and of deferrable keys, the last of each.
     """
 
     schema: str
@@ -60,6 +61,7 @@ class Relation:
     unique: tuple[tuple[str, ...], ...] = ()
     references: tuple[ForeignKey, ...] = ()
     checks: tuple[str, ...] = ()
+    excluding: tuple[str, ...] = ()
     uses: tuple[Name, ...] = ()
     functions: tuple[str, ...] = ()
     definition: tuple[str, ...] = ()
@@ -148,10 +150,10 @@ def read(connection: Connection, *, control_schema: str) -> Shapes:
     for oid, names in rows(_UNIQUE):
         unique[oid].append(tuple(names))
     found = {}
-    for oid, schema, name, kind, key, checks, uses, functions, definition in rows(_RELATIONS):
+    for oid, schema, name, kind, key, checks, excluding, uses, functions, definition in rows(_RELATIONS):
         found[schema, name] = Relation(
             schema=schema, name=name, kind=kind, columns=tuple(columns[oid]), key=tuple(key),
-            unique=tuple(unique[oid]), references=tuple(keys[oid]), checks=tuple(checks),
+            unique=tuple(unique[oid]), references=tuple(keys[oid]), checks=tuple(checks), excluding=tuple(excluding),
             uses=tuple((home, used) for home, used in uses), functions=tuple(functions), definition=tuple(definition),
         )  # fmt: skip
     path = connection.execute(_PATH).fetchone()
@@ -234,9 +236,15 @@ SELECT c.oid::bigint, n.nspname::text, c.relname::text, c.relkind::text,
        ARRAY(SELECT a.attname::text FROM pg_constraint k CROSS JOIN unnest(k.conkey) WITH ORDINALITY u(n, i)
              JOIN pg_attribute a ON (a.attrelid, a.attnum) = (k.conrelid, u.n)
              WHERE k.conrelid = c.oid AND k.contype = 'p' ORDER BY u.i),
-       ARRAY(SELECT pg_get_constraintdef(k.oid) FROM pg_constraint k WHERE k.contype = 'c'
-             AND (k.conrelid = c.oid
-                  OR k.contypid IN (SELECT a.atttypid FROM pg_attribute a WHERE a.attrelid = c.oid)) ORDER BY 1),
+       ARRAY(SELECT pg_get_constraintdef(k.oid) FROM pg_constraint k WHERE k.contype = 'c' AND k.conrelid = c.oid
+             UNION SELECT concat(quote_ident(a.attname), ' ', pg_get_constraintdef(k.oid)) FROM pg_attribute a
+                   JOIN pg_constraint k ON k.contypid = a.atttypid AND k.contype = 'c' WHERE a.attrelid = c.oid
+             UNION SELECT concat(pg_get_partkeydef(t.parentrelid), ' ', pg_get_expr(p.relpartbound, p.oid))
+                   FROM pg_partition_tree(c.oid) t JOIN pg_class p ON p.oid = t.relid WHERE t.level > 0 AND c.relkind = 'p'
+             ORDER BY 1),
+       ARRAY(SELECT a.attname::text FROM pg_constraint k JOIN pg_attribute a
+             ON a.attrelid = k.conrelid AND a.attnum = k.conkey[array_upper(k.conkey, 1)]
+             WHERE k.conrelid = c.oid AND (k.contype = 'x' OR k.contype IN ('p', 'u') AND k.condeferrable) ORDER BY 1),
        ARRAY(SELECT ARRAY[un.nspname::text, u.relname::text] FROM pg_depend d JOIN {_PARTS} USING (classid, objid)
              JOIN pg_class u ON u.oid = d.refobjid JOIN pg_namespace un ON un.oid = u.relnamespace
              WHERE d.refclassid = 'pg_class'::regclass AND p.reads AND u.oid <> c.oid

@@ -343,10 +343,12 @@ def _silent(
 ) -> Iterator[Unproven]:
     """Tables that can be written, of which no row could be made: nothing was proven about writing them."""
     subjects = {each.probe.subject for each in settled}
-    reason = "no row could be made that the server accepts; give rows of your own"
     for table in tables:
-        relation = _at_home(table, homes).shapes.find(table.name, table.schema)
+        home = _at_home(table, homes)
+        relation = home.shapes.find(table.name, table.schema)
         if relation is None or relation.kind not in "rp" or not table.columns:
             continue
         if not any(subject.startswith("insert") and subject.endswith(f" of {relation}") for subject in subjects):
-            yield Unproven(version=version, subject=str(relation), reason=reason)
+            said = home.samples.refusals.get((relation.schema, relation.name))
+            reason = "no row could be made that the server accepts" + (f" ({said})" if said else "")
+            yield Unproven(version=version, subject=str(relation), reason=f"{reason}; give rows of your own")

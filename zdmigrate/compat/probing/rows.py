@@ -6,10 +6,11 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping
 
 from zdmigrate.compat.probing import values
+from zdmigrate.compat.probing.binding import names_in
 from zdmigrate.compat.probing.client import Client, Failure, Rows
 from zdmigrate.compat.probing.values import MANNERS, Manner
 from zdmigrate.postgres.shapes import Column, ForeignKey, Relation, Shapes
-from zdmigrate.sqltext import columns_in, ident, literal
+from zdmigrate.sqltext import ident, literal
 
 __all__ = ["Row", "Samples", "fill", "insert"]
 
@@ -53,6 +54,8 @@ class Samples:
         self._shapes = shapes
         self._existing: dict[tuple[str, str], list[Row]] = {}
         self._manners: dict[tuple[str, str], Manner] = {}
+        self.refusals: dict[tuple[str, str], str] = {}
+        """Why the server took no row, by schema and table."""
 
     def forget(self, relation: Relation) -> None:
         """There are others now."""
@@ -87,17 +90,19 @@ class Samples:
             self._client.end()
             if not isinstance(answer, Failure):
                 return manner
+            self.refusals[relation.schema, relation.name] = answer.message
         return MANNERS[0]
 
     def made(self, relation: Relation, number: int, manner: Manner, *, fresh: bool = False) -> dict[str, str | None]:
         """As `make`, in one manner."""
         base = next(iter(self.existing(relation)), {})
         keys = {column for key in relation.unique for column in key}
+        distinct = set(_distinct(relation))
         row: dict[str, str | None] = {}
         for column in relation.columns:
             if _writable(column):
                 there = base.get(column.name)
-                again = column.name in base and column.name not in keys and not fresh
+                again = column.name in base and column.name not in distinct and not fresh
                 row[column.name] = there if again else manner(column, number, there)
         for reference in relation.references:
             row.update({c: v for c, v in self._parent(relation, reference, unique=keys).items() if c in row})
@@ -132,6 +137,14 @@ class Samples:
             f"{f' ORDER BY {ordered}' if ordered else ''} LIMIT {_ROWS}"
         )
         return [dict(zip(names, row, strict=True)) for row in answer.rows] if isinstance(answer, Rows) else []
+
+
+def _distinct(relation: Relation) -> Iterator[str]:
+    """One column of each key, in which new rows differ from those that are there; others may say where a row belongs."""
+    referring = {name for reference in relation.references for name in reference.columns}
+    for key in relation.unique:
+        yield next((name for name in key if name not in referring), key[0])
+    yield from relation.excluding
 
 
 def _writable(column: Column) -> bool:
@@ -195,7 +208,7 @@ def _attempts(samples: Samples, relation: Relation, number: int) -> Iterator[Row
         row = samples.made(relation, number, manner)
         yield row
     names = frozenset(row)
-    checked = sorted({name for check in relation.checks for name in columns_in(check, names)})
+    checked = sorted({name for check in relation.checks for name in names_in(check) & names})
     choices = [(*values.from_checks(relation), None, row[name]) for name in checked]
     needed = {
         column.name: row[column.name]
