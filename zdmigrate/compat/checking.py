@@ -121,7 +121,7 @@ def _check_pair(
         findings=tuple(
             # Where a version is said not to work anyway, there is nothing to excuse.
             _announced(f, plans, subjects) if run.predicts(f.version, f.state) else f
-            for f in findings
+            for f in dict.fromkeys(findings)
         ),
         unproven=(*_nothing(pair), *(each for version in Version for each in needs[version].unproven)),
         counts=_counts(needs, touching, executions + live.executions),

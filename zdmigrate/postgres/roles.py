@@ -28,6 +28,8 @@ def make(connection: Connection, name: str) -> None:
             if not _is_superuser(connection):
                 # Else it could not end the role's sessions when it drops the database.
                 connection.execute(sql.SQL("GRANT {} TO CURRENT_USER").format(sql.Identifier(name)))
+    except (psycopg.errors.DuplicateObject, psycopg.errors.UniqueViolation):
+        pass  # another check on this server has just made it
     except psycopg.errors.InsufficientPrivilege as error:
         raise ServerUnavailable(
             f"the role {name} cannot be made on the scratch server: {error.diag.message_primary}",

@@ -21,6 +21,9 @@ _KEEPER = "zdmigrate check "
 _MARK = "a scratch database of zdmigrate check; it is dropped when the check ends"
 _OURS = re.compile(rf"{PREFIX}([0-9a-f]{{10}})_")
 _NAME_BYTES = 63
+_USE = 0x7A646D63
+"""An advisory lock: shared by the runs that use the server, exclusive for one that drops roles. A role is the whole server's,
+so a schema's own role may be another run's too."""
 
 
 class GivenServer:
@@ -47,13 +50,14 @@ class GivenServer:
         with contextlib.closing(_keeper(conninfo, token)) as keeper:
             server = cls(keeper, conninfo, token)
             server._refuse_unless_allowed()
-            for dead in _dead(keeper):
-                _remove(keeper, f"{PREFIX}{dead}_")
+            keeper.execute("SELECT pg_advisory_lock_shared(%s)", (_USE,))
+            for dead in _remove_dead(keeper):
                 report(f"removed what a check that was killed had left on {server.label}: {PREFIX}{dead}_…")
             try:
                 yield server
             finally:
                 _remove(keeper, server._prefix)
+                _remove_dead(keeper)
 
     @property
     def major(self) -> int:
@@ -131,11 +135,23 @@ def _dead(keeper: session.Connection) -> list[str]:
     return sorted(token for token in found if (f"{_KEEPER}{token}",) not in alive)
 
 
+def _remove_dead(keeper: session.Connection) -> list[str]:
+    dead = _dead(keeper)
+    for token in dead:
+        _remove(keeper, f"{PREFIX}{token}_")
+    return dead
+
+
 def _remove(keeper: session.Connection, prefix: str) -> None:
-    """Drop the databases with that prefix, then the roles that were made for them."""
+    """Drop the databases with that prefix, then the roles that were made for them: where others are at work, the
+    last of them does that."""
     rows = keeper.execute("SELECT datname FROM pg_database WHERE starts_with(datname, %s)", (prefix,)).fetchall()
     with contextlib.ExitStack() as all_of_them:  # one that cannot be dropped does not keep the others
         for (name,) in rows:
             all_of_them.callback(scratch.drop, keeper, name)
-    for role in roles.made_for(keeper, prefix):
-        roles.drop(keeper, role)
+    if keeper.execute("SELECT pg_try_advisory_lock(%s)", (_USE,)).fetchone() == (True,):
+        try:
+            for role in roles.made_for(keeper, prefix):
+                roles.drop(keeper, role)
+        finally:
+            keeper.execute("SELECT pg_advisory_unlock(%s)", (_USE,))
