@@ -40,12 +40,27 @@ INI = """
 """
 
 
+def _made(server: ScratchServer) -> frozenset[str]:
+    """What checks have made on the server; other tests leave their roles there."""
+    with server.connect() as connection:
+        query = """
+            SELECT datname::text FROM pg_database WHERE starts_with(datname, 'zd_check_')
+            UNION SELECT rolname::text FROM pg_roles WHERE starts_with(rolname, 'zd_check_')
+        """
+        return frozenset(row[0] for row in connection.execute(query).fetchall())
+
+
 @dataclass(frozen=True, slots=True)
 class Suite:
     """Somebody's project: a migration, a starting schema, tests, and a server to run them on."""
 
     pytester: pytest.Pytester
     server: ScratchServer
+    before: frozenset[str]
+
+    def leftovers(self) -> frozenset[str]:
+        """Databases and roles that were made since."""
+        return _made(self.server) - self.before
 
     def write(self, name: str, text: str) -> None:
         path = self.pytester.path / name
@@ -69,7 +84,7 @@ def suite(pytester: pytest.Pytester, pg: ScratchServer, monkeypatch: pytest.Monk
     for name in [name for name in os.environ if name.startswith(("ZDMIGRATE_", "PG", "PYTEST_"))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(distribution(tmp_path / "installed")), str(ROOT)]))
-    made = Suite(pytester, pg)
+    made = Suite(pytester, pg, _made(pg))
     made.migration("0001_email_address", RENAME)
     made.write("seed.sql", SEED)
     made.write("pytest.ini", INI)
@@ -87,15 +102,6 @@ def without_traceback(result: pytest.RunResult) -> str:
     return text
 
 
-def leftovers(server: ScratchServer) -> list[tuple[str]]:
-    with server.connect() as connection:
-        query = """
-            SELECT datname::text FROM pg_database WHERE starts_with(datname, 'zd_check_')
-            UNION SELECT rolname::text FROM pg_roles WHERE starts_with(rolname, 'zd_check_')
-        """
-        return connection.execute(query).fetchall()
-
-
 def test_a_test_runs_once_in_each_phase_forwards_and_reverted(suite: Suite) -> None:
     result = suite.run("-v", "-rP")
     result.assert_outcomes(passed=12)
@@ -105,7 +111,7 @@ def test_a_test_runs_once_in_each_phase_forwards_and_reverted(suite: Suite) -> N
     assert seen["none"] == seen["none-reverted"] == "id user_email"
     assert seen["backfill"] == seen["backfill-reverted"] == "email_address id user_email"
     assert seen["contract"] == "email_address id"
-    assert leftovers(suite.server) == []
+    assert suite.leftovers() == frozenset()
 
 
 def test_every_test_has_a_database_of_its_own_and_is_an_ordinary_role(suite: Suite) -> None:
@@ -145,7 +151,7 @@ def test_every_test_has_a_database_of_its_own_and_is_an_ordinary_role(suite: Sui
     )
     result = suite.run("--zd-phases", "backfill, dual_write-reverted", "-k", "not dual_write")
     result.assert_outcomes(passed=9, deselected=4)
-    assert leftovers(suite.server) == []
+    assert suite.leftovers() == frozenset()
 
 
 def test_a_version_is_tested_where_the_plan_says_that_it_works(suite: Suite) -> None:
@@ -256,14 +262,14 @@ def test_configuration_comes_from_the_files_of_pytest_and_of_zdmigrate(suite: Su
 def test_workers_have_servers_of_their_own_and_leave_nothing(suite: Suite) -> None:
     result = suite.run("-n2", "--zd-phases", "none,expand,backfill")
     result.assert_outcomes(passed=6)
-    assert leftovers(suite.server) == []
+    assert suite.leftovers() == frozenset()
 
 
 def test_ctrl_c_leaves_nothing(suite: Suite) -> None:
     suite.write("test_app.py", "import os, signal\ndef test_it(zd_engine): os.kill(os.getpid(), signal.SIGINT)")
     result = suite.run("--zd-phases", "none")
     assert result.ret == pytest.ExitCode.INTERRUPTED
-    assert leftovers(suite.server) == []
+    assert suite.leftovers() == frozenset()
 
 
 @pytest.mark.parametrize(
@@ -309,7 +315,7 @@ def test_a_schema_or_server_that_cannot_be_had_fails_the_test_for_people(
     text = without_traceback(suite.run("--zd-phases=none", "-k", "not reverted", *options))
     assert [message for message in messages if message not in text] == []
     assert "c0nfidential" not in text
-    assert leftovers(suite.server) == []
+    assert suite.leftovers() == frozenset()
 
 
 def test_a_test_that_cannot_run_once_in_each_phase_says_so(suite: Suite) -> None:

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import sysconfig
 import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -250,10 +251,15 @@ def test_an_interpreter_without_zdmigrate_is_recorded(record: Recorder) -> None:
         assert importlib.machinery.PathFinder.find_spec("zdmigrate", sys.path) is None
         """
     )
+    packages = record.directory / "packages"
+    packages.mkdir()
+    for path in Path(sysconfig.get_path("purelib")).iterdir():
+        if "zdmigrate" not in path.name:
+            (packages / path.name).symlink_to(path)
     outer = record.script(
         f"""
-        import os, subprocess, sys, sysconfig
-        paths = [os.environ["PYTHONPATH"].split(os.pathsep)[0], sysconfig.get_path("purelib")]
+        import os, subprocess, sys
+        paths = [os.environ["PYTHONPATH"].split(os.pathsep)[0], {str(packages)!r}]
         env = os.environ | {{"PYTHONPATH": os.pathsep.join(paths)}}
         sys.exit(subprocess.run([sys._base_executable, {inner!r}], env=env).returncode)
         """,
