@@ -119,6 +119,13 @@ class ChangeType(Change):
         if column.type == type_:
             raise Unsafe(f"{table.shown}.{self.column} is of type {type_} already")
         rebinding.refuse(scope, table.live, column.name, type_)
+        if None in (self.up, self.down) and _zoned(column.type) is not _zoned(type_):
+            name = ident(self.column)
+            raise Unsafe(
+                f"{table.shown}.{self.column}: what {column.type} is as {type_} depends on the TimeZone of the session that "
+                "writes, and sessions differ",
+                hint=f"say which zone it is: up=\"{name} AT TIME ZONE 'UTC'\", down=\"{name} AT TIME ZONE 'UTC'\"",
+            )
         if self._costs_nothing(scope, table, column):
             return self._in_place(scope, table, column, type_)
         return self._beside(scope, table, column, type_)
@@ -292,6 +299,10 @@ class ChangeType(Change):
 
 def _alter(target: str, column: catalog.Column, type_: str) -> str:
     return f"ALTER TABLE {target} ALTER COLUMN {ident(column.name)} TYPE {type_}"
+
+
+def _zoned(type_: str) -> bool:
+    return "with time zone" in type_
 
 
 def _family(type_: str) -> tuple[str, ...] | None:
