@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import signal
+import threading
 import time
 from typing import Any
 
 import pytest
 
 from tests.support.processes import RENAME, Running, Site, transaction, until, with_users
+from zdmigrate.config import Config
+from zdmigrate.engine.project import Project
 
 LEASE = "SELECT holder, acquired_at, backend, epoch FROM zdmigrate.lease WHERE holder IS NOT NULL"
 SHORT: dict[str, Any] = {"ZDMIGRATE_LEASE": "2s"}
@@ -79,6 +82,20 @@ def test_sigterm_gives_the_lease_back(site: Site) -> None:
         first.send(signal.SIGTERM)
         first.wait().expect(143)
         assert site.rows(LEASE) == []
+
+
+def test_a_signal_while_the_heartbeat_starts_gives_the_lease_back(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_users(site)
+
+    def interrupted(_: threading.Thread) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    config = Config(url=site.database.url, dir=site.directory / "migrations")
+    with Project.open(config, report=lambda _: None) as project, pytest.raises(KeyboardInterrupt):
+        project.advance([], target=None)
+    assert site.value("SELECT count(*) FROM zdmigrate.lease") == 1
+    assert site.rows(LEASE) == []
 
 
 def test_a_killed_holder_hardly_delays_the_next(site: Site) -> None:

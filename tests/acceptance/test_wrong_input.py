@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,7 @@ SCHEMA = (
     "CREATE INDEX t_b ON t (b)",
     "ALTER TABLE t ADD COLUMN k integer",
     "CREATE UNIQUE INDEX t_k ON t (k)",
+    "ALTER TABLE t ADD COLUMN local_at timestamp, ADD COLUMN zoned_at timestamptz",
     "CREATE VIEW v AS SELECT 1 AS x",
     "INSERT INTO t SELECT g, g, 'b', '2026-01-01' FROM generate_series(1, 5) g",
 )
@@ -137,6 +139,19 @@ def test_contradictions(stage: tuple[Stage, str], changes: tuple[str, ...], mess
         project.plan([])
     assert message in f"{refused.value.message} {refused.value.hint}"
     assert refused.value.exit_code == CATALOG
+
+
+@pytest.mark.parametrize(("column", "type_"), [("local_at", "timestamptz"), ("d", "timestamptz"), ("zoned_at", "date")])
+def test_the_zone_is_asked_for_with_ways_that_work(stage: tuple[Stage, str], column: str, type_: str) -> None:
+    made, name = stage
+    made.write(ID, f"ChangeType('t', '{column}', '{type_}')")
+    with made.project(name) as project, pytest.raises(ZdmigrateError) as refused:
+        project.plan([])
+    ways = re.fullmatch(r'give both ways, and name the zone: up="(.+)", down="(.+)"', refused.value.hint or "")
+    assert ways is not None
+    made.write(ID, f"ChangeType('t', '{column}', '{type_}', up={ways[1]!r}, down={ways[2]!r})")
+    with made.project(name) as project:
+        assert len(project.plan([])) == 1
 
 
 def test_a_key_of_an_added_column_may_have_another_type_that_the_server_compares(stage: tuple[Stage, str]) -> None:

@@ -48,7 +48,8 @@ class ChangeType(Change):
     constraints, and takes the old one's name in `switch_reads`, in one short transaction.
 
     `up` and `down` are SQL expressions over the row that give the new value from the old one and back; both call the
-    column by its name, and default to a cast. A new value that `down` cannot represent is refused with a clear error
+    column by its name, and default to a cast, but for types with a time zone on one side only: there the cast would take
+    the zone of each session that writes. A new value that `down` cannot represent is refused with a clear error
     (``on_down_error="refuse"``), or leaves NULL in the old column (``"null"``).
 
     Views, the table's policies and triggers, functions with a body of SQL and statistics objects follow the column. A
@@ -124,7 +125,7 @@ class ChangeType(Change):
             raise Unsafe(
                 f"{table.shown}.{self.column}: what {column.type} is as {type_} depends on the TimeZone of the session that "
                 "writes, and sessions differ",
-                hint=f"say which zone it is: up=\"{name} AT TIME ZONE 'UTC'\", down=\"{name} AT TIME ZONE 'UTC'\"",
+                hint=f'give both ways, and name the zone: up="{_in_utc(name, type_)}", down="{_in_utc(name, column.type)}"',
             )
         if self._costs_nothing(scope, table, column):
             return self._in_place(scope, table, column, type_)
@@ -303,6 +304,11 @@ def _alter(target: str, column: catalog.Column, type_: str) -> str:
 
 def _zoned(type_: str) -> bool:
     return "with time zone" in type_
+
+
+def _in_utc(name: str, type_: str) -> str:
+    """A way to `type_` from a type that has a time zone where this one has none, or has none where this one has one."""
+    return f"{name}::timestamp AT TIME ZONE 'UTC'" if _zoned(type_) else f"({name} AT TIME ZONE 'UTC')::{type_}"
 
 
 def _family(type_: str) -> tuple[str, ...] | None:
