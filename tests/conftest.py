@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -11,6 +12,10 @@ from tests.support.processes import Forker
 from tests.support.scratch import check_server
 from tests.support.servers import Database, ReplicaPair, base_for_tests, binaries_for_tests
 from zdmigrate.postgres.servers import ScratchServer, ServerBinaries
+
+# A shell starts background jobs with SIGINT ignored, and children inherit that: the tests that send one need it heard.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _numbers = itertools.count(1)
 

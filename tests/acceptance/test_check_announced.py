@@ -26,5 +26,6 @@ def test_it_is_said_of_its_own_tables(
     config = project(tmp_path, m0001=ACCEPTED, m0002=SILENT)
     footprint = of_statements(statement)
     run = Bench(check_pg, tmp_path).run(config, written(tmp_path / "schema.sql", SCHEMA), footprint, footprint)
-    assert {finding.announced for finding in run.findings if finding.layer is Layer.WARM} == {announced}
+    warm = [f for f in run.findings if f.layer is Layer.WARM and run.predicts(f.version, f.state)]
+    assert {finding.announced for finding in warm} == {announced}
     assert run.exit_code == (0 if announced else 6)

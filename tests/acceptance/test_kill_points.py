@@ -173,19 +173,13 @@ PARTS = 8
 
 
 @pytest.mark.parametrize("part", range(PARTS))
-@pytest.mark.parametrize("name", ["advance", "revert"])
+@pytest.mark.parametrize("name", list(COMMANDS))
 def test_killed_at_step_boundaries_and_a_sample(stage: Stage, name: str, part: int) -> None:
     command = COMMANDS[name]
     for position, number in enumerate(stage.rehearsal(command).sample()):
         if position % PARTS == part:
             # Which of the two variants is tried where is fixed by the seed too.
             stage.check(command, number, random.Random(SEED + number).choice(["after", "sent"]))
-
-
-def test_bootstrap_killed_at_every_statement(stage: Stage) -> None:
-    command = COMMANDS["bootstrap"]
-    for number in range(1, len(stage.rehearsal(command).statements) + 1):
-        stage.check(command, number, "after")
 
 
 def test_the_sample_covers_every_step(stage: Stage) -> None:
