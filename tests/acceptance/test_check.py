@@ -106,6 +106,14 @@ def test_a_drop_while_it_is_needed_is_found(project: Project) -> None:
     assert any(f["place"] == "shop/users.py:12" and f["sqlstate"] == "42703" for f in run["findings"])
 
 
+def test_one_that_builds_on_another_is_checked_by_itself(project: Project) -> None:
+    project.site.write("0002_next", 'RenameColumn("users", "email_address", "mail")')
+    assert "checked by itself" in project.check().expect(6).err
+    project.footprint("old", tables=[users("email_address")])
+    project.footprint("new", tables=[users("mail")])
+    project.check("0002").expect(0)
+
+
 def test_a_version_that_is_not_deployed_yet_has_no_old_connections(project: Project) -> None:
     change = "ALTER TABLE users ALTER COLUMN nick TYPE json USING to_json(nick)"
     project.migration(

@@ -18,7 +18,7 @@ from zdmigrate.compat.scratch.schemas import Start
 from zdmigrate.compat.states import NONE, Databases, Ground, States, move
 from zdmigrate.compat.walking import Stopped, last_reversible
 from zdmigrate.config import Config
-from zdmigrate.errors import UsageError
+from zdmigrate.errors import Unsafe, UsageError
 from zdmigrate.hazards import Hazard
 from zdmigrate.plan import Direction, Plan
 from zdmigrate.planning.planner import combine
@@ -78,7 +78,7 @@ def check(
     with Databases(server) as databases:
         ground, base = Ground.made(databases, start, config, ids, app_role=app_role)
         ground.fill(base)
-        plans = ground.walk(base).begin()
+        plans = _planned(ground, base)
         if not plans:
             raise UsageError(
                 "there is no migration to check: the directory has none, or the starting schema has them all already",
@@ -92,6 +92,16 @@ def check(
         if commands is not None:
             runs[0] = _with_commands(runs[0], commands, ground, states)
     return Checked(plans=plans, runs=tuple(runs))
+
+
+def _planned(ground: Ground, base: str) -> tuple[Plan, ...]:
+    try:
+        return ground.walk(base).begin()
+    except Unsafe as error:
+        if len(ground.ids) != 1:  # none: all of the directory
+            alone = "one that builds on another is checked by itself, after it: zdmigrate check MIGRATION"
+            error.hint = f"{error.hint}; {alone}" if error.hint else alone
+        raise
 
 
 def _check_pair(
