@@ -6,11 +6,20 @@ import os
 import sys
 import sysconfig
 from types import CodeType, FrameType
+from typing import NamedTuple
 
-__all__ = ["Place", "Places"]
+__all__ = ["Found", "Place", "Places"]
 
 Place = tuple[int, int]
 """A piece of code (by its id) and an instruction in it: cheaper to find than the line, for every execution."""
+
+
+class Found(NamedTuple):
+    """A place, and how many calls above `Places.current` it is."""
+
+    place: Place
+    depth: int
+
 
 _LIBRARIES = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
 _PATHS = sysconfig.get_paths()
@@ -26,18 +35,34 @@ class Places:
         self._codes: dict[int, tuple[bool, CodeType]] = {}
         """By id: the hash of a code object is that of all its constants. Holding them keeps the ids theirs."""
 
-    def current(self) -> Place | None:
-        """The application's place, None if there is none (a thread of a library)."""
+    def current(self, last: Found | None) -> Found | None:
+        """The application's innermost frame, None if there is none (a thread of a library).
+
+        `last`: the same statement's before. Where the same code is as deep in the stack again, nothing within it is looked
+        at: making the 35 frames that an ORM needs visible is most of what recording costs.
+        """
+        if last is not None:
+            try:
+                frame = sys._getframe(last.depth)
+            except ValueError:  # the stack is not that deep
+                return self._innermost()
+            if id(frame.f_code) == last.place[0]:
+                return Found((last.place[0], frame.f_lasti), last.depth)
+        return self._innermost()
+
+    def _innermost(self) -> Found | None:
         frame: FrameType | None = sys._getframe(2)
         codes = self._codes
+        depth = 1
         while frame is not None:
             code = frame.f_code
             known = codes.get(id(code))
             if known is None:
                 known = codes[id(code)] = (self._is_own(code.co_filename), code)
             if known[0]:
-                return id(code), frame.f_lasti
+                return Found((id(code), frame.f_lasti), depth)
             frame = frame.f_back
+            depth += 1
         return None
 
     def text(self, place: Place) -> str:

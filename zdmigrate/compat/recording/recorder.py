@@ -8,7 +8,7 @@ from typing import Any
 
 from zdmigrate.compat.normalising.normalise import Constant, Normalised, normalised
 from zdmigrate.compat.recording.lines import Lines
-from zdmigrate.compat.recording.places import Place, Places
+from zdmigrate.compat.recording.places import Found, Place, Places
 
 __all__ = ["Recorder", "Sent", "Slot"]
 
@@ -60,8 +60,8 @@ class Recorder:
                 seen = self._remember(key, describe())
             if seen.nothing:
                 return
-            place = self._places.current()
-            if seen.see(values, place):
+            seen.found = self._places.current(seen.found)
+            if seen.see(values):
                 self._write(seen)
         except Exception as error:  # noqa: BLE001  # the application must not notice
             self.failed(error)
@@ -90,8 +90,8 @@ class _Seen:
     """What this process has seen of one text."""
 
     __slots__ = (
-        "_literals", "_longest", "_measures", "_nulls", "_places", "_samples", "_sent", "new_place", "nothing",
-        "statements",
+        "_literals", "_longest", "_measures", "_nulls", "_places", "_samples", "_sent", "found", "new_place",
+        "nothing", "statements",
     )  # fmt: skip
 
     def __init__(self, sent: Sent, statements: list[Normalised], *, literals: bool) -> None:
@@ -104,10 +104,12 @@ class _Seen:
         self._places: set[Place | None] = set()
         self.statements = statements
         self.nothing = not statements
+        self.found: Found | None = None
         self.new_place: Place | None = None
 
-    def see(self, values: Sequence[Any], place: Place | None) -> bool:
-        """Whether anything of an execution is new."""
+    def see(self, values: Sequence[Any]) -> bool:
+        """Whether anything of an execution at the place that was `found` is new."""
+        place = None if self.found is None else self.found.place
         new = place not in self._places
         self.new_place = place if new else None
         self._places.add(place)
