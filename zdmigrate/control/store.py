@@ -278,7 +278,8 @@ class Store:
 
     def _run(self, where: Connection | Cursor, statement: str, values: tuple[Any, ...] = ()) -> Cursor:
         names = (
-            "meta", "migration", "lease", "event", "backfill", "read_switch", "app_instance", "sync_violation"
+            "meta", "migration", "lease", "event", "backfill", "backfill_process", "backfill_window", "backfill_control",
+            "quarantine", "heartbeat", "read_switch", "app_instance", "sync_violation"
         )  # fmt: skip
         text = statement
         for name in names:
