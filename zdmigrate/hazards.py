@@ -12,7 +12,8 @@ class Hazard:
     """Something that a reviewer must know.
 
     `accept` names the gate that keeps the phase from starting until somebody accepts the hazard with
-    ``--override NAME="reason"``; None means that it is announced and does not stop anything.
+    ``--override NAME="reason"``; None means that it is announced and does not stop anything. `about` are the tables that
+    it is said of, without their schemas.
     """
 
     id: str
@@ -20,3 +21,4 @@ class Hazard:
     message: str
     remedy: str
     accept: str | None = None
+    about: tuple[str, ...] = ()

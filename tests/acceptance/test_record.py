@@ -182,6 +182,23 @@ def test_without_a_file_it_is_on_stdout(record: Recorder) -> None:
     assert "noise" in done.stderr
 
 
+def test_what_uses_temporary_tables_is_not_kept(record: Recorder) -> None:
+    script = record.script(
+        """
+        import os, psycopg
+        with psycopg.connect(os.environ["DATABASE_URL"]) as connection:
+            connection.execute('CREATE TEMP TABLE IF NOT EXISTS "Chosen" AS SELECT 1 AS id')
+            connection.execute("CREATE TABLE kept (id int)")
+            connection.execute('INSERT INTO kept SELECT id FROM "Chosen"')
+            connection.execute("SELECT id INTO TEMPORARY others FROM kept")
+            connection.execute("DELETE FROM others")
+            connection.execute("SELECT id AS others FROM kept")
+        """
+    )
+    found = record.footprint("--", sys.executable, script).statements
+    assert [statement.sql for statement in found] == ["SELECT id AS others FROM kept"]
+
+
 def test_literals_are_kept_on_demand_only(record: Recorder) -> None:
     body = """
         import os, datetime, psycopg

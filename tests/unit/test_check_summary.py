@@ -60,7 +60,8 @@ def test_a_window_as_a_release_manager_says_it(until: Phase | None, since: Phase
 def test_proven_windows_beside_the_predicted_ones() -> None:
     shop, billing15, billing18 = (matrix.window for matrix in matrices(reports.rich()))
     assert shop.compared is Compared.NARROWER
-    assert plain(shop.proven) == "2.4 may be deployed from `switch_reads` on; 2.3 must be gone before `switch_reads`"
+    apart = "2.4 may be deployed from `switch_reads` on; 2.3 must be gone before `switch_reads`"
+    assert plain(shop.proven) == f"{apart}; no phase suits both: 2.3 must be gone before 2.4 comes"
     assert plain(shop.predicted) == "2.4 may be deployed from `backfill` on; 2.3 must be gone before `retire`"
     assert billing15.compared is Compared.SAME
     assert billing18.compared is Compared.UNPROVEN

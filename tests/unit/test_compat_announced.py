@@ -6,17 +6,35 @@ from typing import Any
 
 import pytest
 
-from zdmigrate.compat.checking import _announced
+from zdmigrate.compat.announced import Announcements
 from zdmigrate.compat.report import Finding, Layer, State, Version
 from zdmigrate.hazards import Hazard
 from zdmigrate.phases import Phase
 from zdmigrate.plan import Direction, Plan, Window
+from zdmigrate.postgres.shapes import Column, Relation, Shapes
 
-SUBJECTS = frozenset({"users", "orders", "phone", "id"})
+
+def relation(name: str, *columns: str, kind: str = "r", uses: str = "") -> Relation:
+    found = tuple(Column(name=each, type="text", base="text") for each in columns)
+    return Relation(schema="public", name=name, kind=kind, columns=found, uses=(("public", uses),) if uses else ())
+
+
+RELATIONS = (
+    relation("users", "id", "phone", "version"),
+    relation("orders", "id", "version"),
+    relation("people", "phone", kind="v", uses="users"),
+)
+SHAPES = Shapes(relations={(each.schema, each.name): each for each in RELATIONS}, path=("public",), functions={})
 
 
 def plan(**hazard: Any) -> Plan:
-    given: dict[str, Any] = {"id": "C16", "phase": Phase.EXPAND, "message": "N may read NULL in phone", "remedy": ""}
+    given: dict[str, Any] = {
+        "id": "C16",
+        "phase": Phase.EXPAND,
+        "message": "version N may read NULL in phone",
+        "remedy": "",
+    }
+    given |= {"about": ("users",)}
     return Plan(
         migration="0001", checksum="", server_version=180000, phases=(), touches=(), hazards=(Hazard(**given | hazard),),
         window=Window(old_until=Phase.RETIRE, new_from=Phase.EXPAND),
@@ -44,13 +62,18 @@ def finding(**changes: Any) -> Finding:
         ({"id": "C11", "accept": "warm_connections"}, {"layer": Layer.WARM, "hazard": "C23"}, True),
         ({"id": "C11", "accept": "warm_connections"}, {"layer": Layer.PREPARE, "hazard": "C11"}, False),
         ({"id": "C23"}, {"layer": Layer.WARM, "hazard": "C23"}, False),
+        ({"accept": "old_reads_null"}, {"subject": "row of public.people"}, True),  # a view of it
+        # "version" is a word of the message, and a column of another table.
+        ({"accept": "old_reads_null"}, {"subject": "row of public.orders", "message": "version is NULL"}, False),
+        ({"id": "C15"}, {"hazard": "C15", "message": "update or delete on table users: phone"}, True),
+        ({"id": "C15"}, {"hazard": "C15", "message": "insert or update on table users: phone"}, False),
     ],
 )
 def test_what_is_announced(hazard: dict[str, Any], found: dict[str, Any], announced: bool) -> None:  # noqa: FBT001
-    assert _announced(finding(**found), [plan(**hazard)], SUBJECTS).announced is announced
+    assert Announcements([plan(**hazard)], [SHAPES]).marked(finding(**found)).announced is announced
 
 
 def test_a_revert_passes_the_phase_behind_it() -> None:
     back = State(phase=Phase.BACKFILL, direction=Direction.BACKWARD)
     hazard = {"id": "C11", "accept": "warm_connections", "phase": Phase.SWITCH_READS}
-    assert _announced(finding(layer=Layer.WARM, state=back), [plan(**hazard)], SUBJECTS).announced
+    assert Announcements([plan(**hazard)], [SHAPES]).marked(finding(layer=Layer.WARM, state=back)).announced

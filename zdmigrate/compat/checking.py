@@ -6,8 +6,8 @@ import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 
+from zdmigrate.compat.announced import Announcements
 from zdmigrate.compat.footprint import Footprint
-from zdmigrate.compat.probing.binding import names_in
 from zdmigrate.compat.probing.client import Client
 from zdmigrate.compat.probing.commands import Commands
 from zdmigrate.compat.probing.crossing import Crossing
@@ -19,7 +19,6 @@ from zdmigrate.compat.states import NONE, Databases, Ground, States, move
 from zdmigrate.compat.walking import Stopped, last_reversible
 from zdmigrate.config import Config
 from zdmigrate.errors import Unsafe, UsageError
-from zdmigrate.hazards import Hazard
 from zdmigrate.plan import Direction, Plan
 from zdmigrate.planning.planner import combine
 from zdmigrate.postgres.scratch import Scratch
@@ -87,11 +86,17 @@ def check(
         ground = dataclasses.replace(ground, ids=tuple(plan.migration for plan in plans))
         states = States(ground, plans)
         stopped = states.build(base)
-        names = states.changing()
+        names = states.changing() | _declared(plans)
         runs = [_check_pair(pair, ground, plans, states, stopped, names, base) for pair in pairs]
         if commands is not None:
             runs[0] = _with_commands(runs[0], commands, ground, states)
     return Checked(plans=plans, runs=tuple(runs))
+
+
+def _declared(plans: Sequence[Plan]) -> frozenset[str]:
+    """The tables that a migration's own statements work on: they may change rows, and no shape."""
+    authored = (step for plan in plans for step in plan.steps() if step.authored)
+    return frozenset(lock.name for step in authored for lock in (*step.locks, *step.undo_locks))
 
 
 def _planned(ground: Ground, base: str) -> tuple[Plan, ...]:
@@ -123,14 +128,14 @@ def _check_pair(
         application=pair.application, server=ground.databases.server.label, predicted=predicted,
         reached=tuple(states.database),
     )  # fmt: skip
-    subjects = states.subjects(names)
+    announcements = Announcements(plans, states.shapes.values())
     live = _Live(run=run, ground=ground, plans=plans, states=states, needs=needs, touching=touching, names=names)
     findings += live.findings(base)
     return dataclasses.replace(
         run,
         findings=tuple(
             # Where a version is said not to work anyway, there is nothing to excuse.
-            _announced(f, plans, subjects) if run.predicts(f.version, f.state) else f
+            announcements.marked(f) if run.predicts(f.version, f.state) else f
             for f in dict.fromkeys(findings)
         ),
         unproven=(*_nothing(pair), *(each for version in Version for each in needs[version].unproven)),
@@ -175,33 +180,6 @@ def _stop(state: State, stopped: Stopped) -> Iterator[Finding]:
             version=version, state=state, layer=Layer.PHASE, subject=stopped.migration, message=stopped.message,
             remedy="the phase must come to its end on a scratch server before it is tried anywhere else",
         )  # fmt: skip
-
-
-_UNASKED: Mapping[str, Version] = {"C12": Version.NEW, "C15": Version.OLD}
-"""Hazards that say which version fails, without asking for consent: the migration's author declared them."""
-
-
-def _announced(finding: Finding, plans: Sequence[Plan], subjects: frozenset[str]) -> Finding:
-    """Whether a plan says so itself, of the same thing, and has it accepted. `subjects` are names of what changes.
-
-    What a plan says of `SELECT *` in general is no such thing.
-    """
-    # A revert passes the phase after the one that it comes to.
-    passed = finding.state.phase.position + (finding.state.direction is Direction.BACKWARD)
-    text = f"{finding.subject}\n{finding.message}\n{finding.statement or ''}"
-    meant = subjects & names_in(text)
-    said = (hazard for plan in plans for hazard in plan.hazards if not meant.isdisjoint(names_in(hazard.message)))
-    known = any(_is_about(hazard, finding) for hazard in said if hazard.phase.position <= passed)
-    return dataclasses.replace(finding, announced=True) if known else finding
-
-
-def _is_about(hazard: Hazard, finding: Finding) -> bool:
-    """What was accepted for warm connections is not accepted for new ones, nor the other way round."""
-    if finding.layer is Layer.WARM or hazard.accept == "warm_connections":
-        return finding.layer is Layer.WARM and hazard.accept == "warm_connections"
-    if hazard.id != finding.hazard:
-        return False
-    return hazard.accept is not None or _UNASKED.get(hazard.id) is finding.version
 
 
 def _nothing(pair: Pair) -> Iterator[Unproven]:

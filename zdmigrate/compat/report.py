@@ -184,7 +184,7 @@ class Run:
             return Cell.UNKNOWN
         if any(finding.suppressed is not None for finding in mine):
             return Cell.SUPPRESSED
-        return Cell.RECONNECT if mine else Cell.WORKS
+        return Cell.RECONNECT if any(finding.layer is Layer.WARM for finding in mine) else Cell.WORKS
 
     def proven(self, version: Version) -> tuple[Phase, ...]:
         """The phases in which the version works, forwards and backwards."""

@@ -164,12 +164,6 @@ class States:
         found = {name for shapes in self.shapes.values() for name in shapes.differing(self.shapes[NONE])}
         return frozenset(n for shapes in self.shapes.values() for n in shapes.reaching(frozenset(found)))
 
-    def subjects(self, names: frozenset[str]) -> frozenset[str]:
-        """`names`, with the columns of the relations among them."""
-        relations = (relation for shapes in self.shapes.values() for relation in shapes.relations.values())
-        columns = {column.name for relation in relations if relation.name in names for column in relation.columns}
-        return names | columns
-
     def home(self, version: Version) -> State:
         """The state that a version was written for."""
         forward = [state for state in self.database if state.direction is Direction.FORWARD]

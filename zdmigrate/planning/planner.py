@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
@@ -13,7 +14,7 @@ from zdmigrate.hazards import Hazard
 from zdmigrate.phases import PHASES, Phase
 from zdmigrate.plan import Direction, Gate, Mode, PhasePlan, Plan, Step, TableEstimate, Window
 from zdmigrate.planning import reshape
-from zdmigrate.planning.draft import Draft, Unanswered
+from zdmigrate.planning.draft import Draft, TableDraft, Unanswered
 from zdmigrate.planning.parts import ChangePlan, Needs, Scope, TableSteps, Target
 from zdmigrate.sqltext import AmbiguousName
 
@@ -71,7 +72,11 @@ def plan(migration: Planned, snapshot: schema.Snapshot) -> Plan:
         phases=phases,
         touches=tuple(dict.fromkeys((*targets, *(name for part in everything for name in part.objects)))),
         reads=tuple(dict.fromkeys(name for part in everything for name in part.reads)),
-        hazards=tuple(h for part in everything for h in part.hazards) + _warm_connections(steps),
+        hazards=(
+            *(hazard for table, part in zip(draft.tables, tables, strict=True) for hazard in _about_table(table, part)),
+            *(hazard for change, part in zip(migration.changes, parts, strict=True) for hazard in _about(change, part)),
+            *_warm_connections(steps),
+        ),
         estimates=tuple(
             TableEstimate(table=table.shown, rows=table.live.rows, bytes=table.live.bytes)
             for table in draft.tables
@@ -197,6 +202,16 @@ def _publication_gates(steps: list[Step], snapshot: schema.Snapshot) -> Iterator
 def _first_beyond(old_until: Phase, phase: Phase, steps: list[Step]) -> bool:
     beyond = [s.phase for s in steps if s.phase.position > old_until.position]
     return bool(beyond) and phase is min(beyond, key=lambda p: p.position)
+
+
+def _about_table(table: TableDraft, part: TableSteps) -> Iterator[Hazard]:
+    yield from (dataclasses.replace(hazard, about=(table.live.name,)) for hazard in part.hazards)
+
+
+def _about(change: PlannedChange, part: ChangePlan) -> Iterator[Hazard]:
+    locked = (lock.name for step in part.steps for lock in step.locks)
+    tables = tuple(dict.fromkeys((*(target.table for target in change.targets()), *locked)))
+    yield from (dataclasses.replace(hazard, about=tables) for hazard in part.hazards)
 
 
 _CHANGES_COLUMNS = re.compile(r"^ALTER TABLE .*\b(?:(?:ADD|DROP|RENAME) COLUMN|ALTER COLUMN .* TYPE) ", re.DOTALL)

@@ -49,8 +49,9 @@ class Relation:
 
     `definition` is everything that may change what a client can do; `uses` are the relations that a view or a policy
     reads, and the partitions and children; `functions` are those of triggers, defaults, constraints, indexes, policies
-    and views, and the sequences of defaults. `checks` are the conditions of CHECK constraints, of its domains and of
-    partitions. `excluding` are columns of exclusion constraints and of deferrable keys, the last of each.
+    and views, the sequences of defaults, and the types of columns with those inside of them. `checks` are the conditions
+    of CHECK constraints, of its domains and of partitions. `excluding` are columns of exclusion constraints and of
+    deferrable keys, the last of each.
     """
 
     schema: str
@@ -255,6 +256,16 @@ SELECT c.oid::bigint, n.nspname::text, c.relname::text, c.relkind::text,
              JOIN pg_proc f ON f.oid = d.refobjid WHERE d.refclassid = 'pg_proc'::regclass
              UNION SELECT s.relname::text FROM pg_depend d JOIN {_PARTS} USING (classid, objid)
              JOIN pg_class s ON s.oid = d.refobjid WHERE d.refclassid = 'pg_class'::regclass AND s.relkind = 'S'
+             UNION SELECT y.typname::text FROM pg_attribute a
+             CROSS JOIN LATERAL (
+                 WITH RECURSIVE inner_(oid) AS (
+                     SELECT a.atttypid
+                     UNION SELECT part.oid FROM inner_ i JOIN pg_type t ON t.oid = i.oid
+                     LEFT JOIN pg_attribute m ON m.attrelid = t.typrelid AND m.attnum > 0 AND NOT m.attisdropped
+                     CROSS JOIN LATERAL (VALUES (t.typelem), (t.typbasetype), (m.atttypid)) part(oid) WHERE part.oid <> 0
+                 ) SELECT oid FROM inner_
+             ) used JOIN pg_type y ON y.oid = used.oid JOIN pg_namespace yn ON yn.oid = y.typnamespace
+             WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND yn.nspname <> ALL (%(hidden)s)
              ORDER BY 1),
        ARRAY(
              SELECT concat_ws(' ', c.relowner, n.nspacl::text, c.relrowsecurity, c.relforcerowsecurity, c.relreplident,
@@ -273,6 +284,9 @@ SELECT c.oid::bigint, n.nspname::text, c.relname::text, c.relkind::text,
              UNION ALL SELECT p.pubname FROM pg_publication p WHERE p.puballtables
                        OR EXISTS (SELECT FROM pg_publication_rel r WHERE (r.prpubid, r.prrelid) = (p.oid, c.oid))
                        OR EXISTS (SELECT FROM pg_publication_namespace s WHERE (s.pnpubid, s.pnnspid) = (p.oid, n.oid))
+             UNION ALL SELECT concat_ws(' ', a.attname, a.attcollation::regcollation) FROM pg_attribute a
+                       JOIN pg_type t ON t.oid = a.atttypid WHERE a.attrelid = c.oid AND a.attnum > 0
+                       AND NOT a.attisdropped AND a.attcollation <> t.typcollation
              UNION ALL SELECT unnest(c.relacl)::text
              UNION ALL SELECT concat_ws(' ', a.attname, unnest(a.attacl)) FROM pg_attribute a
                        WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
@@ -312,6 +326,14 @@ SELECT o.name, string_agg(o.text, E'\\n' ORDER BY o.text) FROM (
             FROM pg_attribute a WHERE a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped))
     FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace LEFT JOIN pg_class c ON c.oid = t.typrelid
     WHERE t.typcategory <> 'A' AND (t.typrelid = 0 OR c.relkind = 'c')
+    UNION ALL
+    SELECT n.oid, l.collname, concat_ws(' ', n.nspname, to_jsonb(l) - 'oid' - 'collversion')
+    FROM pg_collation l JOIN pg_namespace n ON n.oid = l.collnamespace
+    UNION ALL
+    SELECT n.oid, g.cfgname, concat_ws(' ', n.nspname, (
+           SELECT string_agg(concat_ws(' ', m.maptokentype, m.mapseqno, m.mapdict::regdictionary), ',' ORDER BY 1)
+           FROM pg_ts_config_map m WHERE m.mapcfg = g.oid))
+    FROM pg_ts_config g JOIN pg_namespace n ON n.oid = g.cfgnamespace
 ) o(home, name, text) JOIN pg_namespace n ON n.oid = o.home
 WHERE n.nspname <> ALL (%(hidden)s) AND n.nspname NOT LIKE 'pg\\_t%%'
 GROUP BY o.name

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 
 from zdmigrate.compat.normalising.pieces import Piece, closing, text_of
 
-__all__ = ["query_of", "uses_data"]
+__all__ = ["query_of", "temporary_tables", "uses_data"]
 
 _KEPT = frozenset(
     ("select", "insert", "update", "delete", "merge", "with", "values", "table", "copy", "call", "lock", "declare")
@@ -21,6 +22,20 @@ _OWN_SELECTS = frozenset(("select current_schema()", "select current_database()"
 """What SQLAlchemy's dialects ask every new connection."""
 _OWN_MARKS = ("pg_catalog.", '"pg_catalog".', "set_config(", "current_setting(")
 """In a SELECT from nothing: questions of drivers, and the session's state."""
+
+
+_TEMPORARY = re.compile(
+    r'\b(?:CREATE\s+(?:(?:LOCAL|GLOBAL)\s+)?TEMP(?:ORARY)?\s+TABLE\s+(?:IF\s+NOT\s+EXISTS\s+)?|INTO\s+TEMP(?:ORARY)?\s+(?:TABLE\s+)?)'
+    r'(?:pg_temp\s*\.\s*)?("(?:[^"]|"")+"|[^\W\d][\w$]*)', re.IGNORECASE
+)  # fmt: skip
+
+
+def temporary_tables(text: str) -> list[str]:
+    """The names of tables that a statement makes for its session."""
+    if "temp" not in text.lower():
+        return []
+    names = _TEMPORARY.findall(text)
+    return [name[1:-1].replace('""', '"') if name.startswith('"') else name.lower() for name in names]
 
 
 def uses_data(pieces: Sequence[Piece]) -> bool:

@@ -30,7 +30,12 @@ _NAME = re.compile(r'"((?:[^"]|"")*)"|([A-Za-z_\u0080-\U0010ffff][\w$\u0080-\U00
 
 def names_in(sql: str) -> frozenset[str]:
     """Every identifier that a statement may mean; words in strings and comments too, which does no harm here."""
-    return frozenset(quoted.replace('""', '"') or word.lower() for quoted, word in _NAME.findall(sql))
+    return frozenset(quoted.replace('""', '"') or _folded(word) for quoted, word in _NAME.findall(sql))
+
+
+def _folded(word: str) -> str:
+    """As the server folds names in UTF-8: ASCII alone."""
+    return "".join(letter.lower() if letter.isascii() else letter for letter in word)
 
 
 def relations_of(sql: str) -> tuple[tuple[str | None, str], ...]:

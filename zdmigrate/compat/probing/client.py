@@ -41,6 +41,7 @@ class Rows:
 
 
 Answer = Rows | Failure
+_EXPLAINED = "zd_explained"
 _KEPT_ROWS = 50
 
 
@@ -120,6 +121,19 @@ class Client:
         self.executions += 1
         encoded = [None if value is None else value.encode() for value in values]
         return self._answer(self._pq.exec_prepared(name.encode(), encoded))  # type: ignore[arg-type]  # NULLs are fine
+
+    def explain(self, sql: str, types: Sequence[str] = ()) -> Failure | None:
+        """Plan a statement for any values, and look whether this role may execute it."""
+        self.run("SET LOCAL plan_cache_mode = force_generic_plan")
+        refused = self.prepare(_EXPLAINED, sql, types)
+        if refused is not None:
+            return refused
+        nulls = ", ".join(["NULL"] * len(self.parameter_types(_EXPLAINED)))
+        answer = self.run(f"EXPLAIN EXECUTE {_EXPLAINED}{f' ({nulls})' if nulls else ''}")
+        if isinstance(answer, Failure):
+            self.back()
+        self.forget(_EXPLAINED)
+        return answer if isinstance(answer, Failure) else None
 
     def forget(self, name: str) -> None:
         """The statement is not prepared any more."""

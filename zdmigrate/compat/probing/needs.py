@@ -27,12 +27,13 @@ _DATA = ("22", "23", "P0", "57")
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Settled:
-    """A probe that works at home. `rows` are those that it touched there; None: it could only be prepared. `copied` are
-    the columns that a COPY transferred."""
+    """A probe that works at home. `rows` are those that it touched there; None: it could only be prepared, and, where it
+    `explains`, be planned. `copied` are the columns that a COPY transferred."""
 
     probe: Probe
     rows: int | None
     copied: int = 0
+    explains: bool = False
 
     @property
     def executes(self) -> bool:
@@ -100,8 +101,11 @@ class Needs:
 
     def _unprepared(self, client: Client, state: State, shapes: Shapes, probes: Sequence[Settled]) -> Iterator[Finding]:
         client.begin()
-        for probe in (each.probe for each in probes if not each.executes):
+        for each in (each for each in probes if not each.executes):
+            probe = each.probe
             failure = client.prepare("", probe.sql, probe.types)
+            if failure is None and each.explains:
+                failure = client.explain(probe.sql, probe.types)
             if failure is not None:
                 client.back()
                 yield self.finding(probe, failure, Layer.PREPARE, state, shapes)
@@ -189,7 +193,9 @@ def settle(
     settled = [each for table in tables for each in _made(table, homes, meeting)]
     for home in homes:
         home.client.begin()
-    found = [_known(s, known) or _recorded(version, s, homes) for s in footprint.statements]
+    rows = (statements.as_insert(statement, homes[0].shapes) for statement in footprint.statements)
+    asked = (*footprint.statements, *(made for made in rows if made is not None))
+    found = [_known(s, known) or _recorded(version, s, homes) for s in asked]
     for home in homes:
         home.client.end()
     return Needs(
@@ -200,6 +206,7 @@ def settle(
         unproven=(
             *_homeless(version, footprint, homes),
             *_silent(version, tables, homes, settled),
+            *_unexecuted(version, homes[0].shapes, [e for e in found if isinstance(e, Settled)], settled, names),
             *(each for each in found if isinstance(each, Unproven)),
         ),
         faithful=frozenset(pair for table in tables for pair in _faithful(table, _at_home(table, homes))),
@@ -307,7 +314,10 @@ def _at(home: Home, version: Version, statement: Statement) -> Settled | Unprove
         refused = outcome.failure
     if refused is not None and not refused.sqlstate.startswith(_DATA):
         return _unproven(version, statement, refused)
-    return Settled(probe=statements.probe_of(statement, ()), rows=None)
+    probe = statements.probe_of(statement, ())
+    explains = client.explain(probe.sql, probe.types) is None
+    client.back()
+    return Settled(probe=probe, rows=None, explains=explains)
 
 
 def _unproven(version: Version, statement: Statement, failure: Failure) -> Unproven:
@@ -336,6 +346,21 @@ def _unlabelled(table: MappedTable, shapes: Shapes) -> Iterator[tuple[str, str]]
         if missing:
             listed = ", ".join(map(repr, missing))
             yield f"{relation}.{column.name}", f"the models have {listed}, which the type of {column.name} has not,"
+
+
+def _unexecuted(
+    version: Version, shapes: Shapes, recorded: Sequence[Settled], made: Sequence[Settled], names: frozenset[str] | None
+) -> Iterator[Unproven]:
+    """Statements that write what changes, of which no values are known that the server accepts; nor is there another probe
+    that writes the table."""
+    subjects = {each.probe.subject for each in made}
+    for probe in (each.probe for each in recorded if not each.executes):
+        relation = statements.written(probe.sql, shapes)
+        if relation is None or (names is not None and relation.name not in names):
+            continue
+        if not any(subject.startswith("insert") and subject.endswith(f" of {relation}") for subject in subjects):
+            reason = "no values are known that the server accepts, so it was never executed; give rows of your own"
+            yield Unproven(version=version, subject=probe.sql, reason=reason, place=probe.place)
 
 
 def _silent(

@@ -170,15 +170,18 @@ def _changing(mapped: Mapped, samples: Samples, full: Row) -> Iterator[Probe]:
         yield _probe(mapped, f"update {name}", update, (full[name], *given))
     where, given = _found(mapped, samples, 1)
     yield _probe(mapped, "delete", f"DELETE FROM {mapped.target} WHERE {where}", given)
+    # The last row is the one that other tables' rows refer to.
+    where, given = _found(mapped, samples, 1, place=-1)
+    yield _probe(mapped, "delete last", f"DELETE FROM {mapped.target} WHERE {where}", given)
 
 
-def _found(mapped: Mapped, samples: Samples, first: int) -> tuple[str, tuple[str | None, ...]]:
+def _found(mapped: Mapped, samples: Samples, first: int, *, place: int = 0) -> tuple[str, tuple[str | None, ...]]:
     """A condition by which a row that is there is found, and its values."""
     rows = samples.existing(mapped.relation)
     if not rows or not mapped.table.key or not {*mapped.table.key} <= {*rows[0]}:
         return "true", ()
     equal = [f"{ident(name)} = ${number}" for number, name in enumerate(mapped.table.key, start=first)]
-    return " AND ".join(equal), tuple(rows[0][name] for name in mapped.table.key)
+    return " AND ".join(equal), tuple(rows[place][name] for name in mapped.table.key)
 
 
 def _probe(mapped: Mapped, what: str, sql: str, given: Sequence[str | None]) -> Probe:

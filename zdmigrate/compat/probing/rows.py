@@ -140,10 +140,11 @@ class Samples:
 
 
 def _distinct(relation: Relation) -> Iterator[str]:
-    """One column of each key, in which new rows differ from those that are there; others may say where a row belongs."""
-    referring = {name for reference in relation.references for name in reference.columns}
+    """The columns in which new rows differ from those that are there: of each key all that no condition speaks of (it may
+    say to which partition a row belongs). One of them would not do where the key is a shorter one in another state."""
+    bound = frozenset(name for check in relation.checks for name in names_in(check))
     for key in relation.unique:
-        yield next((name for name in key if name not in referring), key[0])
+        yield from [name for name in key if name not in bound] or key[:1]
     yield from relation.excluding
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import re
 from collections.abc import Iterator, Sequence
 
 from psycopg import postgres
@@ -14,11 +15,36 @@ from zdmigrate.compat.probing.binding import Place
 from zdmigrate.compat.probing.probes import Probe
 from zdmigrate.compat.probing.rows import Row, Samples
 from zdmigrate.postgres.shapes import Column, Relation, Shapes
+from zdmigrate.sqltext import ident
 
-__all__ = ["variants"]
+__all__ = ["as_insert", "variants", "written"]
 
 NEW = values.FIRST + 8_000
 _PAD = "x"
+_COPY_IN = re.compile(
+    r'\s*COPY\s+(?:BINARY\s+)?(?P<target>(?:"(?:[^"]|"")*"|[^\s("])+)\s*(?:\((?P<columns>[^)]*)\))?\s+FROM\s',
+    re.IGNORECASE,
+)
+_WRITES = ("insert", "update", "delete", "merge", "copy")
+
+
+def as_insert(statement: Statement, shapes: Shapes) -> Statement | None:
+    """The INSERT that does to the table what a ``COPY FROM`` does with each row: a check sends COPY none."""
+    found = _COPY_IN.match(statement.sql)
+    relations = _relations(statement, shapes)
+    if found is None or not relations:
+        return None
+    all_ = ", ".join(ident(column.name) for column in relations[0].columns if not column.generated)
+    columns = found["columns"] or all_
+    given = ", ".join(f"${number}" for number in range(1, columns.count(",") + 2))
+    sql = f"INSERT INTO {found['target']} ({columns}) VALUES ({given})"
+    return Statement(sql=sql, prepared=False, places=statement.places)
+
+
+def written(sql: str, shapes: Shapes) -> Relation | None:
+    """The relation that a statement writes; None for one that begins as a query."""
+    first = next(iter(binding.relations_of(sql)), None)
+    return shapes.find(first[1], first[0]) if first is not None and sql.lstrip().lower().startswith(_WRITES) else None
 
 
 def variants(statement: Statement, samples: Samples, shapes: Shapes, taken_for: Sequence[int]) -> Iterator[Probe]:

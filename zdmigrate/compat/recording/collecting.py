@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import msgspec
 
 from zdmigrate.compat.footprint import Footprint, Parameter, Statement
+from zdmigrate.compat.normalising.selection import temporary_tables
+from zdmigrate.compat.probing.binding import relations_of
 
 __all__ = ["Recording", "collect"]
 
@@ -29,17 +31,24 @@ class _Line(msgspec.Struct):
     place: str | None = None
     process: int | None = None
     error: str | None = None
+    temporary: str | None = None
 
 
 def collect(directory: Path) -> Recording:
     """The recording in a directory. A line that its process could not finish is left out."""
     lines = [line for path in sorted(directory.glob("*.jsonl")) for line in _lines(path)]
     statements = Footprint.of(statements=(_statement(line) for line in lines if line.sql is not None)).statements
+    temporary = {line.temporary for line in lines}
     return Recording(
-        statements=tuple(_typed(each) for each in statements),
+        statements=tuple(_typed(each) for each in statements if not _uses(each, temporary)),
         processes=sum(line.process is not None for line in lines),
         errors=tuple(sorted({line.error for line in lines if line.error is not None})),
     )
+
+
+def _uses(statement: Statement, tables: Collection[str | None]) -> bool:
+    named = (name for schema, name in relations_of(statement.sql) if schema in (None, "pg_temp"))
+    return bool(temporary_tables(statement.sql)) or any(name in tables for name in named)
 
 
 def _lines(path: Path) -> Iterator[_Line]:

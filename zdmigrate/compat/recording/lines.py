@@ -37,6 +37,10 @@ class Lines:
         """What was seen of a statement, all of it that is known so far."""
         self._append(found)
 
+    def temporary(self, table: str) -> None:
+        """The application makes this table for a session: what uses it can be tried nowhere else."""
+        self._append({"temporary": table})
+
     def failed(self, what: str, error: BaseException) -> None:
         """Something could not be recorded. Each kind of error is told once, without any value."""
         text = f"{what}: {type(error).__name__} at {_where(error)}"

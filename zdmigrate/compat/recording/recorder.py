@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 from zdmigrate.compat.normalising.normalise import Constant, Normalised, normalised
+from zdmigrate.compat.normalising.selection import temporary_tables
 from zdmigrate.compat.recording.lines import Lines
 from zdmigrate.compat.recording.places import Found, Place, Places
 
@@ -73,6 +74,8 @@ class Recorder:
     def _remember(self, key: Hashable, sent: Sent) -> _Seen:
         if len(self._known) >= KNOWN:
             self._known.clear()
+        for table in temporary_tables(sent.sql):
+            self._lines.temporary(table)
         found = _Seen(sent, normalised(sent.sql, bound=sent.bound), literals=self._literals)
         self._known[key] = found
         return found

@@ -75,7 +75,10 @@ def _proven(run: Run, old: str, new: str) -> Words:
     ]
     last = _last(run)
     through: Words = () if last is Phase.CONTRACT else (" (checked through ", Code(last), ")")
-    return (*parts[0], "; ", *parts[1], *through)
+    never: Words = ()
+    if until is not None and since is not None and until.position < since.position:
+        never = (f"; no phase suits both: {old} must be gone before {new} comes",)
+    return (*parts[0], "; ", *parts[1], *never, *through)
 
 
 def _compared(run: Run) -> Compared:
