@@ -21,6 +21,7 @@ from psycopg import sql
 from tests.support import servers
 from zdmigrate.backfill import state, verification, worker
 from zdmigrate.backfill.failures import RowFailed
+from zdmigrate.control import install
 from zdmigrate.errors import LeaseLost, LockBudgetExceeded, Unsafe
 from zdmigrate.plan import RowWork
 from zdmigrate.planning import sync
@@ -28,16 +29,10 @@ from zdmigrate.planning import sync
 Connection = psycopg.Connection[Any]
 Connect = Callable[[], Connection]
 
-# The table of the control schema, and a lease as the engine fences with it.
+# The control schema, and a lease as the engine fences with it.
 CONTROL = """
-CREATE SCHEMA "Control";
-CREATE TABLE "Control".lease (id bigint, epoch bigint, UNIQUE (id, epoch));
-INSERT INTO "Control".lease VALUES (1, 1);
-CREATE TABLE "Control".backfill (
-    migration bigint NOT NULL, step text NOT NULL, relation oid NOT NULL, relation_name text NOT NULL,
-    filenode oid NOT NULL, bound bigint NOT NULL, page bigint NOT NULL DEFAULT 0, stripe integer NOT NULL DEFAULT 0,
-    rows bigint NOT NULL DEFAULT 0, done boolean NOT NULL DEFAULT false,
-    updated_at timestamptz NOT NULL DEFAULT clock_timestamp(), PRIMARY KEY (migration, step, relation));
+INSERT INTO "Control".migration (key, project, id, checksum) OVERRIDING SYSTEM VALUE VALUES (1, 'default', '1', '');
+INSERT INTO "Control".lease (migration, epoch) VALUES (1, 1);
 """
 # Counts how often each row was written, whoever does it: triggers of a replica role fire only when ALWAYS.
 COUNTING = """
@@ -119,6 +114,8 @@ def connect(database: servers.Database) -> Iterator[Connect]:
 @pytest.fixture
 def main(connect: Connect) -> Connection:
     connection = connect()
+    with connection.transaction(), connection.cursor() as cursor:
+        install.upgrade(cursor, "Control", 0)
     execute(connection, CONTROL)
     return connection
 
@@ -138,7 +135,7 @@ class Hooks:
     def fence(self, cursor: psycopg.Cursor[Any]) -> None:
         self.fences += 1
         self.in_fence(self.fences)
-        cursor.execute('SELECT 1 FROM "Control".lease WHERE (id, epoch) = (1, 1) FOR KEY SHARE')
+        cursor.execute('SELECT 1 FROM "Control".lease WHERE (migration, epoch) = (1, 1) FOR KEY SHARE')
         if cursor.fetchone() is None:
             raise LeaseLost("somebody took over")
 
@@ -177,7 +174,9 @@ def filled(connection: Connection) -> int:
 
 
 def recorded(connection: Connection) -> int:
-    return int(one(connection, 'SELECT coalesce(sum(rows), 0) FROM "Control".backfill'))
+    finished = 'SELECT coalesce(sum(rows), 0) FROM "Control".backfill'
+    under_way = 'SELECT coalesce(sum(rows), 0) FROM "Control".backfill_window'
+    return int(one(connection, f"SELECT ({finished}) + ({under_way})"))
 
 
 # What is filled ------------------------------------------------------------------------------------------------------

@@ -8,31 +8,30 @@ at the end of its relation.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import psycopg
-import tenacity
-from psycopg import errors, sql
+from psycopg import errors
 
-from zdmigrate.backfill import blockers, failures, relations, state, statements
-from zdmigrate.backfill.failures import CONTENTION, RowFailed
+from zdmigrate.backfill import relations, state
+from zdmigrate.backfill.failures import RowFailed
+from zdmigrate.backfill.filling import Filler
+from zdmigrate.backfill.leftovers import Leftovers
+from zdmigrate.backfill.membership import Membership
 from zdmigrate.backfill.relations import Relation
 from zdmigrate.backfill.session import Session
-from zdmigrate.backfill.state import Cursor, Moved, Position
+from zdmigrate.backfill.state import Cursor, Moved, Window
 from zdmigrate.backfill.values import DEFAULTS, Outcome, Progress, Settings
-from zdmigrate.backfill.windows import Batch, Pages, Stripe, WindowSize
-from zdmigrate.errors import LockBudgetExceeded
+from zdmigrate.backfill.windows import WindowSize
 from zdmigrate.plan import RowWork
 
 __all__ = ["Outcome", "Progress", "RowFailed", "Settings", "may_suppress_triggers", "run"]
 
-_SPARSE = 200
-"""Unfilled rows in a window up to which it is not worth dividing."""
-_SKIPPED = 64
-"""Windows without work after which the cursor is written all the same."""
-_HOT = 20
-"""Locked rows of a piece that are waited for one by one in each round."""
+_ALIVE = timedelta(seconds=10)
+_POLL = 0.2
+"""Seconds between two looks whether others are done."""
 
 
 def may_suppress_triggers(connection: psycopg.Connection[Any]) -> bool:
@@ -72,13 +71,17 @@ def run(
         psycopg.OperationalError: the connection was lost.
     """
     session = Session(connection=connection, settings=settings, fence=fence, sleep=sleep)
-    store = state.Store(session, control_schema=control_schema, migration=migration, step=step)
+    member = Membership.join(connection, control_schema=control_schema, migration=migration, step=step, ttl=_ALIVE)
+    store = state.Store(session, control_schema=control_schema, migration=migration, step=step, process=member.process)
     worker = _Worker(session, store, rows, progress, should_stop, suppress=may_suppress_triggers(connection))
     try:
         worker.fill_all()
     except _Stopped:
-        return Outcome(rows=worker.rows_filled, complete=False)
-    return Outcome(rows=worker.rows_filled, complete=True)
+        return Outcome(rows=store.rows(), complete=False)
+    finally:
+        if not connection.closed:
+            member.leave(connection)
+    return Outcome(rows=store.rows(), complete=True)
 
 
 class _Stopped(Exception):
@@ -98,10 +101,11 @@ class _Worker:
     ) -> None:
         self._session, self._store, self._rows = session, store, rows
         self._settings = session.settings
-        self._progress, self._should_stop, self._suppress = progress, should_stop, suppress
+        self._progress, self._should_stop = progress, should_stop
         self._size = WindowSize(session.settings.window_pages)
+        self._filler = Filler(session, store, rows, self._size, self._check, suppress=suppress)
         self._pages: dict[int, tuple[int, int]] = {}
-        self.rows_filled = store.rows()
+        self._before = store.rows()
 
     def fill_all(self) -> None:
         """Leaf by leaf, until no leaf is new: partitions may be attached meanwhile."""
@@ -130,8 +134,6 @@ class _Worker:
         while (cursor := self._adopt(relation)) is not None and not cursor.done:
             try:
                 self._fill_windows(cursor)
-                self._fill_leftovers(cursor)
-                self._store.finish(cursor)
             except Moved:
                 continue
             except errors.UndefinedTable:
@@ -142,185 +144,47 @@ class _Worker:
                     return
                 relation = now
 
-    # Windows ---------------------------------------------------------------------------------------------------
-
     def _fill_windows(self, cursor: Cursor) -> None:
-        first, skipped = cursor.page, 0
-        while first < cursor.bound:
+        """Every window that can be had; and then what they left, or a moment's rest where others are still at work."""
+        while window := self._next_window(cursor.relation):
             self._check()
-            window = Pages(first, min(first + self._size.pages, cursor.bound))
-            if self._fill_window(cursor.relation, window):
-                skipped = 0
-            elif (skipped := skipped + 1) % _SKIPPED == 0:
-                self._store.move(cursor.relation, Position(page=window.end))
-            first = window.end
-            self._report(cursor, first)
+            if window.leftovers:
+                self._leftovers(cursor).fill(window)
+            else:
+                self._fill_window(window)
+            self._store.finish(window)
+            self._report(cursor, window.pages.end)
+            if window.leftovers:
+                return
+        self._check()
+        self._session.sleep(_POLL)
 
-    def _fill_window(self, relation: Relation, window: Pages) -> bool:
-        """False: there was nothing to do, and the cursor was not moved."""
-        batches = self._batches(relation, window)
+    def _next_window(self, relation: Relation) -> Window | None:
+        pages, stripes = self._settings.window_pages, self._settings.stripes
+        return (
+            self._store.claim(relation, pages=pages, stripes=stripes)
+            or self._store.take_over(relation)
+            or self._store.claim_leftovers(relation, stripes=stripes)
+        )
+
+    def _fill_window(self, window: Window) -> None:
+        batches = self._filler.batches(window)
         pages = self._size.pages
         for number, batch in enumerate(batches):
             if number:
                 self._check()
-            following = batches[number + 1 : number + 2]
-            here = Position(page=window.first, stripe=batch.stripe.index if batch.stripe else 0)
-            after = Position(page=window.end)
-            if following and following[0].stripe:
-                after = Position(page=window.first, stripe=following[0].stripe.index)
-            if self._fill_batch(relation, batch, here, after):
+            following = batches[number + 1].stripe if number + 1 < len(batches) else None
+            after = window.stripes if following is None else following.index
+            if self._filler.batch(window, batch, after=after):
                 self._rest()
         if self._size.pages == pages:
             self._size.grow()
-        return bool(batches)
 
-    def _batches(self, relation: Relation, window: Pages) -> list[Batch]:
-        """The stripes that have work; the read also prunes what the stripes before have left dead."""
-        stripes = self._settings.stripes
-        query = statements.unfilled_by_stripe(self._rows, relation, window, stripes)
-        try:
-            found = self._read(relation, query)
-        except psycopg.Error as error:
-            if not _splittable(error):
-                raise
-            found = [(stripe, _SPARSE) for stripe in range(stripes)]
-        if sum(number for _, number in found) <= _SPARSE:
-            return [Batch(window)] if found else []
-        return [Batch(window, Stripe(index, stripes)) for index, _ in found]
-
-    def _fill_batch(self, relation: Relation, batch: Batch, here: Position, after: Position) -> int:
-        """Fill a batch, in smaller pieces where it must be; the cursor moves with the last of them."""
-        filled, pending = 0, [batch]
-        while pending:
-            part = pending.pop()
-            position = here if pending else after
-            try:
-                filled += self._fill_or_pass_over(relation, part, position)
-            except psycopg.Error as error:
-                if not _splittable(error):
-                    raise
-                if isinstance(error, errors.QueryCanceled):
-                    self._size.shrink()
-                if len(part.pages) > 1:
-                    pending += reversed(part.halves())
-                else:
-                    tids = self._read(relation, statements.all_tids(relation, part.condition))
-                    filled += self._fill_rows(relation, [tid for (tid,) in tids], position)
-            if pending:
-                self._check()
-        return filled
-
-    def _fill_or_pass_over(self, relation: Relation, batch: Batch, position: Position) -> int:
-        """Fill a batch; where rows stay locked, the others of it."""
-        try:
-            return self._write(relation, statements.fill(self._rows, relation, batch.condition), position)
-        except errors.LockNotAvailable:
-            self._await_table(relation)
-            return self._write(relation, statements.fill_unlocked(self._rows, relation, batch.condition), position)
-
-    def _fill_rows(self, relation: Relation, tids: list[str], position: Position) -> int:
-        """Fill rows one by one, passing over those that are locked or take too long."""
-        filled = 0
-        for tid in tids:
-            try:
-                filled += self._write(relation, statements.fill(self._rows, relation, statements.row(tid)), position)
-            except CONTENTION:
-                self._check()
-            except psycopg.Error as error:
-                if not failures.is_of_a_row(error):
-                    raise
-                # The server's DETAIL shows the whole row: it must not travel along as the cause.
-                raise RowFailed(relations.name_of_row(self._session, relation, tid), error) from None
-        return filled
-
-    # What the windows passed over ---------------------------------------------------------------------------------
-
-    def _fill_leftovers(self, cursor: Cursor) -> None:
-        """Fill what was locked, too slow, or left behind by an earlier run, patiently."""
-        position = Position(page=cursor.bound)
-        left = list(self._with_leftovers(cursor.relation, Pages(0, cursor.bound).cut(4 * self._settings.window_pages)))
-        if not left:
-            return
-        pieces = [left]
-
-        def round_() -> list[Pages]:
-            pieces.append(list(self._try_leftovers(cursor, pieces.pop(), position)))
-            return pieces[-1]
-
-        retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_result(bool),
-            stop=tenacity.stop_after_delay(self._settings.lock_budget),
-            wait=tenacity.wait_random_exponential(multiplier=0.05, max=1),
-            sleep=self._session.sleep,
-            retry_error_callback=lambda _: self._give_up(cursor.relation, pieces[0]),
-        )
-        retrying(round_)
-
-    def _with_leftovers(self, relation: Relation, pieces: Iterator[Pages]) -> Iterator[Pages]:
-        for piece in pieces:
-            self._check()
-            if self._batches(relation, piece):
-                yield piece
-
-    def _try_leftovers(self, cursor: Cursor, pieces: list[Pages], position: Position) -> Iterator[Pages]:
-        """Fill what is free, wait for some of what is not; the pieces that still have unfilled rows."""
-        relation = cursor.relation
-        for piece in pieces:
-            for window in piece.cut(self._size.pages):
-                for batch in self._batches(relation, window):
-                    self._check()
-                    if self._fill_batch(relation, batch, position, position):
-                        self._rest()
-            self._fill_rows(relation, self._some_unfilled(relation, piece), position)
-            self._report(cursor, cursor.bound)
-            yield from self._with_leftovers(relation, iter([piece]))
-
-    def _some_unfilled(self, relation: Relation, pages: Pages) -> list[str]:
-        try:
-            found = self._read(relation, statements.unfilled_tids(self._rows, relation, pages, _HOT))
-        except psycopg.Error as error:
-            if not _splittable(error):
-                raise
-            return []
-        return [tid for (tid,) in found]
-
-    def _give_up(self, relation: Relation, left: list[Pages]) -> None:
-        tids = [tid for pages in left[:1] for tid in self._some_unfilled(relation, pages)]
-        shown = relations.names_of_rows(self._session, relation, tids[:3])
-        found = [holder for tid in tids[:1] for holder in self._holders(relation, tid)]
-        budget = self._settings.lock_budget.total_seconds()
-        raise LockBudgetExceeded(
-            f"rows of {relation} could not be filled within {budget:g} s ({'; '.join(shown) or 'unknown'}): "
-            f"{blockers.described(found)}",
-            hint=blockers.remedy(found),
-        )
-
-    def _holders(self, relation: Relation, tid: str) -> list[blockers.Holder]:
-        one = self._session.read(blockers.of_row(relation.identifier, tid))
-        if one:
-            return blockers.holders(one)
-        try:
-            return blockers.holders(self._session.read(blockers.of_shared_row(relation.identifier, tid)))
-        except psycopg.DatabaseError:
-            if self._session.connection.closed:
-                raise
-            return []
-
-    # One transaction ----------------------------------------------------------------------------------------------
-
-    def _write(self, relation: Relation, update: sql.Composable, position: Position) -> int:
-        before = statements.suppress_triggers(relation) if self._suppress else None
-        filled = self._store.fill(relation, update, position, before=before)
-        self.rows_filled += filled
-        return filled
-
-    def _read(self, relation: Relation, query: sql.Composable) -> list[tuple[Any, ...]]:
-        return self._session.patiently(lambda: self._session.read(query), schema=relation.schema, table=relation.name)
-
-    def _await_table(self, relation: Relation) -> None:
-        """Return when the lock on the table itself can be had; it is not kept."""
-        lock = sql.SQL("LOCK TABLE ONLY {} IN ROW EXCLUSIVE MODE").format(relation.identifier)
-        self._session.patiently(lambda: self._session.touch(lock), schema=relation.schema, table=relation.name)
+    def _leftovers(self, cursor: Cursor) -> Leftovers:
+        return Leftovers(
+            self._session, self._filler, between=self._rest, check=self._check,
+            report=lambda: self._report(cursor, cursor.bound),
+        )  # fmt: skip
 
     def _rest(self) -> None:
         self._session.sleep(self._settings.pause.total_seconds())
@@ -334,12 +198,8 @@ class _Worker:
         self._progress(
             Progress(
                 relation=str(cursor.relation),
-                rows=self.rows_filled,
+                rows=self._before + self._filler.filled,
                 pages_done=sum(done for done, _ in self._pages.values()),
                 pages_total=sum(total for _, total in self._pages.values()),
             )
         )
-
-
-def _splittable(error: psycopg.Error) -> bool:
-    return isinstance(error, CONTENTION) or failures.is_of_a_row(error)

@@ -1,13 +1,15 @@
 -- Version 2: backfills that several processes share, that are steered from elsewhere, and rows that cannot be filled.
 
--- A process that takes part. What it has claimed is free again when its time is over. `document` is what it says of
--- itself: pace, throttles, progress.
+-- A process that takes part. What it has claimed is free again when its time is over, or its (main) session is gone.
+-- `document` is what it says of itself: pace, throttles, progress.
 CREATE TABLE {schema}.backfill_process (
     process bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     migration bigint NOT NULL REFERENCES {schema}.migration (key) ON DELETE CASCADE,
     step text NOT NULL,
     host text NOT NULL,
     pid integer NOT NULL,
+    backend integer NOT NULL,
+    backend_start timestamptz NOT NULL,
     started_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     seen_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     expires_at timestamptz NOT NULL,

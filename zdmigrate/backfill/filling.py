@@ -1,0 +1,134 @@
+"""Filling what a batch takes: whole where it can be, in pieces, around locked rows, and row by row where it must be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import psycopg
+from psycopg import errors, sql
+
+from zdmigrate.backfill import failures, relations, statements
+from zdmigrate.backfill.failures import CONTENTION, RowFailed
+from zdmigrate.backfill.relations import Relation
+from zdmigrate.backfill.session import Session
+from zdmigrate.backfill.state import Store, Window
+from zdmigrate.backfill.windows import Batch, Pages, Stripe, WindowSize
+from zdmigrate.plan import RowWork
+
+_SPARSE = 200
+"""Unfilled rows in a window up to which it is not worth dividing."""
+
+
+class Filler:
+    """Fills batches on one session. `check` is asked between two transactions, and raises to stop."""
+
+    def __init__(
+        self, session: Session, store: Store, rows: RowWork, size: WindowSize, check: Callable[[], None], *,
+        suppress: bool,
+    ) -> None:  # fmt: skip
+        self._session, self._store, self._rows = session, store, rows
+        self._size, self._check, self._suppress = size, check, suppress
+        self.filled = 0
+
+    def batches(self, window: Window, pages: Pages | None = None) -> list[Batch]:
+        """The stripes of a window (or of some of its pages) that have work and are not done.
+
+        The read also prunes what the stripes before have left dead.
+        """
+        pages = window.pages if pages is None else pages
+        query = statements.unfilled_by_stripe(self._rows, window.relation, pages, window.stripes)
+        try:
+            found = self.read(window.relation, query)
+        except psycopg.Error as error:
+            if not is_splittable(error):
+                raise
+            found = [(stripe, _SPARSE) for stripe in range(window.stripes)]
+        found = [(stripe, number) for stripe, number in found if stripe >= window.stripe]
+        if sum(number for _, number in found) <= _SPARSE:
+            return [Batch(pages)] if found else []
+        return [Batch(pages, Stripe(index, window.stripes)) for index, _ in found]
+
+    def batch(self, window: Window, batch: Batch, *, after: int) -> int:
+        """Fill a batch, in smaller pieces where it must be; with the last of them the stripes before `after` are done."""
+        here = window.stripe if batch.stripe is None else batch.stripe.index
+        filled, pending = 0, list(reversed(self._pieces(batch)))
+        while pending:
+            part = pending.pop()
+            done = here if pending else after
+            try:
+                filled += self._fill_or_pass_over(window, part, done)
+            except psycopg.Error as error:
+                if not is_splittable(error):
+                    raise
+                if isinstance(error, errors.QueryCanceled):
+                    self._size.shrink()
+                if len(part.pages) > 1:
+                    pending += reversed(part.halves())
+                else:
+                    tids = self.read(window.relation, statements.all_tids(window.relation, part.condition))
+                    filled += self.one_by_one(window, [tid for (tid,) in tids], done)
+            if pending:
+                self._check()
+        return filled
+
+    def one_by_one(self, window: Window, tids: Sequence[str], done: int) -> int:
+        """Fill rows one by one, passing over those that are locked or take too long.
+
+        Raises:
+            RowFailed: a row cannot be filled.
+        """
+        filled = 0
+        for tid in tids:
+            try:
+                filled += self._write(window, statements.fill(self._rows, window.relation, statements.row(tid)), done)
+            except CONTENTION:
+                self._check()
+            except psycopg.Error as error:
+                if not failures.is_of_a_row(error):
+                    raise
+                # The server's DETAIL shows the whole row: it must not travel along as the cause.
+                raise RowFailed(relations.name_of_row(self._session, window.relation, tid), error) from None
+        return filled
+
+    def unfilled(self, relation: Relation, pages: Pages, limit: int) -> list[str]:
+        """The tids of some unfilled rows; none where their condition cannot be evaluated."""
+        try:
+            found = self.read(relation, statements.unfilled_tids(self._rows, relation, pages, limit))
+        except psycopg.Error as error:
+            if not is_splittable(error):
+                raise
+            return []
+        return [tid for (tid,) in found]
+
+    def read(self, relation: Relation, query: sql.Composable) -> list[tuple[Any, ...]]:
+        """The rows of a query over the relation, waiting for whoever locks all of it."""
+        return self._session.patiently(lambda: self._session.read(query), schema=relation.schema, table=relation.name)
+
+    def _pieces(self, batch: Batch) -> list[Batch]:
+        return [Batch(pages, batch.stripe) for pages in batch.pages.cut(self._size.pages)]
+
+    def _fill_or_pass_over(self, window: Window, batch: Batch, done: int) -> int:
+        """Fill a batch; where rows stay locked, the others of it."""
+        relation = window.relation
+        try:
+            return self._write(window, statements.fill(self._rows, relation, batch.condition), done)
+        except errors.LockNotAvailable:
+            self._await_table(relation)
+            return self._write(window, statements.fill_unlocked(self._rows, relation, batch.condition), done)
+
+    def _write(self, window: Window, update: sql.Composable, done: int) -> int:
+        before = statements.suppress_triggers(window.relation) if self._suppress else None
+        filled = self._store.fill(window, update, stripe=done, before=before)
+        self.filled += filled
+        return filled
+
+    def _await_table(self, relation: Relation) -> None:
+        """Return when the lock on the table itself can be had; it is not kept."""
+        lock = sql.SQL("LOCK TABLE ONLY {} IN ROW EXCLUSIVE MODE").format(relation.identifier)
+        self._session.patiently(lambda: self._session.touch(lock), schema=relation.schema, table=relation.name)
+
+
+def is_splittable(error: psycopg.Error) -> bool:
+    """Whether a part of what failed may succeed."""
+    return isinstance(error, CONTENTION) or failures.is_of_a_row(error)
