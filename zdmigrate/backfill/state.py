@@ -40,7 +40,11 @@ WHERE {again} OR state.filenode <> excluded.filenode
 RETURNING 1
 """
 
-_FIND = "SELECT filenode::bigint, bound, page, done FROM {backfill} WHERE {key}"
+# A relation that was dropped keeps its row.
+_FIND = (
+    "SELECT filenode::bigint, bound, page, done FROM {backfill} "
+    "WHERE {key} AND pg_catalog.pg_relation_filenode(relation) IS NOT NULL"
+)
 
 _CLAIM = """
 WITH next AS (
@@ -58,7 +62,7 @@ _ORPHANED = """
 NOT EXISTS (
     SELECT FROM {process_table} AS owner LEFT JOIN pg_catalog.pg_stat_activity AS session ON session.pid = owner.backend
     WHERE owner.process = orphan.process AND owner.expires_at > clock_timestamp()
-      AND session.pid IS NOT NULL AND (session.backend_start IS NULL OR session.backend_start = owner.backend_start))
+      AND session.pid IS NOT NULL AND coalesce(session.backend_start = owner.backend_start, true))
 """
 
 _TAKE_OVER = (

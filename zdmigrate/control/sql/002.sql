@@ -9,7 +9,7 @@ CREATE TABLE {schema}.backfill_process (
     host text NOT NULL,
     pid integer NOT NULL,
     backend integer NOT NULL,
-    backend_start timestamptz NOT NULL,
+    backend_start timestamptz,
     started_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     seen_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     expires_at timestamptz NOT NULL,
