@@ -44,7 +44,7 @@ def test_a_rate_lies_between_the_slowest_and_the_fastest(seen: list[tuple[float,
         rate.add(speed * seconds, now)
     speeds = [speed for speed, seconds in seen if seconds > 0]
     if rate.per_second is not None:
-        assert min(speeds) * 0.999 <= rate.per_second <= max(speeds) * 1.001 + 1e-9
+        assert min(speeds) * 0.999 - 1e-9 <= rate.per_second <= max(speeds) * 1.001 + 1e-9
 
 
 def test_a_rate_forgets() -> None:
@@ -63,10 +63,10 @@ def test_what_an_earlier_run_did_is_no_speed_of_this_one() -> None:
     first = meter.at(progress(500_000, 500))
     clock.now = 12
     second = meter.at(progress(510_000, 510))
-    assert (first.rows_per_second, first.eta_seconds) == (0, None)
+    assert (first.rows_per_second, first.eta_seconds) == (None, None)
     assert second.rows == 510_000
-    assert second.rows_per_second == pytest.approx(10_000 / (10 + 2 * 0.6065), rel=0.01)
-    assert second.eta_seconds == pytest.approx(490 / (10 / 11.2), rel=0.01)
+    assert second.rows_per_second == pytest.approx(1000)
+    assert second.eta_seconds == pytest.approx(490)
     assert second.elapsed_seconds == 12
 
 

@@ -150,8 +150,10 @@ class Meter:
 
     def at(self, progress: Progress, readings: Readings = NOTHING_READ) -> Snapshot:
         """The backfill is here now."""
-        now, before = self._clock(), self._last or progress
-        # Where it is for the first time was reached by an earlier run; a relation that is replaced begins anew.
+        now, before = self._clock(), self._last
+        if before is None:  # earlier runs came this far, nobody knows how fast
+            self._rows, self._pages, before = Rate(now), Rate(now), progress
+        # Less than before: a relation's file was replaced, and it begins anew.
         self._rows.add(max(0, progress.rows - before.rows), now)
         self._pages.add(max(0, progress.pages_done - before.pages_done), now)
         self._last = progress
