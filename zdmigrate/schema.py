@@ -405,6 +405,73 @@ class Creation:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ColumnStorage:
+    """A column as its relation's rows hold it. `width` (bytes, of a value that is not NULL), `null_share` and
+    `correlation` are None where ANALYZE has not seen it; `length` is None for a type of variable length."""
+
+    name: str
+    align: int
+    length: int | None
+    width: int | None = None
+    null_share: float | None = None
+    correlation: float | None = None
+    toastable: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class IndexStorage:
+    """An index of a relation. `columns` are those that it mentions; the first is what its entries are sorted by."""
+
+    name: str
+    columns: tuple[str, ...]
+    pages: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Storage:
+    """What statistics say of a relation with rows: the table of that name, or one of its partitions (`relation`).
+
+    `rows` is None where nobody has ever analyzed or vacuumed it, else as of then, when it had `counted_pages`; `pages`
+    are those it has now. For forecasts: no plan depends on it.
+    """
+
+    schema: str
+    table: str
+    relation: str
+    pages: int
+    rows: float | None = None
+    counted_pages: int = 0
+    dead_rows: int = 0
+    fillfactor: int = 100
+    toast_bytes: int = 0
+    unlogged: bool = False
+    full_identity: bool = False
+    locks_rows: bool = False
+    """Whether it has a BEFORE UPDATE row trigger: each row is then locked before it is updated."""
+    columns: tuple[ColumnStorage, ...] = ()
+    indexes: tuple[IndexStorage, ...] = ()
+
+    def column(self, name: str) -> ColumnStorage | None:
+        """The column of that name."""
+        return next((column for column in self.columns if column.name == name), None)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ServerFacts:
+    """The server's settings on which the amount of WAL depends. `checkpoint_bytes` and `checkpoint_seconds` are those
+    between two checkpoints at the most; `standbys` and `feedback` are None where the role may not see them."""
+
+    block_size: int = 8192
+    logical: bool = False
+    full_page_writes: bool = True
+    compression: bool = False
+    checkpoint_bytes: int = 512 << 20
+    checkpoint_seconds: int = 300
+    standbys: int | None = None
+    feedback: bool | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
     """The part of a database that a plan is made for."""
 
@@ -419,6 +486,9 @@ class Snapshot:
     creations: tuple[Creation, ...] = ()
     asked: tuple[tuple[str, str], ...] = ()
     """The tables that were looked for, found or not."""
+    storage: tuple[Storage, ...] = ()
+    server: ServerFacts | None = None
+    """None, and no storage, in files of an older zdmigrate."""
 
     @property
     def major(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import inspect
 import io
 import json
@@ -506,6 +507,19 @@ def test_progress_as_ndjson(project: FakeProject) -> None:
     assert lines[0]["phase"] == "backfill"
     assert datetime.fromisoformat(lines[0]["at"]).tzinfo == UTC
     document(result)
+
+
+def test_the_closing_document_says_how_far_each_step_came(project: FakeProject) -> None:
+    def seen(rows: int, step: str, id_: str = "m1") -> Event:
+        return dataclasses.replace(
+            event(EventKind.PROGRESS, "filling", step=step, done=1, total=2), migration=id_, progress={"rows": rows}
+        )
+
+    project.events = [seen(1, "fill"), seen(2, "fill"), seen(0, "verify"), seen(9, "fill", "another")]
+    result = run("advance", "--format", "json")
+    assert [json.loads(line)["progress"]["rows"] for line in result.stderr.splitlines()] == [1, 2, 0, 9]
+    (entry,) = document(result)["migrations"]
+    assert entry["progress"] == [{"step": "fill", "rows": 2}, {"step": "verify", "rows": 0}]
 
 
 def test_progress_lines_come_every_few_seconds(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from zdmigrate.engine.wording import counted, spoken
+from zdmigrate.wording import counted, size, spoken
 
 
 @pytest.mark.parametrize(
@@ -23,3 +23,8 @@ def test_times(value: timedelta, said: str) -> None:
 
 def test_counts() -> None:
     assert [counted(n, "row") for n in (0, 1, 2)] == ["0 rows", "1 row", "2 rows"]
+
+
+def test_sizes() -> None:
+    said = [size(n) for n in (0, 1023, 1024, 1536, 200 * 1024**3, 5 * 1024**5, -2048)]
+    assert said == ["0 bytes", "1023 bytes", "1.0 kB", "1.5 kB", "200 GB", "5120 TB", "-2.0 kB"]

@@ -24,10 +24,10 @@ EVERY = 5.0
 
 
 @contextlib.contextmanager
-def reporter(*, as_json: bool, redact: Callable[[str], str]) -> Iterator[Reporter]:
-    """The reporter that fits where stderr goes."""
+def reporter(*, as_json: bool, redact: Callable[[str], str], kept: Kept | None = None) -> Iterator[Reporter]:
+    """The reporter that fits where stderr goes; as JSON it also keeps what the closing document says."""
     if as_json:
-        yield _json_lines(redact)
+        yield _json_lines(redact, Kept() if kept is None else kept)
     elif sys.stderr.isatty():
         with Bar(redact) as bar:
             yield bar
@@ -35,8 +35,25 @@ def reporter(*, as_json: bool, redact: Callable[[str], str]) -> Iterator[Reporte
         yield Lines(redact)
 
 
-def _json_lines(redact: Callable[[str], str]) -> Reporter:
+class Kept:
+    """How far each step that reported progress came."""
+
+    def __init__(self) -> None:
+        self._last: dict[tuple[str, str | None], Event] = {}
+
+    def add(self, event: Event) -> None:
+        """Remember an event, if it is about progress."""
+        if event.progress is not None:
+            self._last[event.migration, event.step] = event
+
+    def of(self, migration: str) -> list[dict[str, object]]:
+        """A migration's steps in the order in which they began, each with its last progress."""
+        return [{"step": e.step, **(e.progress or {})} for (id_, _), e in self._last.items() if id_ == migration]
+
+
+def _json_lines(redact: Callable[[str], str], kept: Kept) -> Reporter:
     def report(event: Event) -> None:
+        kept.add(event)
         click.echo(rendering.event_json(event, redact=redact, at=datetime.now(UTC)), err=True)
 
     return report

@@ -22,6 +22,7 @@ from zdmigrate.cli import rendering
 from zdmigrate.errors import ZdmigrateError
 
 if TYPE_CHECKING:
+    from zdmigrate.cli.progress import Kept
     from zdmigrate.config import Config
     from zdmigrate.engine.outcome import MigrationStatus, Outcome
     from zdmigrate.engine.project import Project
@@ -88,7 +89,7 @@ class App:
         """Events on stderr: NDJSON for ``--format json``, a bar on a terminal, else lines."""
         from zdmigrate.cli import progress
 
-        return progress.reporter(as_json=self.format == "json", redact=self.redacted)
+        return progress.reporter(as_json=self.format == "json", redact=self.redacted, kept=self._kept)
 
     def narrate(self, text: str) -> None:
         """A line for people, on stderr; nothing where a program is reading."""
@@ -100,7 +101,8 @@ class App:
         shown = [self._clean(status) for status in outcome.migrations]
         code = self.exit_code(outcome.exit_code)
         if self.format == "json":
-            click.echo(rendering.document(exit_code=code, migrations=[rendering.status_json(each) for each in shown]))
+            entries = [{**rendering.status_json(each), "progress": self._kept.of(each.id)} for each in shown]
+            click.echo(rendering.document(exit_code=code, migrations=entries))
         elif shown:
             click.echo(rendering.statuses_text(shown), nl=False)
         else:
@@ -134,6 +136,14 @@ class App:
             text = url.redact(text, secret)
         password = os.environ.get("PGPASSWORD")
         return url.redact(text, make_conninfo("", password=password) if password else "")
+
+    @property
+    def _kept(self) -> Kept:
+        """What the command's reporter has kept; an `App` is made anew wherever one is asked for."""
+        from zdmigrate.cli.progress import Kept
+
+        kept: Kept = self._options.setdefault("kept", Kept())
+        return kept
 
     @functools.cached_property
     def _connection_strings(self) -> list[str]:

@@ -14,19 +14,19 @@ from typing import Any, LiteralString
 import psycopg
 import tenacity
 
-from zdmigrate.backfill import values, verification, worker
+from zdmigrate.backfill import progress, values, verification, worker
 from zdmigrate.control.lease import Lease
 from zdmigrate.control.store import Event as AuditEvent
 from zdmigrate.control.store import Store
 from zdmigrate.engine import functions
 from zdmigrate.engine.reporting import Event, EventKind, Reporter
-from zdmigrate.engine.wording import counted
 from zdmigrate.errors import Drift, Irreversible, LockBudgetExceeded, Progressed, Unsafe
 from zdmigrate.phases import Phase
 from zdmigrate.plan import LockMode, Mode, Step, TableLock, name_of
 from zdmigrate.planning import authored, sync
 from zdmigrate.postgres import blockers, lockwatch, session
 from zdmigrate.sqltext import ident
+from zdmigrate.wording import counted
 
 PATIENT = timedelta(seconds=1)
 """A transaction that is older than this is waited for without queueing for the lock: others would queue behind us."""
@@ -415,6 +415,7 @@ class Executor:
     def _backfill(self, step: Step) -> None:
         assert step.rows is not None
         started = time.monotonic()
+        meter = progress.Meter()
         with session.settings(self.connection, search_path=sync.SEARCH_PATH):
             outcome = worker.run(
                 self.connection,
@@ -424,7 +425,7 @@ class Executor:
                 rows=step.rows,
                 settings=self.limits.backfill,
                 fence=self.lease.fence,
-                progress=lambda p: self._progress(step, p),
+                progress=lambda p: self._progress(step, meter.at(p)),
                 should_stop=self.should_stop,
                 sleep=self.sleep,
             )
@@ -437,11 +438,12 @@ class Executor:
         """Read every row and prove that none is unfilled."""
         assert step.rows is not None
         started = time.monotonic()
+        meter = progress.Meter()
         with session.settings(self.connection, search_path=sync.SEARCH_PATH):
             found = verification.count_unfilled(
                 self.connection,
                 rows=step.rows,
-                progress=lambda p: self._progress(step, p),
+                progress=lambda p: self._progress(step, meter.read(p)),
                 should_stop=self.should_stop,
                 settings=self.limits.backfill,
                 sleep=self.sleep,
@@ -494,12 +496,11 @@ class Executor:
         text = f"waiting, without queueing, for {'; '.join(map(str, found))}"
         self.report(Event(kind=EventKind.BLOCKED, migration=self.migration, message=text))
 
-    def _progress(self, step: Step, progress: values.Progress) -> None:
-        message = f"{progress.relation}: {progress.rows} rows, page {progress.pages_done} of {progress.pages_total}"
+    def _progress(self, step: Step, now: progress.Snapshot) -> None:
         self.report(
             Event(
-                kind=EventKind.PROGRESS, migration=self.migration, message=message, phase=step.phase, step=step.id,
-                done=progress.pages_done, total=progress.pages_total,
+                kind=EventKind.PROGRESS, migration=self.migration, message=now.line(), phase=step.phase, step=step.id,
+                done=now.pages_done, total=now.pages_total, progress=now.to_json(),
             )
         )  # fmt: skip
 

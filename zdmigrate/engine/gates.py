@@ -9,11 +9,11 @@ from datetime import timedelta
 from zdmigrate.control.policy import Policy
 from zdmigrate.control.store import Record, Store
 from zdmigrate.engine.outcome import GateState
-from zdmigrate.engine.wording import spoken
 from zdmigrate.errors import Unsafe, UsageError, Waiting, ZdmigrateError
 from zdmigrate.phases import Phase
 from zdmigrate.plan import Direction, Gate, Plan
 from zdmigrate.postgres.session import Connection
+from zdmigrate.wording import spoken
 
 INSTANCE_GRACE = timedelta(minutes=15)
 """An instance whose heartbeat stopped without a goodbye counts as alive for this long."""

@@ -24,3 +24,11 @@ def spoken(value: timedelta) -> str:
     days, hours = divmod(hours + (minutes > 0), 24)
     said = counted(days, "day")
     return f"{said} {hours} h" if hours else said
+
+
+def size(count: float) -> str:
+    """``512 bytes``, ``1.5 MB``, ``200 GB``: in steps of 1024."""
+    value, units = float(count), ["bytes", "kB", "MB", "GB", "TB"]
+    while abs(value) >= 1024 and len(units) > 1:
+        value, units = value / 1024, units[1:]
+    return f"{value:.0f} {units[0]}" if units[0] == "bytes" or abs(value) >= 100 else f"{value:.1f} {units[0]}"
