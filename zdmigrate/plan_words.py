@@ -116,14 +116,15 @@ def acceptance(gate: str | None) -> str:
 
 def amount(estimate: TableEstimate) -> str:
     """Rows and size, for people."""
-    return f"{estimate.rows:,} rows, {_size(estimate.bytes)}"
+    return f"{estimate.rows:,} rows, {size(estimate.bytes)}"
 
 
-def _size(count: int) -> str:
-    size, units = float(count), ["bytes", "kB", "MB", "GB", "TB"]
-    while size >= 1024 and len(units) > 1:
-        size, units = size / 1024, units[1:]
-    return f"{size:.0f} {units[0]}" if units[0] == "bytes" or size >= 100 else f"{size:.1f} {units[0]}"
+def size(count: float) -> str:
+    """Bytes, for people."""
+    amount, units = float(count), ["bytes", "kB", "MB", "GB", "TB"]
+    while amount >= 1024 and len(units) > 1:
+        amount, units = amount / 1024, units[1:]
+    return f"{amount:.0f} {units[0]}" if units[0] == "bytes" or amount >= 100 else f"{amount:.1f} {units[0]}"
 
 
 def _server(version: int) -> str:
