@@ -52,7 +52,7 @@ class Sessions:
                 value=str(len(pids)),
                 threshold=self._threshold,
                 healthy=healthy,
-                reason=None if healthy else f"{len(pids)} {self.name} (pid {shown})",
+                reason=None if healthy else f"{self.name}: {len(pids)} (pid {shown})",
             )
         ]
 
