@@ -13,22 +13,20 @@ import difflib
 import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
-from datetime import time, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from zdmigrate import throttle_settings
 from zdmigrate.errors import ConfigError
+from zdmigrate.throttle_settings import Throttle, ThrottleTable
 
 FILE_NAME = "zdmigrate.toml"
 _UNITS = {"ms": "milliseconds", "s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", re.ASCII)
-_SIZES = {"B": 1, "kB": 2**10, "MB": 2**20, "GB": 2**30, "TB": 2**40}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)(B|kB|MB|GB|TB)", re.ASCII)
-_HOURS = re.compile(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)", re.ASCII)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,83 +36,6 @@ class Backfill:
     window_pages: int = 250
     stripes: int = 16
     pause: timedelta = timedelta(milliseconds=10)
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Hours:
-    """Hours of the day; an end before the beginning is on the next day, and one that equals it is a whole day later."""
-
-    begin: time
-    end: time
-
-    def contains(self, moment: time) -> bool:
-        """Whether it is in between; the end is not."""
-        if self.begin < self.end:
-            return self.begin <= moment < self.end
-        return moment >= self.begin or moment < self.end
-
-    def __str__(self) -> str:
-        return f"{self.begin:%H:%M}-{self.end:%H:%M}"
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class ThrottleQuery:
-    """A query that returns one number, and the value from which on a backfill stops."""
-
-    name: str
-    sql: str
-    max: float
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Throttle:
-    """What stops a backfill. None, or an empty tuple, is "off".
-
-    On by default is what every role may see and what is harmful on every server; levels that are normal here and
-    alarming there (sessions, waiters, WAL) are off.
-
-    Attributes:
-        interval: between two looks.
-        silence: without an answer for so long, the work stops.
-        max_lag: bytes that a standby may be behind. Four segments: what one catches up within a second or two.
-        max_lag_time: the same in time. About what readers of replicas are used to, and far below their timeouts.
-        standbys: names of `pg_stat_replication` that must be there; None: those that were when the backfill began.
-        missing_standby: whether one that is not connected stops the work.
-        replica_urls: standbys that are asked themselves. They may hold passwords, and are therefore not in the repr.
-        max_slot_wal: bytes of WAL that a slot may retain. Few disks have less to spare; `wal_status` counts anyway.
-        max_archive_backlog: bytes of WAL that wait for archiving. 64 segments: more than any archiver has in flight.
-        max_horizon_age: how long one transaction may hold back the xmin horizon. Off: the backfill changes its
-            strategy instead.
-        wraparound: stop while autovacuum prevents wraparound on the table.
-        max_active_sessions, max_lock_waiters, max_io_waiters: sessions of others.
-        max_wal_rate: bytes a second of the whole server.
-        queries: only in a file.
-        endpoint: a URL that must answer with a status of 200 to 299.
-        flag_file: stops while it is there.
-        hours: when the work may go on, in `time_zone`.
-    """
-
-    interval: timedelta = timedelta(milliseconds=250)
-    silence: timedelta = timedelta(seconds=3)
-    max_lag: int | None = 64 * 2**20
-    max_lag_time: timedelta | None = timedelta(seconds=1)
-    standbys: tuple[str, ...] | None = None
-    missing_standby: Literal["stop", "ignore"] = "stop"
-    replica_urls: tuple[str, ...] = dataclasses.field(default=(), repr=False)
-    max_slot_wal: int | None = 8 * 2**30
-    max_archive_backlog: int | None = 2**30
-    max_horizon_age: timedelta | None = None
-    wraparound: bool = True
-    max_active_sessions: int | None = None
-    max_lock_waiters: int | None = None
-    max_io_waiters: int | None = None
-    max_wal_rate: int | None = None
-    queries: tuple[ThrottleQuery, ...] = ()
-    endpoint: str | None = None
-    endpoint_timeout: timedelta = timedelta(milliseconds=500)
-    flag_file: Path | None = None
-    hours: tuple[Hours, ...] = ()
-    time_zone: str = "UTC"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,7 +90,7 @@ class Config:
     lock_budget: timedelta = timedelta(seconds=60)
     lease: timedelta = timedelta(seconds=10)
     backfill: Backfill = Backfill()
-    throttle: Throttle = Throttle()
+    throttle: Throttle = dataclasses.field(default_factory=Throttle)
     suppress: tuple[Mapping[str, Any], ...] = ()
     check: Check = Check()
     file: Path | None = None
@@ -188,33 +109,6 @@ def parse_duration(text: str) -> timedelta:
         return timedelta(**{_UNITS[match[2]]: float(match[1])})
     except OverflowError:
         raise ValueError(f"{text!r} is too long a duration") from None
-
-
-def parse_size(text: str) -> int:
-    """``512kB``, ``64MB`` or ``1.5GB`` in bytes; as in PostgreSQL, a kB has 1024 of them.
-
-    Raises:
-        ValueError: it is none of these, or less than a byte.
-    """
-    match = _SIZE.fullmatch(text.strip())
-    if match is None:
-        raise ValueError(f"{text!r} is not a size; write it like 512kB, 64MB or 1.5GB")
-    size = int(float(match[1]) * _SIZES[match[2]])
-    if not 0 < size < 2**63:
-        raise ValueError(f"{text!r} is not a size that can be compared with")
-    return size
-
-
-def parse_hours(text: str) -> Hours:
-    """``22:00-06:00``.
-
-    Raises:
-        ValueError: it is not like that.
-    """
-    match = _HOURS.fullmatch(text.strip())
-    if match is None:
-        raise ValueError(f"{text!r} are no hours of the day; write them like 22:00-06:00")
-    return Hours(begin=time(int(match[1]), int(match[2])), end=time(int(match[3]), int(match[4])))
 
 
 def load(
@@ -268,36 +162,6 @@ class _Backfill(msgspec.Struct, forbid_unknown_fields=True):
     pause: str | UnsetType = UNSET
 
 
-class _Query(msgspec.Struct, forbid_unknown_fields=True):
-    name: _Text
-    sql: _Text
-    max: int | float
-
-
-class _Throttle(msgspec.Struct, forbid_unknown_fields=True):
-    interval: str | UnsetType = UNSET
-    silence: str | UnsetType = UNSET
-    max_lag: str | UnsetType = UNSET
-    max_lag_time: str | UnsetType = UNSET
-    standbys: list[_Text] | Literal["auto"] | UnsetType = UNSET
-    missing_standby: Literal["stop", "ignore"] | UnsetType = UNSET
-    replica_urls: list[_Text] | UnsetType = UNSET
-    max_slot_wal: str | UnsetType = UNSET
-    max_archive_backlog: str | UnsetType = UNSET
-    max_horizon_age: str | UnsetType = UNSET
-    wraparound: bool | UnsetType = UNSET
-    max_active_sessions: _Count | str | UnsetType = UNSET
-    max_lock_waiters: _Count | str | UnsetType = UNSET
-    max_io_waiters: _Count | str | UnsetType = UNSET
-    max_wal_rate: str | UnsetType = UNSET
-    queries: list[_Query] | UnsetType = UNSET
-    endpoint: _Text | UnsetType = UNSET
-    endpoint_timeout: str | UnsetType = UNSET
-    flag_file: _Text | UnsetType = UNSET
-    hours: list[_Text] | UnsetType = UNSET
-    time_zone: _Text | UnsetType = UNSET
-
-
 class _Compat(msgspec.Struct, forbid_unknown_fields=True):
     suppress: list[dict[str, Any]] | UnsetType = UNSET
 
@@ -329,7 +193,7 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
     lock_budget: str | UnsetType = UNSET
     lease: str | UnsetType = UNSET
     backfill: _Backfill | UnsetType = UNSET
-    throttle: _Throttle | UnsetType = UNSET
+    throttle: ThrottleTable | UnsetType = UNSET
     compat: _Compat | UnsetType = UNSET
     check: _Check | UnsetType = UNSET
 
@@ -346,13 +210,8 @@ _SHORTEST = {
     "throttle.max_horizon_age": _MS,
     "throttle.endpoint_timeout": _MS,
 }
-_BYTES = frozenset(
-    {"throttle.max_lag", "throttle.max_slot_wal", "throttle.max_archive_backlog", "throttle.max_wal_rate"}
-)
-_COUNTS = frozenset({"throttle.max_active_sessions", "throttle.max_lock_waiters", "throttle.max_io_waiters"})
-_CAN_BE_OFF = _BYTES | _COUNTS | {"throttle.max_lag_time", "throttle.max_horizon_age"}
 _NESTED: dict[str, type[msgspec.Struct]] = {
-    "backfill": _Backfill, "throttle": _Throttle, "check": _Check, "compat": _Compat
+    "backfill": _Backfill, "throttle": ThrottleTable, "check": _Check, "compat": _Compat
 }  # fmt: skip
 _ONLY_IN_FILES = ("compat.suppress", "throttle.queries")
 _LISTS = frozenset(
@@ -410,7 +269,7 @@ def _validated_text(key: str, text: str, label: str, *, base: Path) -> dict[str,
     """One value that came as text: a variable or an option."""
     head, _, tail = key.partition(".")
     value: Any = text
-    if key in _LISTS and (key, text) != ("throttle.standbys", "auto"):
+    if key in _LISTS and text not in throttle_settings.WORDS.get(key, ()):
         value = [part.strip() for part in text.split(",") if part.strip()]
     raw = {head: {tail: value} if tail else value}
     return _validated(raw, lambda _: label, base=base, strict=False)
@@ -447,11 +306,9 @@ def _refuse_unknown(raw: dict[str, Any], label: Callable[[str], str]) -> None:
 
 
 def _converted(key: str, value: Any, base: Path) -> Any:
-    if key in _CAN_BE_OFF and value == "off":
-        return None
     if key.startswith("throttle."):
-        value = _throttling(key, value, base)
-    if key in _SHORTEST:
+        value = throttle_settings.converted(key.removeprefix("throttle."), value, base)
+    if key in _SHORTEST and value is not None:
         duration = parse_duration(value)
         if duration < _SHORTEST[key]:
             raise ValueError(f"must be at least {_SHORTEST[key] // _MS}ms, got {value!r}")
@@ -468,45 +325,6 @@ def _converted(key: str, value: Any, base: Path) -> Any:
         case "schema" if value.startswith("pg_"):
             raise ValueError("names that start with pg_ belong to PostgreSQL")
     return value
-
-
-def _throttling(key: str, value: Any, base: Path) -> Any:
-    """A value of the table `throttle`; durations and lists are left as they are."""
-    match key.removeprefix("throttle."):
-        case "standbys" if value == "auto":
-            return None
-        case "hours":
-            return [parse_hours(text) for text in value]
-        case "queries":
-            return tuple(ThrottleQuery(**query) for query in value)
-        case "flag_file":
-            return base / value
-        case "endpoint" if urlsplit(value).scheme not in ("http", "https") or not urlsplit(value).hostname:
-            raise ValueError("must be a URL that begins with http:// or https://")
-        case "time_zone":
-            _refuse_unknown_zone(value)
-        case _ if key in _BYTES:
-            return parse_size(value)
-        case _ if key in _COUNTS:
-            return _count(value)
-    return value
-
-
-def _count(value: int | str) -> int:
-    if isinstance(value, int):
-        return value
-    if not value.isascii() or not value.isdecimal() or int(value) < 1:
-        raise ValueError(f"must be a number of at least 1, or off, got {value!r}")
-    return int(value)
-
-
-def _refuse_unknown_zone(name: str) -> None:
-    from zoneinfo import ZoneInfo
-
-    try:
-        ZoneInfo(name)
-    except (OSError, ValueError, KeyError):  # a folder of zones, a path, or no such zone
-        raise ValueError(f"{name!r} is not a time zone that this machine knows; write it like Europe/Berlin") from None
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -17,7 +17,7 @@ from tests.support.replicas import Replicas, disconnected, paused
 from tests.support.throttling import SCHEMA, named, opener, prepare, stopped
 from zdmigrate.backfill import throttles
 from zdmigrate.backfill.throttles import Horizon, Lag, Verdict, Watch
-from zdmigrate.config import Throttle
+from zdmigrate.throttle_settings import Throttle
 
 LONG = timedelta(seconds=30)
 NAME = "throttled"
@@ -231,3 +231,21 @@ def test_auto_means_those_that_were_there_when_it_began(site: Site) -> None:
     with site.connect() as connection:
         stored = connection.execute(f'SELECT standbys FROM "{SCHEMA}".backfill_control'.encode()).fetchone()
     assert stored == (["replica1", "replica2"],)
+
+
+def test_one_that_has_come_since_must_not_lag_but_may_go_again(site: Site) -> None:
+    site.say("standbys = '{replica2}'")
+    with site.watch() as watch:
+        assert watch.wait(LONG).is_healthy
+        with paused(site.replicas.replica1):
+            assert watch.wait(LONG, until=stopped).reasons[0].startswith("replica1 is ")
+        with disconnected(site.replicas.replica1):
+            verdict = watch.wait(LONG, until=lambda v: len(v.readings) == len(without(v, "replica1")))
+            assert watch.wait(LONG).is_healthy, verdict.reasons
+        assert watch.wait(
+            LONG, until=lambda v: v.is_healthy and len(v.readings) > len(without(v, "replica1"))
+        ).is_healthy
+
+
+def without(verdict: Verdict, name: str) -> list[str]:
+    return [reading.name for reading in verdict.readings if name not in reading.name]

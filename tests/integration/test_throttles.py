@@ -29,11 +29,11 @@ from zdmigrate.backfill.throttles.seldom import Seldom
 from zdmigrate.backfill.throttles.slots import Slots
 from zdmigrate.backfill.throttles.wal_rate import WalRate
 from zdmigrate.backfill.throttles.wraparound import Wraparound
-from zdmigrate.config import Throttle as Settings
-from zdmigrate.config import parse_hours
 from zdmigrate.postgres import session
 from zdmigrate.postgres.servers import ScratchServer, ServerBinaries
 from zdmigrate.postgres.session import Connection
+from zdmigrate.throttle_settings import Throttle as Settings
+from zdmigrate.throttle_settings import parse_hours
 
 LONG = timedelta(seconds=30)
 

@@ -16,7 +16,7 @@ from zdmigrate.backfill.throttles.slope import Slope
 from zdmigrate.backfill.throttles.steering import Said
 from zdmigrate.backfill.throttles.timeline import Timeline
 from zdmigrate.backfill.throttles.verdict import Judge, LagTrend, silent
-from zdmigrate.config import Hours
+from zdmigrate.throttle_settings import Hours
 
 NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
 
@@ -211,10 +211,11 @@ def test_the_longest_lag_counts_and_its_slope() -> None:
 def test_silence_is_unhealthy_and_shows_what_was_known() -> None:
     judge = Judge()
     last = judge.judge([fine()], at=NOON, clock=0)
-    verdict = silent(last, began=NOON, now=NOON + timedelta(seconds=4), why="waiting for: slots")
+    three, four = timedelta(seconds=3), timedelta(seconds=4)
+    verdict = silent(last, answered=NOON, tolerance=three, now=NOON + four, why="waiting for: slots")
     assert not verdict.is_healthy
     assert verdict.reasons == ("the throttles are unknown for 4 s: waiting for: slots",)
-    assert verdict.stopped_since == NOON
+    assert verdict.stopped_since == NOON + three
     assert verdict.readings == last.readings
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from zoneinfo import ZoneInfo
 
-from zdmigrate import config
+from zdmigrate import throttle_settings
 from zdmigrate.backfill.throttles import sessions
 from zdmigrate.backfill.throttles.archive import Archive
 from zdmigrate.backfill.throttles.asked import AskedReplica
@@ -34,7 +34,7 @@ _LONG = timedelta(seconds=5)
 
 
 def make(
-    settings: config.Throttle, *, control_schema: str, migration: int, tables: Sequence[str]
+    settings: throttle_settings.Throttle, *, control_schema: str, migration: int, tables: Sequence[str]
 ) -> tuple[Throttle, ...]:
     """All of them; each set belongs to one `Watch`.
 
@@ -50,7 +50,7 @@ def make(
 
 
 def watch(
-    settings: config.Throttle,
+    settings: throttle_settings.Throttle,
     connect: Callable[[], Connection],
     *,
     control_schema: str,
@@ -66,7 +66,7 @@ def watch(
     return Watch(throttles, connect, interval=settings.interval, silence=settings.silence)
 
 
-def _lag(settings: config.Throttle, control_schema: str, migration: int) -> Iterator[Throttle]:
+def _lag(settings: throttle_settings.Throttle, control_schema: str, migration: int) -> Iterator[Throttle]:
     limits = LagLimits(bytes=settings.max_lag, time=settings.max_lag_time)
     steering, heartbeat, timeline = Steering(control_schema, migration), Heartbeat(control_schema), Timeline()
     yield ReplicaLag(
@@ -79,7 +79,7 @@ def _lag(settings: config.Throttle, control_schema: str, migration: int) -> Iter
         )  # fmt: skip
 
 
-def _server(settings: config.Throttle, tables: Sequence[str]) -> Iterator[Throttle]:
+def _server(settings: throttle_settings.Throttle, tables: Sequence[str]) -> Iterator[Throttle]:
     """What is asked of the primary; less often where it changes slowly or is a longer look."""
     if settings.max_slot_wal is not None:
         yield Seldom(Slots(settings.max_slot_wal), every=_SECOND)
@@ -99,7 +99,7 @@ def _server(settings: config.Throttle, tables: Sequence[str]) -> Iterator[Thrott
         yield Seldom(CustomQuery(name=query.name, sql=query.sql, most=query.max), every=_SECOND)
 
 
-def _outside(settings: config.Throttle) -> Iterator[Throttle]:
+def _outside(settings: throttle_settings.Throttle) -> Iterator[Throttle]:
     if settings.endpoint is not None:
         yield Seldom(Endpoint(settings.endpoint, timeout=settings.endpoint_timeout), every=_SECOND)
     if settings.flag_file is not None:

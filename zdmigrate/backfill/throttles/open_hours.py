@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, tzinfo
 
 from zdmigrate.backfill.throttles.reading import Reading
-from zdmigrate.config import Hours
 from zdmigrate.postgres.session import Connection
+from zdmigrate.throttle_settings import Hours
 
 
 class OpenHours:

@@ -31,6 +31,11 @@ class Horizon:
     age: timedelta | None
     remedy: str | None = None
 
+    def to_json(self) -> dict[str, Any]:
+        """For `status` and its JSON document; the age in seconds."""
+        age = None if self.age is None else self.age.total_seconds()
+        return {"xmin": self.xmin, "holder": self.holder, "age": age}
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from zdmigrate.backfill.throttles import standbys, words
 from zdmigrate.backfill.throttles.heartbeat import Heartbeat
@@ -23,7 +23,8 @@ class ReplicaLag:
     """One reading for each expected standby; one that is not connected is unhealthy, unless `ignore_missing`.
 
     Args:
-        expected: names as in pg_stat_replication; None: those that were there when the backfill began.
+        expected: names as in pg_stat_replication; None: those that were there when the backfill began, and of those
+            that have come since, the lag alone.
         timeline: positions of the primary; shared with those who ask standbys themselves.
     """
 
@@ -46,28 +47,26 @@ class ReplicaLag:
         self._memory = Hysteresis()
 
     def read(self, connection: Connection) -> Sequence[Reading]:
-        """Beat, then look: a standby is asked for what was written before."""
+        """Look at all of them; where there are none, no heartbeat is written either."""
         said = self._steering.read(connection)
         limits = self._configured.overridden(said)
-        self._heartbeat.beat(connection)
         view = standbys.look(connection)
         now = self._clock()
         self._timeline.note(view.position, now)
         if view.receivers and not view.permitted and self._expected != ():
             return [self._hidden(view, limits, connection)]
-        names = self._names(connection, said, view)
-        if not names:
+        expected = self._expect(connection, said, view)
+        if not expected:
             return [Reading(name=self.name, value="no standby", threshold=str(limits), healthy=True)]
-        return [
-            reading
-            for name in sorted(set(names))
-            for reading in self._of(name, Counter(names)[name], view, limits, now)
-        ]
+        self._heartbeat.beat(connection)
+        return [reading for name in sorted(expected) for reading in self._of(name, expected[name], view, limits, now)]
 
-    def _names(self, connection: Connection, said: Said, view: View) -> tuple[str, ...]:
+    def _expect(self, connection: Connection, said: Said, view: View) -> Mapping[str, int]:
+        """How many of each name must be there. Those that have come since need not, but must not lag either."""
         if self._expected is not None:
-            return tuple(self._expected)
-        return said.standbys if said.standbys is not None else self._steering.keep_standbys(connection, view.standbys)
+            return Counter(self._expected)
+        kept = said.standbys if said.standbys is not None else self._steering.keep_standbys(connection, view.standbys)
+        return dict.fromkeys(view.standbys, 0) | Counter(kept)
 
     def _of(self, name: str, expected: int, view: View, limits: LagLimits, now: float) -> Iterator[Reading]:
         """The readings of all standbys of one name."""

@@ -59,14 +59,15 @@ class Verdict:
             "hints": list(self.hints),
             "readings": [reading.to_json() for reading in self.readings],
             "lag": dataclasses.asdict(self.lag),
-            "horizon": None if self.horizon is None else {"xmin": self.horizon.xmin, "holder": self.horizon.holder},
+            "horizon": None if self.horizon is None else self.horizon.to_json(),
         }
 
 
-def silent(last: Verdict, *, began: datetime, now: datetime, why: str) -> Verdict:
-    """What is to be thought when nobody answers since `began`: the values are of then, and the work stops."""
-    reason = f"the throttles are unknown for {words.duration(now - began)}: {why}"
-    return dataclasses.replace(last, reasons=(reason, *last.reasons), stopped_since=last.stopped_since or began)
+def silent(last: Verdict, *, answered: datetime, tolerance: timedelta, now: datetime, why: str) -> Verdict:
+    """What is to be thought when nobody has answered since `answered`: the values are of then, and the work stops."""
+    reason = f"the throttles are unknown for {words.duration(now - answered)}: {why}"
+    since = last.stopped_since or answered + tolerance
+    return dataclasses.replace(last, reasons=(reason, *last.reasons), stopped_since=since)
 
 
 class Judge:

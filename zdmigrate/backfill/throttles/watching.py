@@ -43,7 +43,7 @@ class Watch:
         silence: timedelta = timedelta(seconds=3),
     ) -> None:
         self._throttles, self._connect = tuple(throttles), connect
-        self._interval, self._silence = interval.total_seconds(), silence.total_seconds()
+        self._interval, self._silence = interval.total_seconds(), silence
         self._judge = Judge()
         self._changed = threading.Condition()
         self._stopping = threading.Event()
@@ -79,10 +79,11 @@ class Watch:
     def verdict(self) -> Verdict:
         """What is known now. Does no input or output, and waits for nobody."""
         last, answered = self._last, self._answered
-        if last.at is not None and time.monotonic() - answered <= self._silence:
+        if last.at is not None and time.monotonic() - answered <= self._silence.total_seconds():
             return last
-        now = datetime.now(UTC)
-        return silent(last, began=last.at or self._began, now=now, why=self._failure or self._doing)
+        tolerance = timedelta(0) if last.at is None else self._silence
+        why = self._failure or self._doing
+        return silent(last, answered=last.at or self._began, tolerance=tolerance, now=datetime.now(UTC), why=why)
 
     def wait(self, timeout: timedelta, *, until: Callable[[Verdict], bool] = lambda v: v.is_healthy) -> Verdict:
         """Wait until a verdict is as wanted (healthy, if nothing else is said), or `timeout` is over; the last one."""
