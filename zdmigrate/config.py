@@ -20,7 +20,9 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from zdmigrate import throttle_settings
 from zdmigrate.errors import ConfigError
+from zdmigrate.throttle_settings import Throttle, ThrottleTable
 
 FILE_NAME = "zdmigrate.toml"
 _UNITS = {"ms": "milliseconds", "s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -73,6 +75,7 @@ class Config:
         lock_timeout: how long a statement waits for a table lock, and so how long anybody waits behind it.
         lock_budget: how long such waits are repeated before giving up with exit code 5.
         lease: how long a holder that died delays the next one.
+        throttle: what stops a backfill.
         suppress: the entries of ``[[compat.suppress]]``, which `zdmigrate.compat.suppressions` reads: a mistake in
             them concerns a check, and must not stop an `advance`.
         file: the configuration file that was used.
@@ -87,6 +90,7 @@ class Config:
     lock_budget: timedelta = timedelta(seconds=60)
     lease: timedelta = timedelta(seconds=10)
     backfill: Backfill = Backfill()
+    throttle: Throttle = dataclasses.field(default_factory=Throttle)
     suppress: tuple[Mapping[str, Any], ...] = ()
     check: Check = Check()
     file: Path | None = None
@@ -141,7 +145,8 @@ def load(
         if value is not None:
             _merge(values, _validated_text(key, value, f"--{key.replace('_', '-')}", base=start))
     suppress = tuple(values.pop("compat", {}).get("suppress", ()))
-    tables = {"backfill": Backfill(**values.get("backfill", {})), "check": Check(**values.get("check", {}))}
+    kinds: dict[str, type] = {"backfill": Backfill, "check": Check, "throttle": Throttle}
+    tables = {name: kind(**values.get(name, {})) for name, kind in kinds.items()}
     return Config(**{**values, **tables, "suppress": suppress})
 
 
@@ -188,6 +193,7 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
     lock_budget: str | UnsetType = UNSET
     lease: str | UnsetType = UNSET
     backfill: _Backfill | UnsetType = UNSET
+    throttle: ThrottleTable | UnsetType = UNSET
     compat: _Compat | UnsetType = UNSET
     check: _Check | UnsetType = UNSET
 
@@ -198,10 +204,22 @@ _SHORTEST = {
     "lock_budget": _MS,
     "lease": timedelta(seconds=1),
     "backfill.pause": timedelta(0),
+    "throttle.interval": timedelta(milliseconds=100),  # more often it would itself be load
+    "throttle.silence": timedelta(seconds=1),
+    "throttle.max_lag_time": _MS,
+    "throttle.max_horizon_age": _MS,
+    "throttle.endpoint_timeout": _MS,
 }
-_NESTED: dict[str, type[msgspec.Struct]] = {"backfill": _Backfill, "check": _Check, "compat": _Compat}
-_ONLY_IN_FILES = ("compat.suppress",)
-_LISTS = frozenset({"check.alembic_x", "check.extensions", "check.roles", "check.url_variables", "check.images"})
+_NESTED: dict[str, type[msgspec.Struct]] = {
+    "backfill": _Backfill, "throttle": ThrottleTable, "check": _Check, "compat": _Compat
+}  # fmt: skip
+_ONLY_IN_FILES = ("compat.suppress", "throttle.queries")
+_LISTS = frozenset(
+    {
+        "check.alembic_x", "check.extensions", "check.roles", "check.url_variables", "check.images",
+        "throttle.standbys", "throttle.replica_urls", "throttle.hours",
+    }
+)  # fmt: skip
 
 
 def _keys(struct: type[msgspec.Struct], prefix: str = "") -> Iterator[str]:
@@ -250,7 +268,9 @@ def _table(path: Path) -> dict[str, Any] | None:
 def _validated_text(key: str, text: str, label: str, *, base: Path) -> dict[str, Any]:
     """One value that came as text: a variable or an option."""
     head, _, tail = key.partition(".")
-    value: Any = [part.strip() for part in text.split(",") if part.strip()] if key in _LISTS else text
+    value: Any = text
+    if key in _LISTS and text not in throttle_settings.WORDS.get(key, ()):
+        value = [part.strip() for part in text.split(",") if part.strip()]
     raw = {head: {tail: value} if tail else value}
     return _validated(raw, lambda _: label, base=base, strict=False)
 
@@ -286,7 +306,9 @@ def _refuse_unknown(raw: dict[str, Any], label: Callable[[str], str]) -> None:
 
 
 def _converted(key: str, value: Any, base: Path) -> Any:
-    if key in _SHORTEST:
+    if key.startswith("throttle."):
+        value = throttle_settings.converted(key.removeprefix("throttle."), value, base)
+    if key in _SHORTEST and value is not None:
         duration = parse_duration(value)
         if duration < _SHORTEST[key]:
             raise ValueError(f"must be at least {_SHORTEST[key] // _MS}ms, got {value!r}")
@@ -296,7 +318,7 @@ def _converted(key: str, value: Any, base: Path) -> Any:
             return base / value
         case "check.alembic" | "check.dump":
             return str(base / value)
-        case _ if key in _LISTS:
+        case _ if key in _LISTS and value is not None:
             return tuple(value)
         case "schema" if len(value.encode()) > 63 or "\0" in value:
             raise ValueError("is longer than the 63 bytes that PostgreSQL allows for a name")

@@ -27,7 +27,7 @@ LAYERS = (
     ("zdmigrate.plan_words",),
     ("zdmigrate.planning",),
     ("zdmigrate.changes",),
-    ("zdmigrate.migration", "zdmigrate.config"),
+    ("zdmigrate.migration", "zdmigrate.config", "zdmigrate.throttle_settings"),
     ("zdmigrate.postgres",),
     ("zdmigrate.backfill", "zdmigrate.control"),
     ("zdmigrate.engine",),

@@ -1,0 +1,50 @@
+"""A primary and its standbys, and what can happen to one of them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import psycopg
+from psycopg import sql
+
+from zdmigrate.postgres.servers import ScratchServer
+
+
+@dataclass(frozen=True, slots=True)
+class Replicas:
+    """A primary and two hot standbys, ``replica1`` and ``replica2``; the second has ``hot_standby_feedback = on``."""
+
+    primary: ScratchServer
+    replica1: ScratchServer
+    replica2: ScratchServer
+
+
+@contextlib.contextmanager
+def paused(replica: ScratchServer) -> Iterator[None]:
+    """Replay stands still; what the primary sends is received meanwhile."""
+    with replica.connect() as connection:
+        connection.execute("SELECT pg_wal_replay_pause()")
+        try:
+            yield
+        finally:
+            connection.execute("SELECT pg_wal_replay_resume()")
+
+
+@contextlib.contextmanager
+def disconnected(replica: ScratchServer) -> Iterator[None]:
+    """The standby is up, but does not know where its primary is."""
+    with replica.connect() as connection:
+        row = connection.execute("SHOW primary_conninfo").fetchone()
+        assert row is not None
+        _point(connection, "")
+        try:
+            yield
+        finally:
+            _point(connection, row[0])
+
+
+def _point(connection: psycopg.Connection[tuple[str, ...]], conninfo: str) -> None:
+    connection.execute(sql.SQL("ALTER SYSTEM SET primary_conninfo = {}").format(sql.Literal(conninfo)))
+    connection.execute("SELECT pg_reload_conf()")
