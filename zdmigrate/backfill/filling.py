@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,8 +13,8 @@ from zdmigrate.backfill import failures, relations, statements
 from zdmigrate.backfill.failures import CONTENTION, RowFailed
 from zdmigrate.backfill.relations import Relation
 from zdmigrate.backfill.session import Session
-from zdmigrate.backfill.state import Store, Window
-from zdmigrate.backfill.windows import Batch, Pages, Stripe, WindowSize
+from zdmigrate.backfill.state import Filled, Store, Window
+from zdmigrate.backfill.windows import Batch, Pages, Stripe
 from zdmigrate.plan import RowWork
 
 _SPARSE = 200
@@ -24,11 +25,13 @@ class Filler:
     """Fills batches on one session. `check` is asked between two transactions, and raises to stop."""
 
     def __init__(
-        self, session: Session, store: Store, rows: RowWork, size: WindowSize, check: Callable[[], None], *,
-        suppress: bool,
+        self, session: Session, store: Store, rows: RowWork, check: Callable[[], None], *,
+        observe: Callable[[float, Filled | None], None], batch_rows: Callable[[], int], suppress: bool,
     ) -> None:  # fmt: skip
+        """`observe` is told how long each transaction took, and what it did (None: it gave way to somebody);
+        `batch_rows` says how many rows one may take."""
         self._session, self._store, self._rows = session, store, rows
-        self._size, self._check, self._suppress = size, check, suppress
+        self._check, self._observe, self._batch_rows, self._suppress = check, observe, batch_rows, suppress
         self.filled = 0
 
     def batches(self, window: Window, pages: Pages | None = None) -> list[Batch]:
@@ -43,16 +46,17 @@ class Filler:
         except psycopg.Error as error:
             if not is_splittable(error):
                 raise
-            found = [(stripe, _SPARSE) for stripe in range(window.stripes)]
+            found = [(stripe, _SPARSE + 1) for stripe in range(window.stripes)]
         found = [(stripe, number) for stripe, number in found if stripe >= window.stripe]
-        if sum(number for _, number in found) <= _SPARSE:
-            return [Batch(pages)] if found else []
-        return [Batch(pages, Stripe(index, window.stripes)) for index, _ in found]
+        total = sum(number for _, number in found)
+        if total <= _SPARSE or window.stripes == 1:
+            return [Batch(pages, None, total)] if found else []
+        return [Batch(pages, Stripe(index, window.stripes), number) for index, number in found]
 
     def batch(self, window: Window, batch: Batch, *, after: int) -> int:
         """Fill a batch, in smaller pieces where it must be; with the last of them the stripes before `after` are done."""
         here = window.stripe if batch.stripe is None else batch.stripe.index
-        filled, pending = 0, list(reversed(self._pieces(batch)))
+        filled, pending = 0, list(reversed(batch.pieces(self._batch_rows())))
         while pending:
             part = pending.pop()
             done = here if pending else after
@@ -61,8 +65,6 @@ class Filler:
             except psycopg.Error as error:
                 if not is_splittable(error):
                     raise
-                if isinstance(error, errors.QueryCanceled):
-                    self._size.shrink()
                 if len(part.pages) > 1:
                     pending += reversed(part.halves())
                 else:
@@ -105,9 +107,6 @@ class Filler:
         """The rows of a query over the relation, waiting for whoever locks all of it."""
         return self._session.patiently(lambda: self._session.read(query), schema=relation.schema, table=relation.name)
 
-    def _pieces(self, batch: Batch) -> list[Batch]:
-        return [Batch(pages, batch.stripe) for pages in batch.pages.cut(self._size.pages)]
-
     def _fill_or_pass_over(self, window: Window, batch: Batch, done: int) -> int:
         """Fill a batch; where rows stay locked, the others of it."""
         relation = window.relation
@@ -119,9 +118,15 @@ class Filler:
 
     def _write(self, window: Window, update: sql.Composable, done: int) -> int:
         before = statements.suppress_triggers(window.relation) if self._suppress else None
-        filled = self._store.fill(window, update, stripe=done, before=before)
-        self.filled += filled
-        return filled
+        began = time.monotonic()
+        try:
+            taken = self._store.fill(window, update, stripe=done, before=before)
+        except CONTENTION:
+            self._observe(time.monotonic() - began, None)
+            raise
+        self._observe(time.monotonic() - began, taken)
+        self.filled += taken.rows
+        return taken.rows
 
     def _await_table(self, relation: Relation) -> None:
         """Return when the lock on the table itself can be had; it is not kept."""

@@ -84,13 +84,23 @@ RETURNING page, pages, stripe, stripes
 
 # Locked first, so that nobody takes the window over between the two halves. Both ask whose it is, and for the filenode
 # under the lock that the UPDATE has on the relation: either both happen or none.
-_LOCK = "SELECT FROM {window} WHERE {mine} FOR UPDATE"
+#
+# How many of the updates were HOT is counted since the session's statistics were last sent, and WAL for the whole server:
+# so both are read before and after.
+_LOCK = """
+SELECT FROM {window} WHERE {mine} FOR UPDATE;
+SELECT pg_catalog.set_config('zdmigrate.hot', pg_catalog.pg_stat_get_xact_tuples_hot_updated({oid})::text, true),
+       pg_catalog.set_config('zdmigrate.wal', pg_catalog.pg_current_wal_insert_lsn()::text, true)
+"""
 _FILL = """
 WITH filled AS ({fill} AND EXISTS (SELECT FROM {window} WHERE {mine}) AND EXISTS ({current}) RETURNING 1)
 UPDATE {window} SET stripe = {stripe}, rows = rows + number.filled
 FROM (SELECT count(*) AS filled FROM filled) AS number
 WHERE {mine} AND EXISTS ({current})
-RETURNING number.filled
+RETURNING number.filled,
+    pg_catalog.pg_stat_get_xact_tuples_hot_updated({oid}) - pg_catalog.current_setting('zdmigrate.hot')::bigint,
+    (pg_catalog.pg_current_wal_insert_lsn() - pg_catalog.current_setting('zdmigrate.wal')::pg_lsn)::bigint,
+    pg_catalog.pg_current_xact_id()::text::bigint
 """
 
 _CURRENT = "SELECT FROM {backfill} WHERE {key} AND {unmoved}"
@@ -129,6 +139,19 @@ class Window:
     stripe: int
     stripes: int
     leftovers: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Filled:
+    """What a batch has done: `hot` of its `rows` were updated in their page, without touching an index.
+
+    `wal` are the bytes that the whole server has written meanwhile, `transaction` is the batch's id.
+    """
+
+    rows: int
+    hot: int
+    wal: int
+    transaction: int
 
 
 class Store:
@@ -193,15 +216,19 @@ class Store:
         wanted = self._sql(_CLAIM_LEFTOVERS, relation, stripes=sql.Literal(stripes))
         return self._window(relation, self._patiently(relation, wanted))
 
-    def fill(self, window: Window, update: sql.Composable, *, stripe: int, before: sql.Composable | None) -> int:
-        """Run `update` and note in one transaction that the stripes before `stripe` are done; the number of rows.
+    def fill(self, window: Window, update: sql.Composable, *, stripe: int, before: sql.Composable | None) -> Filled:
+        """Run `update` and note in one transaction that the stripes before `stripe` are done.
 
         Raises:
             Moved: nothing was done.
         """
         statement = self._of(window, _FILL, fill=update, stripe=sql.Literal(stripe))
         first = sql.SQL("; ").join([self._of(window, _LOCK), *([] if before is None else [before])])
-        return self._one(self._session.write(statement, before=first))
+        returned = self._session.write(statement, before=first)
+        if not returned:
+            raise Moved
+        rows, hot, wal, transaction = returned[0]
+        return Filled(rows=rows, hot=hot, wal=wal, transaction=transaction)
 
     def finish(self, window: Window) -> None:
         """The window is done; with the leftovers, its relation. That is on disk when this returns.
@@ -210,7 +237,8 @@ class Store:
             Moved: it was not noted.
         """
         statement = self._of(window, _FINISH_WINDOW, done=sql.Literal(window.leftovers))
-        self._one(self._session.write_durably(statement) if window.leftovers else self._session.write(statement))
+        if not (self._session.write_durably(statement) if window.leftovers else self._session.write(statement)):
+            raise Moved
 
     def give_back(self) -> None:
         """Leave windows under way to others, who need not wait then."""
@@ -249,12 +277,6 @@ class Store:
         return sql.SQL("(migration, step, relation) = ({}, {}, {})").format(
             self._names["migration"], self._names["step"], sql.Literal(relation.oid)
         )
-
-    @staticmethod
-    def _one(returned: list[tuple[Any, ...]]) -> int:
-        if not returned:
-            raise Moved
-        return int(returned[0][0])
 
 
 def forget(cursor: psycopg.Cursor[Any], *, control_schema: str, migration: int, step: str) -> None:

@@ -54,10 +54,11 @@ class Stripe:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Batch:
-    """What one transaction takes; without a stripe all rows of the pages."""
+    """What one transaction takes; without a stripe all rows of the pages. `rows`: about how many those are, if known."""
 
     pages: Pages
     stripe: Stripe | None = None
+    rows: int = 0
 
     @property
     def condition(self) -> sql.Composed:
@@ -69,7 +70,12 @@ class Batch:
     def halves(self) -> tuple[Batch, Batch]:
         """The same stripe of both halves of the pages."""
         left, right = self.pages.halves()
-        return Batch(left, self.stripe), Batch(right, self.stripe)
+        return Batch(left, self.stripe, self.rows // 2), Batch(right, self.stripe, self.rows // 2)
+
+    def pieces(self, rows: int) -> list[Batch]:
+        """In pieces of about so many rows, of one page at least."""
+        pages = len(self.pages) if self.rows <= rows else max(1, len(self.pages) * rows // self.rows)
+        return [Batch(part, self.stripe, self.rows * len(part) // len(self.pages)) for part in self.pages.cut(pages)]
 
 
 def stripe_of_row(count: int) -> sql.Composed:
@@ -82,22 +88,6 @@ def stripe_of_row(count: int) -> sql.Composed:
         return sql.SQL("get_byte(tidsend(ctid), 5) % {}").format(sql.Literal(count))
     position = sql.SQL("(get_byte(tidsend(ctid), 4) * 256 + get_byte(tidsend(ctid), 5))")
     return sql.SQL("{} % {}").format(position, sql.Literal(count))
-
-
-class WindowSize:
-    """The size of the next window: halved when a batch took too long, growing back slowly."""
-
-    def __init__(self, limit: int) -> None:
-        self.pages = limit
-        self._limit = limit
-
-    def shrink(self) -> None:
-        """A batch took too long."""
-        self.pages = max(1, self.pages // 2)
-
-    def grow(self) -> None:
-        """A window went well."""
-        self.pages = min(self._limit, self.pages + max(1, self._limit // 16))
 
 
 def _tid(page: int) -> sql.Composed:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from zdmigrate.wording import size
 from zdmigrate.postgres.session import Connection
 from zdmigrate.sqltext import ident
+from zdmigrate.wording import size
 
 __all__ = ["at_most", "duration", "grant", "rate", "size"]
 

@@ -1,0 +1,163 @@
+"""Several workers and processes at one backfill: nothing twice, nothing left, whoever dies."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from tests.support import servers
+from zdmigrate.backfill import worker
+from zdmigrate.backfill.governor import Limits
+from zdmigrate.control import install
+from zdmigrate.errors import LeaseLost
+from zdmigrate.plan import RowWork
+
+Connection = psycopg.Connection[Any]
+WORK = RowWork(schema="public", table="users", assignments=(("new", '"old"'),), unfilled='"new" IS DISTINCT FROM "old"')
+N = 4000
+SCHEMA = f"""
+INSERT INTO "Control".migration (key, project, id, checksum) OVERRIDING SYSTEM VALUE VALUES (1, 'default', '1', '');
+INSERT INTO "Control".lease (migration, epoch) VALUES (1, 1);
+CREATE TABLE public.users (id integer PRIMARY KEY, old text, new text, writes integer NOT NULL DEFAULT 0);
+INSERT INTO public.users (id, old) SELECT n, 'value ' || n FROM generate_series(1, {N}) AS n;
+CREATE FUNCTION public.count_writes() RETURNS trigger LANGUAGE plpgsql AS
+$$ BEGIN NEW.writes := OLD.writes + 1; RETURN NEW; END $$;
+CREATE TRIGGER a_count BEFORE UPDATE ON public.users FOR EACH ROW EXECUTE FUNCTION public.count_writes();
+ALTER TABLE public.users ENABLE ALWAYS TRIGGER a_count;
+"""
+SMALL = worker.Settings(window_pages=2, stripes=4, pause=timedelta(0))
+
+
+@pytest.fixture
+def main(database: servers.Database) -> Iterator[Connection]:
+    with servers.connect(database) as connection:
+        with connection.transaction(), connection.cursor() as cursor:
+            install.upgrade(cursor, "Control", 0)
+        connection.execute(SCHEMA)
+        yield connection
+
+
+@pytest.fixture
+def connect(database: servers.Database) -> Callable[[], Connection]:
+    return lambda: servers.connect(database)
+
+
+def fence(cursor: psycopg.Cursor[Any]) -> None:
+    cursor.execute('SELECT 1 FROM "Control".lease WHERE (migration, epoch) = (1, 1) FOR KEY SHARE')
+    if cursor.fetchone() is None:
+        raise LeaseLost("gone")
+
+
+def run(connection: Connection, connect: Callable[[], Connection], workers: int = 1, **more: Any) -> worker.Outcome:
+    given: dict[str, Any] = {"should_stop": lambda: False, "progress": lambda _: None, "fence": fence} | more
+    return worker.run(
+        connection, control_schema="Control", migration=1, step="fill", rows=WORK, settings=SMALL,
+        limits=Limits(workers=workers), connect=connect, **given,
+    )  # fmt: skip
+
+
+def written(connection: Connection) -> set[tuple[int, bool]]:
+    """How often rows were written, and whether they are right."""
+    return set(connection.execute("SELECT writes, new = old FROM public.users").fetchall())
+
+
+def counted(connection: Connection) -> int:
+    rows = sql.SQL(
+        'SELECT (SELECT sum(rows) FROM "Control".backfill) + (SELECT coalesce(sum(rows), 0) FROM "Control".backfill_window)'
+    )
+    row = connection.execute(rows).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def test_four_workers_write_every_row_once(main: Connection, connect: Callable[[], Connection]) -> None:
+    assert run(main, connect, workers=4) == worker.Outcome(rows=N, complete=True)
+    assert written(main) == {(1, True)}
+    assert counted(main) == N
+    assert main.execute('SELECT count(*) FROM "Control".backfill_window').fetchone() == (0,)
+    assert main.execute('SELECT count(*) FROM "Control".backfill_process').fetchone() == (0,)
+
+
+def test_two_processes_share_it(main: Connection, connect: Callable[[], Connection]) -> None:
+    together = threading.Barrier(2, timeout=30)
+    met: list[bool] = []
+
+    def meet(_: object) -> None:
+        if not met:
+            together.wait()
+            met.append(True)
+
+    ended: list[worker.Outcome] = []
+    with connect() as theirs:
+        second = threading.Thread(target=lambda: ended.append(run(theirs, connect, progress=lambda _: wait_once())))
+        waited: list[bool] = []
+
+        def wait_once() -> None:
+            if not waited:
+                waited.append(True)
+                together.wait()
+
+        second.start()
+        ended.append(run(main, connect, progress=meet))
+        second.join(30)
+    assert ended == [worker.Outcome(rows=N, complete=True)] * 2
+    assert written(main) == {(1, True)}
+
+
+def test_what_a_dead_process_has_claimed_is_taken_over(main: Connection, connect: Callable[[], Connection]) -> None:
+    victim = connect()
+    fences: list[int] = []
+
+    def die(cursor: psycopg.Cursor[Any]) -> None:
+        fences.append(1)
+        if len(fences) == 9:
+            main.execute("SELECT pg_terminate_backend(%s, 10000)", (victim.info.backend_pid,))
+        fence(cursor)
+
+    with pytest.raises(psycopg.OperationalError):
+        run(victim, connect, fence=die)
+    done = written(main)
+    assert done != {(1, True)}
+    assert run(main, connect) == worker.Outcome(rows=N, complete=True)
+    assert written(main) == {(1, True)}
+    assert counted(main) == N
+
+
+def test_a_worker_that_fails_ends_the_others_and_is_told(main: Connection, connect: Callable[[], Connection]) -> None:
+    with pytest.raises(LeaseLost):
+
+        def lost(cursor: psycopg.Cursor[Any]) -> None:
+            if threading.current_thread() is not threading.main_thread():
+                raise LeaseLost("gone")
+            fence(cursor)
+
+        run(main, connect, workers=3, fence=lost)
+    assert run(main, connect, workers=3).complete
+    assert written(main) == {(1, True)}
+
+
+def test_a_pause_from_elsewhere_holds_it_and_a_resume_lets_it_go(
+    main: Connection, connect: Callable[[], Connection]
+) -> None:
+    pause = 'INSERT INTO "Control".backfill_control (migration, paused) VALUES (1, %s) ON CONFLICT (migration) DO UPDATE SET paused = excluded.paused'
+    main.execute(pause, (True,))
+    ended: list[worker.Outcome] = []
+    with connect() as theirs:
+        thread = threading.Thread(target=lambda: ended.append(run(theirs, connect)))
+        thread.start()
+        query = """SELECT document->>'rows' FROM "Control".backfill_process WHERE document ? 'rows'"""
+        seen: list[Any] = []
+        while len(seen) < 3:  # it says how it goes, again and again, and does nothing
+            seen += main.execute(query).fetchall()
+        held = main.execute("SELECT count(*) FROM public.users WHERE new IS NOT NULL").fetchone()
+        main.execute(pause, (False,))
+        thread.join(30)
+    assert ended == [worker.Outcome(rows=N, complete=True)]
+    assert held is not None
+    assert held[0] < N

@@ -1,0 +1,97 @@
+"""What every worker of a process asks before a batch: may I, and how much?
+
+One object for a process. Control, throttles and pace come together here; nobody who asks does any input or output.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Protocol
+
+from zdmigrate.backfill.bucket import TokenBucket
+from zdmigrate.backfill.control import Control
+from zdmigrate.backfill.pace import Crew, Pace
+
+_LOOK = 0.05
+"""Seconds between two looks of one who may not go on."""
+
+
+class Stopping(Protocol):
+    """What the throttles say, as far as it matters here."""
+
+    @property
+    def is_healthy(self) -> bool: ...
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What is configured, and holds where the control row says nothing."""
+
+    workers: int = 1
+    rate: int | None = None
+    target_latency: timedelta = timedelta(milliseconds=50)
+
+
+class Governor:
+    """Lets workers go on, or not. Each method may be called by any thread."""
+
+    def __init__(
+        self,
+        limits: Limits,
+        verdict: Callable[[], Stopping] | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._limits, self._verdict, self._clock, self._sleep = limits, verdict, clock, sleep
+        self._lock = threading.Lock()
+        self._control = Control()
+        self._bucket = TokenBucket(limits.rate, clock=clock)
+        self.pace = Pace(target=limits.target_latency)
+        self.crew = Crew(limits.workers)
+
+    def steer(self, control: Control) -> None:
+        """Something was said from another terminal, or taken back."""
+        with self._lock:
+            self._control = control
+            self._bucket.change(control.rate or self._limits.rate)
+            self.pace.aim(control.target_latency or self._limits.target_latency)
+            self.crew.resize(control.workers or self._limits.workers)
+
+    @property
+    def control(self) -> Control:
+        """What was said last."""
+        return self._control
+
+    @property
+    def rows(self) -> int:
+        """How many rows the next batch may take."""
+        with self._lock:
+            return self.pace.rows
+
+    def wait(self, number: int, check: Callable[[], None]) -> None:
+        """Return when worker `number` (from 0) may begin a batch. `check` is asked all the time, and raises to stop."""
+        while True:
+            check()
+            if not self._is_held(number):
+                return
+            self._sleep(_LOOK)
+
+    def _is_held(self, number: int) -> bool:
+        if self._control.paused:
+            return True
+        if self._verdict is not None and not self._verdict().is_healthy:
+            return True
+        with self._lock:
+            # What was written is paid for afterwards: nobody knows before how much it is.
+            return number >= self.crew.active or self._bucket.debt > 0
+
+    def observe(self, seconds: float, *, rows: int, wal: int, contended: bool = False) -> None:
+        """A batch has ended: it took so long, and the cluster wrote so many bytes of WAL meanwhile."""
+        with self._lock:
+            self.pace.observe(seconds, rows, contended=contended)
+            self._bucket.wait_for(wal)
