@@ -130,13 +130,12 @@ def test_what_a_dead_process_has_claimed_is_taken_over(main: Connection, connect
 
 
 def test_a_worker_that_fails_ends_the_others_and_is_told(main: Connection, connect: Callable[[], Connection]) -> None:
+    def lost(cursor: psycopg.Cursor[Any]) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            raise LeaseLost("gone")
+        fence(cursor)
+
     with pytest.raises(LeaseLost):
-
-        def lost(cursor: psycopg.Cursor[Any]) -> None:
-            if threading.current_thread() is not threading.main_thread():
-                raise LeaseLost("gone")
-            fence(cursor)
-
         run(main, connect, workers=3, fence=lost)
     assert run(main, connect, workers=3).complete
     assert written(main) == {(1, True)}
@@ -145,7 +144,10 @@ def test_a_worker_that_fails_ends_the_others_and_is_told(main: Connection, conne
 def test_a_pause_from_elsewhere_holds_it_and_a_resume_lets_it_go(
     main: Connection, connect: Callable[[], Connection]
 ) -> None:
-    pause = 'INSERT INTO "Control".backfill_control (migration, paused) VALUES (1, %s) ON CONFLICT (migration) DO UPDATE SET paused = excluded.paused'
+    pause = (
+        'INSERT INTO "Control".backfill_control (migration, paused) VALUES (1, %s) '
+        "ON CONFLICT (migration) DO UPDATE SET paused = excluded.paused"
+    )
     main.execute(pause, (True,))
     ended: list[worker.Outcome] = []
     with connect() as theirs:

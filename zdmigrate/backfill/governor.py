@@ -73,22 +73,37 @@ class Governor:
         with self._lock:
             return self.pace.rows
 
-    def wait(self, number: int, check: Callable[[], None]) -> None:
-        """Return when worker `number` (from 0) may begin a batch. `check` is asked all the time, and raises to stop."""
+    def wait(self, check: Callable[[], None]) -> None:
+        """Return when a batch may begin. `check` is asked all the time, and raises to stop."""
         while True:
             check()
-            if not self._is_held(number):
+            if not self._is_held():
                 return
             self._sleep(_LOOK)
 
-    def _is_held(self, number: int) -> bool:
+    def may_claim(self, number: int) -> bool:
+        """Whether worker `number` (from 0) is one of those that may work now. What it has claimed before, it finishes."""
+        if self._verdict is None:  # nobody watches, so there is no lag to follow
+            return number < (self._control.workers or self._limits.workers)
+        with self._lock:
+            return number < max(1, self.crew.active)
+
+    def follow(self, *, lag_bytes: float | None, lag_seconds: float | None, slope: float | None) -> None:
+        """Readings have come in: the number of those who may work follows the lag."""
+        with self._lock:
+            self.crew.observe(lag_bytes=lag_bytes, lag_seconds=lag_seconds, slope=slope, healthy=not self._is_stopped())
+
+    def _is_stopped(self) -> bool:
+        return self._verdict is not None and not self._verdict().is_healthy
+
+    def _is_held(self) -> bool:
         if self._control.paused:
             return True
-        if self._verdict is not None and not self._verdict().is_healthy:
+        if self._is_stopped():
             return True
         with self._lock:
             # What was written is paid for afterwards: nobody knows before how much it is.
-            return number >= self.crew.active or self._bucket.debt > 0
+            return self._bucket.debt > 0
 
     def observe(self, seconds: float, *, rows: int, wal: int, contended: bool = False) -> None:
         """A batch has ended: it took so long, and the cluster wrote so many bytes of WAL meanwhile."""

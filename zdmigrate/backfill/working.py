@@ -116,7 +116,8 @@ class Worker:
         self._relation = cursor.relation
         while (opened := self._next(cursor)) is not None:
             self._visit(cursor, opened)
-        window = self._store.claim_leftovers(cursor.relation, stripes=self._settings.stripes)
+        mine = self._around.governor.may_claim(self._number)
+        window = self._store.claim_leftovers(cursor.relation, stripes=self._settings.stripes) if mine else None
         if window is not None:
             self._fill_leftovers(cursor, window)
         else:
@@ -131,7 +132,8 @@ class Worker:
             if ripe is not None:
                 self._open.remove(ripe)
                 return ripe
-            if len(self._open) < mode.windows and (window := self._claim(cursor, mode.order)) is not None:
+            mine = self._around.governor.may_claim(self._number)
+            if mine and len(self._open) < mode.windows and (window := self._claim(cursor, mode.order)) is not None:
                 return self._opened(window)
             if not self._open:
                 return None
@@ -198,4 +200,4 @@ class Worker:
         self._session.sleep(self._settings.pause.total_seconds())
 
     def _may(self) -> None:
-        self._around.governor.wait(self._number, self._around.check)
+        self._around.governor.wait(self._around.check)
