@@ -25,15 +25,26 @@ from zdmigrate.errors import ConfigError
 FILE_NAME = "zdmigrate.toml"
 _UNITS = {"ms": "milliseconds", "s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", re.ASCII)
+_SIZES = {"B": 1, "kB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30, "TB": 1 << 40}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?(B|kB|MB|GB|TB)", re.ASCII)
+_LARGEST = (1 << 63) - 1
+"""The most that the server's bigint holds."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Backfill:
-    """How the backfill works: pages per window, transactions per window, and the pause between two of them."""
+    """How the backfill works: pages per window, transactions per window, and the pause between two of them.
+
+    `quarantine_limit` and `quarantine_share` say how many rows that cannot be filled are too many, of
+    `quarantine_columns` their values are kept with the message.
+    """
 
     window_pages: int = 250
     stripes: int = 16
     pause: timedelta = timedelta(milliseconds=10)
+    quarantine_limit: int = 1000
+    quarantine_share: float = 0.1
+    quarantine_columns: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +118,21 @@ def parse_duration(text: str) -> timedelta:
         raise ValueError(f"{text!r} is too long a duration") from None
 
 
+def parse_size(text: str) -> int:
+    """``512kB``, ``20MB`` or ``1.5GB`` in bytes; the units are PostgreSQL's, so 1 kB is 1,024 bytes.
+
+    Raises:
+        ValueError: it is none of these, or nothing at all.
+    """
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(f"{text!r} is not a size; write it like 512kB, 20MB or 1.5GB")
+    size = int(float(match[1]) * _SIZES[match[2]])
+    if not 0 < size <= _LARGEST:
+        raise ValueError(f"{text!r} is {'less than a byte' if size == 0 else 'too large a size'}")
+    return size
+
+
 def load(
     *,
     start: Path,
@@ -155,6 +181,9 @@ class _Backfill(msgspec.Struct, forbid_unknown_fields=True):
     window_pages: _Count | UnsetType = UNSET
     stripes: _Count | UnsetType = UNSET
     pause: str | UnsetType = UNSET
+    quarantine_limit: Annotated[int, Meta(ge=0)] | UnsetType = UNSET
+    quarantine_share: Annotated[float, Meta(ge=0, le=1)] | UnsetType = UNSET
+    quarantine_columns: list[_Name] | UnsetType = UNSET
 
 
 class _Compat(msgspec.Struct, forbid_unknown_fields=True):
@@ -201,7 +230,12 @@ _SHORTEST = {
 }
 _NESTED: dict[str, type[msgspec.Struct]] = {"backfill": _Backfill, "check": _Check, "compat": _Compat}
 _ONLY_IN_FILES = ("compat.suppress",)
-_LISTS = frozenset({"check.alembic_x", "check.extensions", "check.roles", "check.url_variables", "check.images"})
+_LISTS = frozenset(
+    (
+        "backfill.quarantine_columns", "check.alembic_x", "check.extensions", "check.roles", "check.url_variables",
+        "check.images",
+    )
+)  # fmt: skip
 
 
 def _keys(struct: type[msgspec.Struct], prefix: str = "") -> Iterator[str]:

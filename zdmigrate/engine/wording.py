@@ -24,3 +24,20 @@ def spoken(value: timedelta) -> str:
     days, hours = divmod(hours + (minutes > 0), 24)
     said = counted(days, "day")
     return f"{said} {hours} h" if hours else said
+
+
+def brief(value: timedelta) -> str:
+    """``50 ms``, ``1.5 s``, and longer ones as `spoken` says them."""
+    milliseconds = value / timedelta(milliseconds=1)
+    if milliseconds < 1000:
+        return f"{milliseconds:.4g} ms"
+    return f"{milliseconds / 1000:.4g} s" if milliseconds < 60_000 else spoken(value)
+
+
+def sized(number: float) -> str:
+    """Bytes as PostgreSQL says them: ``512 B``, ``20 MB``, ``1.5 GB``."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if number < 1024:
+            return f"{number:.4g} {unit}"
+        number /= 1024
+    return f"{number:.4g} TB"

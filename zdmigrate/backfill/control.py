@@ -1,0 +1,164 @@
+"""What was said to a backfill from another terminal, and what its processes say of themselves.
+
+A worker reads its row once a second: one SELECT by primary key, which waits for nobody. No batch ever locks that row, so
+nobody who steers waits for a batch, not even for one that waits for somebody else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+import psycopg
+from psycopg import sql
+from psycopg.rows import tuple_row
+
+from zdmigrate.postgres.session import Connection, Cursor
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Control:
+    """How a backfill is steered. None everywhere: as configured.
+
+    Attributes:
+        paused: no batch begins; a process stays, and looks again every second.
+        reason: why it is paused.
+        rate: bytes of WAL per second that all processes may write together.
+        workers: how many of each process may be active.
+        target_latency: of a batch, at the 95th percentile.
+        max_lag: bytes that a standby may be behind.
+        max_lag_time: how long a standby may be behind.
+        standbys: the names of those that must be there.
+        changed_by: the database role that said something last, `changed_at` when.
+    """
+
+    paused: bool = False
+    reason: str | None = None
+    rate: int | None = None
+    workers: int | None = None
+    target_latency: timedelta | None = None
+    max_lag: int | None = None
+    max_lag_time: timedelta | None = None
+    standbys: tuple[str, ...] | None = None
+    changed_by: str | None = None
+    changed_at: datetime | None = None
+
+    @property
+    def limits(self) -> dict[str, Any]:
+        """What is not as configured, by name."""
+        return {name: value for name in LIMITS if (value := getattr(self, name)) is not None}
+
+
+LIMITS = ("rate", "workers", "target_latency", "max_lag", "max_lag_time", "standbys")
+"""What can be set; the rest is said by pausing."""
+_SAID = ("paused", "reason", *LIMITS)
+
+_READ = "SELECT {names}, changed_by, changed_at FROM {table} WHERE migration = {migration}"
+_MAKE = "INSERT INTO {table} (migration) VALUES ({migration}) ON CONFLICT DO NOTHING"
+_WRITE = """
+UPDATE {table} SET ({names}, changed_by, changed_at) = ROW ({values}, session_user, clock_timestamp())
+WHERE migration = {migration}
+"""
+
+
+def read(connection: Connection | Cursor, *, control_schema: str, migration: int) -> Control:
+    """What applies now. Locks nothing."""
+    return _fetch(connection, _names(control_schema, migration), _READ)
+
+
+def lock(cursor: Cursor, *, control_schema: str, migration: int) -> Control:
+    """What applies now, until the caller's transaction ends: two who steer at once do so one after the other."""
+    names = _names(control_schema, migration)
+    cursor.execute(sql.SQL(_MAKE).format(**names))
+    return _fetch(cursor, names, _READ + " FOR UPDATE")
+
+
+def write(cursor: Cursor, control: Control, *, control_schema: str, migration: int) -> None:
+    """Say it, in the transaction that has called `lock`. Who says it, and when, is the server's to tell."""
+    values = (getattr(control, name) for name in _SAID)
+    listed = (list(value) if isinstance(value, tuple) else value for value in values)
+    text = sql.SQL(", ").join(map(sql.Literal, listed))
+    cursor.execute(sql.SQL(_WRITE).format(**_names(control_schema, migration), values=text))
+
+
+def _fetch(where: Connection | Cursor, names: Mapping[str, sql.Composable], query: str) -> Control:
+    row = where.execute(sql.SQL(query).format(**names)).fetchone()
+    if row is None:
+        return Control()
+    found = dict(zip((*_SAID, "changed_by", "changed_at"), row, strict=True))
+    standbys = found.pop("standbys")
+    return Control(**found, standbys=None if standbys is None else tuple(standbys))
+
+
+def _names(control_schema: str, migration: int) -> dict[str, sql.Composable]:
+    return {
+        "table": sql.Identifier(control_schema, "backfill_control"),
+        "migration": sql.Literal(migration),
+        "names": sql.SQL(", ").join(map(sql.Identifier, _SAID)),
+    }
+
+
+# Processes -----------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Process:
+    """A process that takes part, or did. `document` is what it says of itself; its form is its own.
+
+    `expired_for` is how long ago it should have been heard of; what it had claimed is free again. None: it is heard of.
+    """
+
+    process: int
+    step: str
+    host: str
+    pid: int
+    started_at: datetime
+    seen_at: datetime
+    expires_at: datetime
+    expired_for: timedelta | None
+    document: Mapping[str, Any]
+
+
+_PROCESSES = """
+SELECT process, step, host, pid, started_at, seen_at, expires_at,
+       CASE WHEN expires_at <= clock_timestamp() THEN clock_timestamp() - expires_at END, document
+FROM {table} WHERE migration = {migration} ORDER BY process
+"""
+
+
+def processes(connection: psycopg.Connection[Any], *, control_schema: str, migration: int) -> list[Process]:
+    """Those of a migration, the oldest first."""
+    table = sql.Identifier(control_schema, "backfill_process")
+    query = sql.SQL(_PROCESSES).format(table=table, migration=sql.Literal(migration))
+    with connection.cursor(row_factory=tuple_row) as cursor:
+        rows = cursor.execute(query).fetchall()
+    names = [field.name for field in dataclasses.fields(Process)]
+    return [Process(**dict(zip(names, row, strict=True))) for row in rows]
+
+
+# Tables --------------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """How far the backfill of a table or partition is, in pages and rows."""
+
+    name: str
+    rows: int
+    page: int
+    pages: int
+    done: bool
+
+
+def tables(connection: psycopg.Connection[Any], *, control_schema: str, migration: int) -> list[Table]:
+    """The tables and partitions that were begun."""
+    query = sql.SQL("SELECT relation_name, rows, page, bound, done FROM {} WHERE migration = {} ORDER BY 1").format(
+        sql.Identifier(control_schema, "backfill"), sql.Literal(migration)
+    )
+    with connection.cursor(row_factory=tuple_row) as cursor:
+        rows = cursor.execute(query).fetchall()
+    return [
+        Table(name=name, rows=filled, page=page, pages=bound, done=done) for name, filled, page, bound, done in rows
+    ]
