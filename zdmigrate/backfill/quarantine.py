@@ -122,8 +122,9 @@ _RECORD = """
 INSERT INTO {table} AS entry (migration, step, relation, relation_name, key, sqlstate, message, data)
 SELECT {migration}, {step}, {oid}, {name}, {key}, failed.sqlstate, failed.message, {data}
 FROM ONLY {relation} AS r
-JOIN pg_catalog.unnest({tids}::tid[], {states}::text[], {messages}::text[]) AS failed(tid, sqlstate, message)
-  ON failed.tid = r.ctid
+JOIN ROWS FROM (
+  pg_catalog.unnest({tids}::tid[]), pg_catalog.unnest({states}::text[]), pg_catalog.unnest({messages}::text[])
+) AS failed(tid, sqlstate, message) ON failed.tid = r.ctid
 WHERE r.ctid = ANY({tids}::tid[])
 ON CONFLICT (migration, step, relation, key) WHERE resolved_at IS NULL DO UPDATE
 SET attempts = entry.attempts + 1, sqlstate = excluded.sqlstate, message = excluded.message, data = excluded.data

@@ -72,6 +72,11 @@ WHERE relation.oid = {oid}
        OR relation.oid IN (SELECT relid FROM pg_catalog.pg_partition_tree(to_regclass({table}))))
 """
 
+_TYPES = """
+SELECT attname, pg_catalog.format_type(atttypid, atttypmod) FROM pg_catalog.pg_attribute
+WHERE attrelid = {oid} AND attname = ANY({names}) AND attnum > 0 AND NOT attisdropped
+"""
+
 _FIND = "SELECT ctid::text FROM ONLY {relation} WHERE {key} FOR NO KEY UPDATE"
 
 
@@ -123,9 +128,12 @@ class SecondTry:
         if not entry.has_key and entry.key[quarantine.FILENODE] != filenode:
             return Tried(entry=entry, result=Result.UNKNOWN)
         relation = Relation(oid=entry.relation, schema=schema, name=name)
+        key = _condition(cursor, entry)
+        if key is None:
+            return Tried(entry=entry, result=Result.UNKNOWN)
         try:
-            place = _find(cursor, entry, relation)
-        except (errors.UndefinedColumn, errors.DataError):
+            place = _find(cursor, relation, key)
+        except errors.DataError:  # the key's columns have other types now
             return Tried(entry=entry, result=Result.UNKNOWN)
         if place is None:
             return Tried(entry=entry, result=Result.GONE)
@@ -161,17 +169,25 @@ def _now(entry: Entry, rows: RowWork, connection: psycopg.Connection[Any]) -> sq
     return sql.SQL(_NOW).format(oid=sql.Literal(entry.relation), table=table)
 
 
-def _find(cursor: Cursor, entry: Entry, relation: Relation) -> str | None:
+def _find(cursor: Cursor, relation: Relation, key: sql.Composable) -> str | None:
     """Where the row is, locked; None where it is gone."""
-    query = sql.SQL(_FIND).format(relation=relation.identifier, key=_condition(entry))
     with cursor.connection.transaction():
-        row = cursor.execute(query).fetchone()
+        row = cursor.execute(sql.SQL(_FIND).format(relation=relation.identifier, key=key)).fetchone()
     return None if row is None else str(row[0])
 
 
-def _condition(entry: Entry) -> sql.Composable:
-    """By index: a constant without a type takes the column's."""
+def _condition(cursor: Cursor, entry: Entry) -> sql.Composable | None:
+    """A condition for the row; None where the relation has not all columns of the key."""
     if not entry.has_key:
         return statements.row(entry.key[quarantine.CTID])
-    pairs = (sql.SQL("{} = {}").format(sql.Identifier(name), sql.Literal(value)) for name, value in entry.key.items())
+    names = sql.Literal(list(entry.key))
+    found = cursor.execute(sql.SQL(_TYPES).format(oid=sql.Literal(entry.relation), names=names)).fetchall()
+    types = {name: sql.SQL(type_) for name, type_ in found}
+    if len(types) < len(entry.key):
+        return None
+    pairs = (_equals(name, value, types[name]) for name, value in entry.key.items())
     return sql.SQL(" AND ").join(pairs)
+
+
+def _equals(name: str, value: str, type_: sql.Composable) -> sql.Composed:
+    return sql.SQL("{} = CAST({} AS {})").format(sql.Identifier(name), sql.Literal(value), type_)
