@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from zdmigrate import config
-from zdmigrate.config import Config, parse_duration
+from zdmigrate.config import Config, parse_duration, parse_size
 from zdmigrate.errors import ConfigError
 
 
@@ -42,6 +42,51 @@ def test_durations(text: str, expected: timedelta) -> None:
 def test_not_a_duration(text: str) -> None:
     with pytest.raises(ValueError, match="duration"):
         parse_duration(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("1B", 1),
+        ("512kB", 512 << 10),
+        ("20MB", 20 << 20),
+        ("20 MB", 20 << 20),
+        ("1.5GB", 3 << 29),
+        (" 2TB ", 2 << 40),
+    ],
+)
+def test_sizes(text: str, expected: int) -> None:
+    assert parse_size(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["", "20", "MB", "20mb", "20KB", "-1MB", "+1MB", "1e3MB", "20MB/s", "٣MB", "nanMB", "20MiB"]
+)
+def test_not_a_size(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a size"):
+        parse_size(text)
+
+
+@pytest.mark.parametrize(("text", "why"), [("0MB", "less than a byte"), ("0.1B", "less"), ("9999999TB", "too large")])
+def test_sizes_that_the_server_does_not_take(text: str, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        parse_size(text)
+
+
+def test_the_quarantine_has_limits_and_shows_nothing(tmp_path: Path) -> None:
+    backfill = load(tmp_path).backfill
+    assert (backfill.quarantine_limit, backfill.quarantine_share, backfill.quarantine_columns) == (1000, 0.1, ())
+    write(tmp_path / "zdmigrate.toml", "[backfill]\nquarantine_share = 1\nquarantine_columns = ['a', 'b']")
+    environ = {"ZDMIGRATE_BACKFILL_QUARANTINE_LIMIT": "0", "ZDMIGRATE_BACKFILL_QUARANTINE_COLUMNS": "c, d"}
+    backfill = load(tmp_path, environ).backfill
+    assert (backfill.quarantine_limit, backfill.quarantine_share, backfill.quarantine_columns) == (0, 1, ("c", "d"))
+
+
+@pytest.mark.parametrize("line", ["quarantine_limit = -1", "quarantine_share = 1.5", "quarantine_columns = 'a'"])
+def test_limits_that_make_no_sense(tmp_path: Path, line: str) -> None:
+    write(tmp_path / "zdmigrate.toml", f"[backfill]\n{line}")
+    with pytest.raises(ConfigError, match=f"backfill.{line.split()[0]}"):
+        load(tmp_path)
 
 
 def test_defaults_need_no_file(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from zdmigrate.engine.wording import counted, spoken
+from zdmigrate.engine.wording import brief, sized, spoken
 
 
 @pytest.mark.parametrize(
@@ -23,3 +23,32 @@ def test_times(value: timedelta, said: str) -> None:
 
 def test_counts() -> None:
     assert [counted(n, "row") for n in (0, 1, 2)] == ["0 rows", "1 row", "2 rows"]
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (timedelta(milliseconds=50), "50 ms"),
+        (timedelta(microseconds=250), "0.25 ms"),
+        (timedelta(seconds=1.5), "1.5 s"),
+        (timedelta(seconds=59.999), "60 s"),
+        (timedelta(minutes=90), "1 h 30 min"),
+    ],
+)
+def test_short_times(value: timedelta, said: str) -> None:
+    assert brief(value) == said
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (20 << 20, "20 MB"),
+        (3 << 29, "1.5 GB"),
+        (5 << 50, "5120 TB"),
+        (1500.5, "1.465 kB"),
+    ],
+)
+def test_sizes(number: float, said: str) -> None:
+    assert sized(number) == said
