@@ -85,7 +85,7 @@ def test_the_quarantine_has_limits_and_shows_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("line", ["quarantine_limit = -1", "quarantine_share = 1.5", "quarantine_columns = 'a'"])
 def test_limits_that_make_no_sense(tmp_path: Path, line: str) -> None:
     write(tmp_path / "zdmigrate.toml", f"[backfill]\n{line}")
-    with pytest.raises(ConfigError, match=f"backfill.{line.split()[0]}"):
+    with pytest.raises(ConfigError, match=f"backfill.{line.split(maxsplit=1)[0]}"):
         load(tmp_path)
 
 

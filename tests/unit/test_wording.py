@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from zdmigrate.engine.wording import brief, sized, spoken
+from zdmigrate.engine.wording import brief, counted, sized, spoken
 
 
 @pytest.mark.parametrize(
