@@ -185,8 +185,9 @@ def _key_of(cursor: psycopg.Cursor[Any], relation: Relation) -> dict[str, sql.Co
 
 
 def _object(values: Mapping[str, sql.Composable]) -> sql.Composed:
-    pairs = (sql.SQL("{}::text, {}").format(sql.Literal(name), value) for name, value in values.items())
-    return sql.SQL("pg_catalog.jsonb_build_object({})").format(sql.SQL(", ").join(pairs))
+    """Names and texts as one jsonb, however many there are."""
+    texts = sql.SQL(", ").join(values.values())
+    return sql.SQL("pg_catalog.jsonb_object({}::text[], ARRAY[{}]::text[])").format(sql.Literal(list(values)), texts)
 
 
 # Looking -------------------------------------------------------------------------------------------------------------

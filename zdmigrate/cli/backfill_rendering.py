@@ -175,7 +175,7 @@ def retried_text(retried: Retried) -> str:
     """The sums, and the rows that are left."""
     if not retried.tried:
         return ""
-    lines = [f"{retried.id}  {outcomes(retried)}"]
+    lines = [f"{retried.id}  {outcomes(retried.tried)}"]
     for tried in retried.tried:
         if tried.failure is not None:
             said = f"{tried.failure.message} (SQLSTATE {tried.failure.sqlstate})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
@@ -60,10 +61,6 @@ class Retried:
         """Whether only reading every row can tell that none is unfilled."""
         return any(not each.is_certain for each in self.tried)
 
-    def count(self, result: Result) -> int:
-        """How many ended so."""
-        return sum(each.result is result for each in self.tried)
-
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Quarantining:
@@ -94,19 +91,13 @@ class Quarantining:
         record = self._chosen(id_)
         if record is None:
             return None
-        work = self._work_of(record)
-        attempt = self._second_try(record)
-        total = len(numbers) or self._open(record)
-        tried = []
-        with self._permitted():
-            for number, entry in enumerate(self._wanted(record, numbers), start=1):
-                tried.append(attempt.fill(entry, self._rows(record, work, entry)))
-                self._progress(record, number, total)
-        retried = Retried(id=record.id, open=self._open(record), tried=tuple(tried))
-        if tried:
-            self._log(self.connection, record, "retry", "failed" if any(t.is_open for t in tried) else "done",
-                      outcomes(retried))  # fmt: skip
-        return retried
+        tried: list[Tried] = []
+        try:
+            with self._permitted():
+                tried.extend(self._retry(record, numbers))
+        finally:  # what was done stays done, also where it is interrupted
+            self._account(record, tried)
+        return Retried(id=record.id, open=self._open(record), tried=tuple(tried))
 
     def resolve(self, id_: str | None, numbers: Sequence[int], reason: str) -> Listing | None:
         """Settle entries by hand, all or those that are named: somebody has seen to the rows.
@@ -128,6 +119,18 @@ class Quarantining:
                 if entry.number in settled:
                     self._log(cursor, record, "resolve", "done", f"{entry.row}: {reason}")
         return Listing(id=record.id, open=self._open(record), entries=wanted)
+
+    def _retry(self, record: Record, numbers: Sequence[int]) -> Iterator[Tried]:
+        work, attempt = self._work_of(record), self._second_try(record)
+        total = len(numbers) or self._open(record)
+        for number, entry in enumerate(self._wanted(record, numbers), start=1):
+            yield attempt.fill(entry, self._rows(record, work, entry))
+            self._progress(record, number, total)
+
+    def _account(self, record: Record, tried: Sequence[Tried]) -> None:
+        if tried and not self.connection.closed:
+            outcome = "failed" if any(each.is_open for each in tried) else "done"
+            self._log(self.connection, record, "retry", outcome, outcomes(tried))
 
     # What is meant ------------------------------------------------------------------------------------------------
 
@@ -236,10 +239,11 @@ _SAID = {
 }
 
 
-def outcomes(retried: Retried) -> str:
+def outcomes(tried: Sequence[Tried]) -> str:
     """``3 rows: 2 filled, 1 failed again``."""
-    counts = [f"{number} {said}" for result, said in _SAID.items() if (number := retried.count(result))]
-    return f"{counted(len(retried.tried), 'row')}: {', '.join(counts)}"
+    numbers = collections.Counter(each.result for each in tried)
+    said = [f"{numbers[result]} {text}" for result, text in _SAID.items() if numbers[result]]
+    return f"{counted(len(tried), 'row')}: {', '.join(said)}"
 
 
 def result_text(result: Result) -> str:
