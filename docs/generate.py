@@ -36,7 +36,8 @@ BEGIN, END = "<!-- generated: python docs/generate.py -->", "<!-- end -->"
 
 def cli_reference() -> str:
     """Every command's help, as one page."""
-    context = click.Context(main, info_name="zdmigrate", terminal_width=100, max_content_width=100)
+    settings = {**main.context_settings, "terminal_width": 100, "max_content_width": 100}
+    context = click.Context(main, info_name="zdmigrate", **settings)
     lines = ["# Commands", "", "Made from the commands' own `--help`.", ""]
     for own in _commands(main, context):
         title = f"{'#' * (len(own.command_path.split()))} {own.command_path}"
