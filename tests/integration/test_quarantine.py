@@ -128,6 +128,11 @@ def test_a_composite_key_keeps_its_order_for_people(place: Place) -> None:
     assert place.retry().result is Result.FILLED
 
 
+def test_what_an_index_only_carries_is_no_key(place: Place) -> None:
+    place.set_aside(table(place, "id integer, secret text, PRIMARY KEY (id) INCLUDE (secret)", "g, 'geheim'"))
+    assert [dict(entry.key) for entry in place.entries()] == [{"id": "3"}]
+
+
 def test_a_table_without_a_key_is_named_by_ctid(place: Place) -> None:
     place.set_aside(table(place, "id integer"))
     (entry,) = place.entries()

@@ -108,7 +108,7 @@ SELECT attribute.attname
 FROM pg_catalog.pg_index AS index
 CROSS JOIN LATERAL pg_catalog.unnest(index.indkey) WITH ORDINALITY AS part(number, position)
 JOIN pg_catalog.pg_attribute AS attribute ON attribute.attrelid = index.indrelid AND attribute.attnum = part.number
-WHERE index.indrelid = {oid} AND index.indisprimary
+WHERE index.indrelid = {oid} AND index.indisprimary AND part.position <= index.indnkeyatts
 ORDER BY part.position
 """
 
