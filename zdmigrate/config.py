@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
@@ -23,19 +22,26 @@ from msgspec import UNSET, Meta, UnsetType
 from zdmigrate import throttle_settings
 from zdmigrate.errors import ConfigError
 from zdmigrate.throttle_settings import Throttle, ThrottleTable
+from zdmigrate.units import parse_duration
 
 FILE_NAME = "zdmigrate.toml"
-_UNITS = {"ms": "milliseconds", "s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", re.ASCII)
+"""The most that the server's bigint holds."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Backfill:
-    """How the backfill works: pages per window, transactions per window, and the pause between two of them."""
+    """How the backfill works: pages per window, transactions per window, and the pause between two of them.
+
+    `quarantine_limit` and `quarantine_share` say how many rows that cannot be filled are too many, of
+    `quarantine_columns` their values are kept with the message.
+    """
 
     window_pages: int = 250
     stripes: int = 16
     pause: timedelta = timedelta(milliseconds=10)
+    quarantine_limit: int = 1000
+    quarantine_share: float = 0.1
+    quarantine_columns: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,21 +102,6 @@ class Config:
     file: Path | None = None
 
 
-def parse_duration(text: str) -> timedelta:
-    """``250ms``, ``10s``, ``5m``, ``72h`` or ``7d`` as a timedelta.
-
-    Raises:
-        ValueError: it is none of these.
-    """
-    match = _DURATION.fullmatch(text.strip())
-    if match is None:
-        raise ValueError(f"{text!r} is not a duration; write it like 250ms, 10s, 5m, 72h or 7d")
-    try:
-        return timedelta(**{_UNITS[match[2]]: float(match[1])})
-    except OverflowError:
-        raise ValueError(f"{text!r} is too long a duration") from None
-
-
 def load(
     *,
     start: Path,
@@ -160,6 +151,9 @@ class _Backfill(msgspec.Struct, forbid_unknown_fields=True):
     window_pages: _Count | UnsetType = UNSET
     stripes: _Count | UnsetType = UNSET
     pause: str | UnsetType = UNSET
+    quarantine_limit: Annotated[int, Meta(ge=0)] | UnsetType = UNSET
+    quarantine_share: Annotated[float, Meta(ge=0, le=1)] | UnsetType = UNSET
+    quarantine_columns: list[_Name] | UnsetType = UNSET
 
 
 class _Compat(msgspec.Struct, forbid_unknown_fields=True):
@@ -216,8 +210,8 @@ _NESTED: dict[str, type[msgspec.Struct]] = {
 _ONLY_IN_FILES = ("compat.suppress", "throttle.queries")
 _LISTS = frozenset(
     {
-        "check.alembic_x", "check.extensions", "check.roles", "check.url_variables", "check.images",
-        "throttle.standbys", "throttle.replica_urls", "throttle.hours",
+        "backfill.quarantine_columns", "check.alembic_x", "check.extensions", "check.roles", "check.url_variables",
+        "check.images", "throttle.standbys", "throttle.replica_urls", "throttle.hours",
     }
 )  # fmt: skip
 

@@ -12,11 +12,11 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from zdmigrate.units import parse_size
+
 WORDS = {"throttle.standbys": ("auto", "none")}
 """Lists that may be a word instead."""
 
-_SIZES = {"B": 1, "kB": 2**10, "MB": 2**20, "GB": 2**30, "TB": 2**40}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)(B|kB|MB|GB|TB)", re.ASCII)
 _HOURS = re.compile(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)", re.ASCII)
 _BYTES = frozenset({"max_lag", "max_slot_wal", "max_archive_backlog", "max_wal_rate"})
 _COUNTS = frozenset({"max_active_sessions", "max_lock_waiters", "max_io_waiters"})
@@ -98,21 +98,6 @@ class Throttle:
     flag_file: Path | None = None
     hours: tuple[Hours, ...] = ()
     time_zone: str = "UTC"
-
-
-def parse_size(text: str) -> int:
-    """``512kB``, ``64MB`` or ``1.5GB`` in bytes; as in PostgreSQL, a kB has 1024 of them.
-
-    Raises:
-        ValueError: it is none of these, or less than a byte.
-    """
-    match = _SIZE.fullmatch(text.strip())
-    if match is None:
-        raise ValueError(f"{text!r} is not a size; write it like 512kB, 64MB or 1.5GB")
-    size = int(float(match[1]) * _SIZES[match[2]])
-    if not 0 < size < 2**63:
-        raise ValueError(f"{text!r} is not a size that can be compared with")
-    return size
 
 
 def parse_hours(text: str) -> Hours:

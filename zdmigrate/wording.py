@@ -32,3 +32,20 @@ def size(count: float) -> str:
     while abs(value) >= 1024 and len(units) > 1:
         value, units = value / 1024, units[1:]
     return f"{value:.0f} {units[0]}" if units[0] == "bytes" or abs(value) >= 100 else f"{value:.1f} {units[0]}"
+
+
+def brief(value: timedelta) -> str:
+    """``50 ms``, ``1.5 s``, and longer ones as `spoken` says them."""
+    milliseconds = value / timedelta(milliseconds=1)
+    if milliseconds < 1000:
+        return f"{milliseconds:.4g} ms"
+    return f"{milliseconds / 1000:.4g} s" if milliseconds < 60_000 else spoken(value)
+
+
+def sized(number: float) -> str:
+    """Bytes as PostgreSQL says them: ``512 B``, ``20 MB``, ``1.5 GB``."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if number < 1024:
+            return f"{number:.4g} {unit}"
+        number /= 1024
+    return f"{number:.4g} TB"

@@ -149,6 +149,25 @@ def test_every_command_is_explained_with_an_example(name: str) -> None:
         assert option in text
 
 
+GROUPS = {
+    name: command
+    for name in COMMANDS
+    if isinstance(command := main.get_command(click.Context(main), name), click.Group)
+}
+
+
+@pytest.mark.parametrize(("group", "name"), [(group, name) for group in GROUPS for name in GROUPS[group].commands])
+def test_every_command_of_a_group_is_explained_with_an_example(group: str, name: str) -> None:
+    command = GROUPS[group].commands[name]
+    assert isinstance(command, common.Command)
+    assert command.get_short_help_str(limit=200).endswith(".")
+    text = run(group, name, "--help").stdout
+    assert f"Example:\n    zdmigrate {group} {name}" in text
+    assert all(isinstance(param, click.Argument) or param.help for param in command.params if hasattr(param, "help"))
+    for option in ("--url", "--dir", "--schema", "--config", "--format", "-v"):
+        assert option in text
+
+
 def test_the_help_names_every_command_in_order() -> None:
     lines = run("--help").stdout.split("Commands:\n")[1].splitlines()
     assert [line.split()[0] for line in lines if line.startswith("  ")][: len(COMMANDS)] == list(COMMANDS)

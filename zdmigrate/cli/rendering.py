@@ -87,7 +87,7 @@ def statuses_text(statuses: Sequence[MigrationStatus]) -> str:
 
 def _status_lines(status: MigrationStatus, width: int) -> Iterator[str]:
     running = f", {status.running} is under way" if status.running else ""
-    since = f", since {_moment(status.since)}" if status.since else ""
+    since = f", since {moment(status.since)}" if status.since else ""
     away = "" if status.here else "  (its file is not in this directory)"
     yield f"{status.id:<{width}}  {status.phase}{running}{since}{away}"
     if status.title:
@@ -95,13 +95,16 @@ def _status_lines(status: MigrationStatus, width: int) -> Iterator[str]:
     if status.lease:
         yield f"  lease   {status.lease}"
     if status.hold:
-        yield f"  hold    {status.hold.reason} ({status.hold.by}, {_moment(status.hold.since)})"
+        yield f"  hold    {status.hold.reason} ({status.hold.by}, {moment(status.hold.since)})"
     for gate in status.gates:
         yield f"  gate    {gate.name}: {'holds' if gate.satisfied else 'does not hold'}: {gate.detail}"
     if status.message:
         yield f"  {_verdict(status.exit_code):<7} {status.message}"
     if status.hint:
         yield f"  hint    {status.hint}"
+    if status.quarantined:
+        rows = "1 row" if status.quarantined == 1 else f"{status.quarantined:,} rows"
+        yield f"  rows    {rows} could not be filled, and wait in quarantine"
     for command in status.next:
         yield f"  next    {shlex.join(command)}"
 
@@ -119,7 +122,7 @@ def history_text(entries: Sequence[HistoryEntry]) -> str:
     """The audit as aligned lines."""
     rows = [
         (
-            _moment(entry.at),
+            moment(entry.at),
             entry.migration or "-",
             entry.step or entry.phase or "-",
             entry.action,
@@ -135,8 +138,9 @@ def history_text(entries: Sequence[HistoryEntry]) -> str:
     return "".join(line + "\n" for line in lines)
 
 
-def _moment(moment: datetime) -> str:
-    return moment.isoformat(sep=" ", timespec="seconds")
+def moment(value: datetime) -> str:
+    """A time for people."""
+    return value.isoformat(sep=" ", timespec="seconds")
 
 
 # Plans

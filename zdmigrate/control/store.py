@@ -199,8 +199,9 @@ class Store:
         self._run(cursor, statement, (key,))
 
     def forget_backfill(self, cursor: Cursor, key: int) -> None:
-        """Drop the backfill's cursors: the next one starts from the beginning."""
+        """Drop the backfill's cursors and the rows that it set aside: the next one starts from the beginning."""
         self._run(cursor, "DELETE FROM {backfill} WHERE migration = %s", (key,))
+        self._run(cursor, "DELETE FROM {quarantine} WHERE migration = %s", (key,))
 
     def set_hold(self, cursor: Cursor, ids: Iterable[str], reason: str, *, again: bool = False) -> int:
         """Hold migrations; one that is held keeps its first reason, unless it is held `again`."""

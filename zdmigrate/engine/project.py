@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psycopg
 
+from zdmigrate.backfill import quarantine
 from zdmigrate.config import Config
 from zdmigrate.control import install
 from zdmigrate.control.store import Author, HistoryEntry, Record, Store
@@ -19,7 +20,9 @@ from zdmigrate.control.store import Event as AuditEvent
 from zdmigrate.engine import bootstrapping, gates, planned, reports
 from zdmigrate.engine import environment as environments
 from zdmigrate.engine.outcome import GateState, MigrationStatus, Outcome
+from zdmigrate.engine.quarantining import Quarantining
 from zdmigrate.engine.reporting import Event, EventKind, Reporter
+from zdmigrate.engine.steering import Steering
 from zdmigrate.engine.work import Work
 from zdmigrate.errors import Contended, Progressed, Unsafe, UsageError, Waiting, ZdmigrateError
 from zdmigrate.migration import MigrationFile, find_id, load_directory, load_file, migration_paths
@@ -189,6 +192,21 @@ class Project:
         install.check_version(self._connection, self._config.schema, writing=False)
         return self._store.history(self._connection, id_, limit)
 
+    def steering(self, *, writing: bool = True) -> Steering:
+        """What looks at backfills that are under way, and steers them."""
+        self._check(writing=writing)
+        return Steering(connection=self._connection, store=self._store)
+
+    def quarantining(self, *, writing: bool = True) -> Quarantining:
+        """What shows rows that could not be filled, and settles them."""
+        self._check(writing=writing)
+        return Quarantining(
+            connection=self._connection,
+            store=self._store,
+            report=self._report,
+            lock_timeout=self._config.lock_timeout,
+        )
+
     def _patiently(self, id_: str, work: Callable[[], str | None], give_up: float) -> MigrationStatus:
         """Once, and again while it waits for something and there is time."""
         told = None
@@ -245,7 +263,10 @@ class Project:
                 overrides={},
             )
             states = tuple(state for _, state in gates.check_next(plan, record, file.requires if file else (), facts))
-        return reports.status(record, plan, states, here=self._path(id_).is_file())
+        waiting = 0
+        if record.in_flight:
+            waiting = quarantine.open_count(self._connection, control_schema=self._config.schema, migration=record.key)
+        return reports.status(record, plan, states, here=self._path(id_).is_file(), quarantined=waiting)
 
     def _change_hold(
         self, id_: str | None, change: Callable[[session.Cursor, list[str]], int], action: str, detail: str | None
@@ -309,6 +330,12 @@ class Project:
             for required in file.requires:
                 if required not in known:
                     raise file.unknown_requirement(required, known=known)
+
+    def _check(self, *, writing: bool) -> None:
+        if writing:
+            self._check_environment()
+        else:
+            install.check_version(self._connection, self._config.schema, writing=False)
 
     def _check_environment(self) -> None:
         install.check_version(self._connection, self._config.schema, writing=True)

@@ -136,8 +136,8 @@ class Run:
 
     def _pass_gates(self, phase: Phase, direction: Direction, record: Record) -> None:
         found = gates.of(self.plan, phase, direction)
-        if direction is Direction.FORWARD:  # going back must not wait for a check
-            found += gates.of_evidence(self.plan, phase, self.facts)
+        if direction is Direction.FORWARD:  # going back must wait for neither
+            found += gates.of_quarantine(record, phase, self.facts) + gates.of_evidence(self.plan, phase, self.facts)
         checked = gates.check(found, record, self.requires, self.facts)
         error = gates.refusal(checked, phase)
         if error is not None:
