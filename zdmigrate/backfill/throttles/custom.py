@@ -31,7 +31,7 @@ class CustomQuery:
         with session.transaction(
             connection, lock_timeout=_TIMEOUT, statement_timeout=_TIMEOUT, read_only=True
         ) as cursor:
-            cursor.execute(self._sql.encode())
+            cursor.execute(self._sql.encode(), prepare=False)  # its tables may change
             rows = cursor.fetchall() if cursor.description else []
         value = _number(rows)
         if value is None:
