@@ -18,7 +18,7 @@ from psycopg import sql
 from tests.support import traffic as live
 from tests.support.servers import Database
 from tests.support.traffic import Duty, Spec, Stage, Traffic, Version
-from zdmigrate.backfill import statements, worker
+from zdmigrate.backfill import statements, working
 from zdmigrate.backfill.relations import Relation
 from zdmigrate.backfill.state import Cursor
 from zdmigrate.engine import planned

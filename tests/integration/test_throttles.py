@@ -16,7 +16,7 @@ import psycopg
 import pytest
 
 from tests.support.servers import Database, base_for_tests, connect
-from tests.support.throttling import SCHEMA, named, opener, prepare, stopped
+from tests.support.throttling import SCHEMA, named, opener, prepare, stopped, until
 from zdmigrate.backfill import throttles
 from zdmigrate.backfill.throttles import Horizon, Reading, Throttle, Watch, sessions
 from zdmigrate.backfill.throttles.archive import Archive
@@ -186,16 +186,6 @@ def own_server(pg_binaries: ServerBinaries, tmp_path_factory: pytest.TempPathFac
 def watch_own(own_server: ScratchServer) -> Iterator[Connection]:
     with session.connect(own_server.conninfo(), purpose="throttles") as connection:
         yield connection
-
-
-def until(condition: Callable[[], bool], *, seconds: float = 30) -> bool:
-    """Ask again and again."""
-    ended = threading.Event()
-    for _ in range(int(seconds / 0.05)):
-        if condition():
-            return True
-        ended.wait(0.05)
-    return False
 
 
 def fill_segment(connection: psycopg.Connection[Any], number: int = 1) -> None:
@@ -607,10 +597,22 @@ def test_an_error_of_one_throttle_is_its_own_and_the_thread_lives(database: Data
         assert watch.wait(LONG).is_healthy
 
 
-def test_a_throttle_that_may_not_names_the_grant(database: Database, nobody: Connection) -> None:
-    with quick(CustomQuery(name="x", sql="SELECT pg_read_file('x')", most=1), opener(nobody.info.dsn)) as watch:
+def test_a_throttle_that_may_not_names_the_grant(nobody: Connection) -> None:
+    def ask(connection: Connection) -> Sequence[Reading]:
+        connection.execute("SELECT pg_ls_waldir()")
+        return []
+
+    with quick(Scripted(ask), opener(nobody.info.dsn)) as watch:
         verdict = watch.wait(LONG, until=stopped)
-    assert verdict.reasons == ("permission denied for function pg_read_file",)
+    assert verdict.reasons == ("permission denied for function pg_ls_waldir",)
+    assert verdict.hints == ('GRANT pg_monitor TO "nobody"',)
+
+
+def test_a_custom_query_that_may_not(database: Database, nobody: Connection) -> None:
+    with connect(database) as admin:
+        admin.execute("CREATE TABLE public.jobs ()")
+    reading = one(CustomQuery(name="jobs", sql="SELECT count(*) FROM public.jobs", most=1), nobody)
+    assert (reading.reason, reading.hint) == ("jobs: permission denied for table jobs", 'grant it to "nobody"')
 
 
 def test_stop_ends_the_thread_and_closes_the_connection(database: Database) -> None:

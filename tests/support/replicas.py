@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import psycopg
 from psycopg import sql
@@ -30,6 +33,26 @@ def paused(replica: ScratchServer) -> Iterator[None]:
             yield
         finally:
             connection.execute("SELECT pg_wal_replay_resume()")
+
+
+@contextlib.contextmanager
+def receiving(primary: ScratchServer, folder: Path) -> Iterator[None]:
+    """Somebody receives WAL and replays nothing."""
+    binaries = primary.binaries
+    environment = {**os.environ, "LD_LIBRARY_PATH": os.pathsep.join(map(str, binaries.library_path))}
+    command = [
+        str(binaries.bin / "pg_receivewal"),
+        "-D",
+        str(folder),
+        "-d",
+        primary.conninfo("replication"),
+        "--no-loop",
+    ]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as process:
+        try:
+            yield
+        finally:
+            process.terminate()
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 
 from zdmigrate.backfill.throttles import Reading, Verdict
@@ -37,3 +38,13 @@ def named(readings: Sequence[Reading], name: str) -> Reading:
 def stopped(verdict: Verdict) -> bool:
     """That a reading has stopped it, not silence."""
     return verdict.at is not None and any(not reading.healthy for reading in verdict.readings)
+
+
+def until(condition: Callable[[], bool], *, seconds: float = 30) -> bool:
+    """Ask again and again."""
+    ended = threading.Event()
+    for _ in range(int(seconds / 0.05)):
+        if condition():
+            return True
+        ended.wait(0.05)
+    return False

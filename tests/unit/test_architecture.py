@@ -20,6 +20,7 @@ LAYERS = (
         "zdmigrate.sqltext",
         "zdmigrate.schema",
         "zdmigrate.wording",
+        "zdmigrate.units",
         "zdmigrate.app",
     ),
     ("zdmigrate.hazards",),

@@ -7,11 +7,14 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
+from psycopg import errors
+
 from zdmigrate.backfill.throttles import words
 from zdmigrate.backfill.throttles.hysteresis import Hysteresis, Limit
 from zdmigrate.backfill.throttles.reading import Reading, unknown
 from zdmigrate.postgres import session
 from zdmigrate.postgres.session import Connection
+from zdmigrate.sqltext import ident
 
 _TIMEOUT = timedelta(seconds=1)
 _HINT = "the query of [[throttle.queries]] must return one row with one number, within a second"
@@ -28,17 +31,22 @@ class CustomQuery:
 
     def read(self, connection: Connection) -> Sequence[Reading]:
         """Run the query."""
-        with session.transaction(
-            connection, lock_timeout=_TIMEOUT, statement_timeout=_TIMEOUT, read_only=True
-        ) as cursor:
-            cursor.execute(self._sql.encode())
-            rows = cursor.fetchall() if cursor.description else []
-        value = _number(rows)
+        try:
+            value = _number(self._rows(connection))
+        except errors.InsufficientPrivilege as error:
+            hint = f"grant it to {ident(connection.info.user)}"
+            return [unknown(self.name, self._threshold, f"{self.name}: {error.diag.message_primary}", hint)]
         if value is None:
             return [unknown(self.name, self._threshold, f"{self.name}: the query returned no number", _HINT)]
         healthy = self._memory.is_healthy(self.name, value, self._limit)
         reason = None if healthy else f"{self.name} is {value:g}"
         return [Reading(name=self.name, value=f"{value:g}", threshold=self._threshold, healthy=healthy, reason=reason)]
+
+    def _rows(self, connection: Connection) -> list[tuple[Any, ...]]:
+        limits = session.transaction(connection, lock_timeout=_TIMEOUT, statement_timeout=_TIMEOUT, read_only=True)
+        with limits as cursor:
+            cursor.execute(self._sql.encode(), prepare=False)  # its tables may change
+            return cursor.fetchall() if cursor.description else []
 
 
 def _number(rows: Sequence[tuple[Any, ...]]) -> float | None:

@@ -28,6 +28,7 @@ SELECT NULL, 'session', a.pid::text, a.application_name, a.usename, a.backend_xi
        clock_timestamp() - a.xact_start
 FROM pg_stat_activity a, here
 WHERE a.datid = here.oid AND a.pid <> pg_backend_pid() AND coalesce(a.backend_xid, a.backend_xmin) IS NOT NULL
+  AND a.leader_pid IS NULL
   AND NOT EXISTS (SELECT FROM pg_stat_progress_vacuum v WHERE v.pid = a.pid)
   AND NOT EXISTS (SELECT FROM pg_replication_slots s WHERE s.active_pid = a.pid)
 UNION ALL

@@ -48,8 +48,7 @@ class Watch:
         self._changed = threading.Condition()
         self._stopping = threading.Event()
         self._connection: Connection | None = None
-        self._last = Verdict(at=None)
-        self._answered = float("-inf")
+        self._last = (Verdict(at=None), float("-inf"))  # one variable: its reader takes no lock
         self._began = datetime.now(UTC)
         self._doing = "not started"
         self._failure = ""
@@ -78,7 +77,7 @@ class Watch:
     @property
     def verdict(self) -> Verdict:
         """What is known now. Does no input or output, and waits for nobody."""
-        last, answered = self._last, self._answered
+        last, answered = self._last
         if last.at is not None and time.monotonic() - answered <= self._silence.total_seconds():
             return last
         tolerance = timedelta(0) if last.at is None else self._silence
@@ -121,6 +120,8 @@ class Watch:
         if self._connection is None:
             self._connection = self._connect()
             self._connection.execute(_PREPARE)
+            # To plan a query on the statistics views takes four times as long as to run it, and there are many rounds.
+            self._connection.prepare_threshold = 1
         return self._connection
 
     def _ask(self, throttle: Throttle, connection: Connection) -> Sequence[Reading]:
@@ -140,7 +141,7 @@ class Watch:
         verdict = self._judge.judge(readings, at=datetime.now(UTC), clock=now)
         self._failure = ""
         with self._changed:
-            self._last, self._answered = verdict, now
+            self._last = (verdict, now)
             self._changed.notify_all()
 
     def _disconnect(self) -> None:

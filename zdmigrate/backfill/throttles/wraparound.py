@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from zdmigrate.backfill.throttles.reading import Reading
 from zdmigrate.postgres.session import Connection
 
-# Autovacuum is the one session without a role. Its query is shown to pg_read_all_stats only; without, the table's age
-# says what kind it is.
+# Autovacuum is the one session without a role. What it does is shown to pg_read_all_stats only, and not at all with
+# track_activities = off; then the table's age says what kind it is.
 _QUERY = """
 WITH RECURSIVE tree(oid) AS (
     SELECT to_regclass(given.name)::oid FROM unnest(%s::text[]) AS given(name)
@@ -31,7 +31,7 @@ CROSS JOIN LATERAL (
     FROM pg_options_to_table(c.reloptions)
 ) AS own
 WHERE l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-  AND CASE WHEN a.query <> '<insufficient privilege>' THEN a.query LIKE '%%(to prevent wraparound)'
+  AND CASE WHEN a.query LIKE 'autovacuum:%%' THEN a.query LIKE '%%(to prevent wraparound)'
       ELSE age(c.relfrozenxid) > least(own.freeze, current_setting('autovacuum_freeze_max_age')::int)
         OR mxid_age(c.relminmxid) > least(own.multixact, current_setting('autovacuum_multixact_freeze_max_age')::int) END
 ORDER BY 1
