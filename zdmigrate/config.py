@@ -22,7 +22,7 @@ from msgspec import UNSET, Meta, UnsetType
 from zdmigrate import throttle_settings
 from zdmigrate.errors import ConfigError
 from zdmigrate.throttle_settings import Throttle, ThrottleTable
-from zdmigrate.units import parse_duration
+from zdmigrate.units import parse_duration, parse_size
 
 FILE_NAME = "zdmigrate.toml"
 """The most that the server's bigint holds."""
@@ -32,6 +32,8 @@ FILE_NAME = "zdmigrate.toml"
 class Backfill:
     """How the backfill works: pages per window, transactions per window, and the pause between two of them.
 
+    `workers` of each process write at once, where the replicas' lag allows it. A batch aims at `target_latency`, which 95
+    of 100 stay under; all workers of a process together write no more than `rate` bytes of WAL a second.
     `quarantine_limit` and `quarantine_share` say how many rows that cannot be filled are too many, of
     `quarantine_columns` their values are kept with the message.
     """
@@ -39,6 +41,9 @@ class Backfill:
     window_pages: int = 250
     stripes: int = 16
     pause: timedelta = timedelta(milliseconds=10)
+    workers: int = 1
+    target_latency: timedelta = timedelta(milliseconds=50)
+    rate: int | None = None
     quarantine_limit: int = 1000
     quarantine_share: float = 0.1
     quarantine_columns: tuple[str, ...] = ()
@@ -151,6 +156,9 @@ class _Backfill(msgspec.Struct, forbid_unknown_fields=True):
     window_pages: _Count | UnsetType = UNSET
     stripes: _Count | UnsetType = UNSET
     pause: str | UnsetType = UNSET
+    workers: Annotated[int, Meta(ge=1, le=64)] | UnsetType = UNSET
+    target_latency: str | UnsetType = UNSET
+    rate: str | UnsetType = UNSET
     quarantine_limit: Annotated[int, Meta(ge=0)] | UnsetType = UNSET
     quarantine_share: Annotated[float, Meta(ge=0, le=1)] | UnsetType = UNSET
     quarantine_columns: list[_Name] | UnsetType = UNSET
@@ -198,6 +206,7 @@ _SHORTEST = {
     "lock_budget": _MS,
     "lease": timedelta(seconds=1),
     "backfill.pause": timedelta(0),
+    "backfill.target_latency": _MS,
     "throttle.interval": timedelta(milliseconds=100),  # more often it would itself be load
     "throttle.silence": timedelta(seconds=1),
     "throttle.max_lag_time": _MS,
@@ -310,6 +319,8 @@ def _converted(key: str, value: Any, base: Path) -> Any:
     match key:
         case "dir":
             return base / value
+        case "backfill.rate":
+            return None if value == "off" else parse_size(value.removesuffix("/s"))
         case "check.alembic" | "check.dump":
             return str(base / value)
         case _ if key in _LISTS and value is not None:

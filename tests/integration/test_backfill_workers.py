@@ -14,6 +14,8 @@ from psycopg import sql
 from tests.support import servers
 from zdmigrate.backfill import worker
 from zdmigrate.backfill.governor import Limits
+from zdmigrate.backfill.quarantine import Limit, Quarantine
+from zdmigrate.backfill.setting_aside import Aside
 from zdmigrate.control import install
 from zdmigrate.errors import LeaseLost
 from zdmigrate.plan import RowWork
@@ -163,3 +165,36 @@ def test_a_pause_from_elsewhere_holds_it_and_a_resume_lets_it_go(
     assert ended == [worker.Outcome(rows=N, complete=True)]
     assert held is not None
     assert held[0] < N
+
+
+POISONED = RowWork(
+    schema="public",
+    table="users",
+    assignments=(("number", '"old"::integer'),),
+    unfilled='"number" IS DISTINCT FROM "old"::integer',
+)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_exactly_the_rows_that_fail_are_set_aside(
+    main: Connection, connect: Callable[[], Connection], workers: int
+) -> None:
+    main.execute(
+        "ALTER TABLE public.users ADD number integer; UPDATE public.users SET old = CASE WHEN id % 37 = 0 THEN 'x' ELSE id::text END"
+    )
+    quarantine = Quarantine(control_schema="Control", migration=1, step="fill")
+    outcome = worker.run(
+        main, control_schema="Control", migration=1, step="fill", rows=POISONED, settings=SMALL,
+        limits=Limits(workers=workers), connect=connect, should_stop=lambda: False, progress=lambda _: None, fence=fence,
+        aside=Aside(quarantine=quarantine, limit=Limit(rows=1000, share=1)),
+    )  # fmt: skip
+    bad = {number for number in range(1, N + 1) if number % 37 == 0}
+    assert outcome == worker.Outcome(rows=N - len(bad), complete=True)
+    kept = main.execute(
+        """SELECT (key->>'id')::integer, sqlstate FROM "Control".quarantine WHERE resolved_at IS NULL"""
+    ).fetchall()
+    assert sorted(kept) == [(number, "22P02") for number in sorted(bad)]
+    left = main.execute(
+        "SELECT id FROM public.users WHERE number IS DISTINCT FROM CASE WHEN old <> 'x' THEN id END"
+    ).fetchall()
+    assert left == []

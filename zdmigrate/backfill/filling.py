@@ -11,8 +11,10 @@ from psycopg import errors, sql
 
 from zdmigrate.backfill import failures, relations, statements
 from zdmigrate.backfill.failures import CONTENTION, RowFailed
+from zdmigrate.backfill.quarantine import Failure
 from zdmigrate.backfill.relations import Relation
 from zdmigrate.backfill.session import Session
+from zdmigrate.backfill.setting_aside import SettingAside
 from zdmigrate.backfill.state import Filled, Store, Window
 from zdmigrate.backfill.windows import Batch, Pages, Stripe
 from zdmigrate.plan import RowWork
@@ -25,12 +27,12 @@ class Filler:
     """Fills batches on one session. `check` is asked between two transactions, and raises to stop."""
 
     def __init__(
-        self, session: Session, store: Store, rows: RowWork, check: Callable[[], None], *,
+        self, session: Session, store: Store, aside: SettingAside, check: Callable[[], None], *,
         observe: Callable[[float, Filled | None], None], batch_rows: Callable[[], int], suppress: bool,
     ) -> None:  # fmt: skip
         """`observe` is told how long each transaction took, and what it did (None: it gave way to somebody);
         `batch_rows` says how many rows one may take."""
-        self._session, self._store, self._rows = session, store, rows
+        self._session, self._store, self._aside = session, store, aside
         self._check, self._observe, self._batch_rows, self._suppress = check, observe, batch_rows, suppress
         self.filled = 0
 
@@ -40,7 +42,7 @@ class Filler:
         The read also prunes what the stripes before have left dead.
         """
         pages = window.pages if pages is None else pages
-        query = statements.unfilled_by_stripe(self._rows, window.relation, pages, window.stripes)
+        query = statements.unfilled_by_stripe(self._rows(window), window.relation, pages, window.stripes)
         try:
             found = self.read(window.relation, query)
         except psycopg.Error as error:
@@ -61,11 +63,15 @@ class Filler:
             part = pending.pop()
             done = here if pending else after
             try:
+                if self._aside.expects_more(window.relation):
+                    self._aside.find(window.relation, part)
                 filled += self._fill_or_pass_over(window, part, done)
             except psycopg.Error as error:
                 if not is_splittable(error):
                     raise
-                if len(part.pages) > 1:
+                if failures.is_of_a_row(error) and self._set_aside(window, part):
+                    pending.append(part)
+                elif len(part.pages) > 1:
                     pending += reversed(part.halves())
                 else:
                     tids = self.read(window.relation, statements.all_tids(window.relation, part.condition))
@@ -83,12 +89,16 @@ class Filler:
         filled = 0
         for tid in tids:
             try:
-                filled += self._write(window, statements.fill(self._rows, window.relation, statements.row(tid)), done)
+                filled += self._write(
+                    window, statements.fill(self._rows(window), window.relation, statements.row(tid)), done
+                )
             except CONTENTION:
                 self._check()
             except psycopg.Error as error:
                 if not failures.is_of_a_row(error):
                     raise
+                if self._aside.record(window.relation, [Failure.of(tid, error)]):
+                    continue
                 # The server's DETAIL shows the whole row: it must not travel along as the cause.
                 raise RowFailed(relations.name_of_row(self._session, window.relation, tid), error) from None
         return filled
@@ -96,7 +106,7 @@ class Filler:
     def unfilled(self, relation: Relation, pages: Pages, limit: int) -> list[str]:
         """The tids of some unfilled rows; none where their condition cannot be evaluated."""
         try:
-            found = self.read(relation, statements.unfilled_tids(self._rows, relation, pages, limit))
+            found = self.read(relation, statements.unfilled_tids(self._aside.rows(relation), relation, pages, limit))
         except psycopg.Error as error:
             if not is_splittable(error):
                 raise
@@ -107,14 +117,24 @@ class Filler:
         """The rows of a query over the relation, waiting for whoever locks all of it."""
         return self._session.patiently(lambda: self._session.read(query), schema=relation.schema, table=relation.name)
 
+    def _rows(self, window: Window) -> RowWork:
+        return self._aside.rows(window.relation)
+
+    def _set_aside(self, window: Window, part: Batch) -> bool:
+        """Whether rows of a batch that failed were set aside, so that the others may be filled."""
+        try:
+            return self._aside.is_wanted and self._aside.find(window.relation, part) > 0
+        except CONTENTION:
+            return False
+
     def _fill_or_pass_over(self, window: Window, batch: Batch, done: int) -> int:
         """Fill a batch; where rows stay locked, the others of it."""
         relation = window.relation
         try:
-            return self._write(window, statements.fill(self._rows, relation, batch.condition), done)
+            return self._write(window, statements.fill(self._rows(window), relation, batch.condition), done)
         except errors.LockNotAvailable:
             self._await_table(relation)
-            return self._write(window, statements.fill_unlocked(self._rows, relation, batch.condition), done)
+            return self._write(window, statements.fill_unlocked(self._rows(window), relation, batch.condition), done)
 
     def _write(self, window: Window, update: sql.Composable, done: int) -> int:
         before = statements.suppress_triggers(window.relation) if self._suppress else None

@@ -165,6 +165,30 @@ class Quarantine:
             )
             return sum(new for (new,) in own.execute(statement, prepare=False).fetchall())
 
+    def is_empty(self, connection: psycopg.Connection[Any], relation: Relation) -> bool:
+        """Whether no row of the relation is set aside by this step."""
+        with connection.cursor(row_factory=tuple_row) as cursor:
+            query = sql.SQL("SELECT FROM {open} LIMIT 1").format(open=self._open(relation))
+            return cursor.execute(query, prepare=False).rowcount == 0
+
+    def passed_over(self, connection: psycopg.Connection[Any], relation: Relation, condition: str) -> str:
+        """`condition` (over the relation's row), false for rows that are set aside: for those it is not evaluated."""
+        with connection.cursor(row_factory=tuple_row) as cursor:
+            key = _object(_key_of(cursor, relation, relation.name))
+        text = sql.SQL("CASE WHEN EXISTS (SELECT FROM {open} AND zd_entry.key = {key}) THEN false ELSE (").format(
+            open=self._open(relation), key=key
+        )
+        return f"{text.as_string(connection)}{condition}) END"
+
+    def _open(self, relation: Relation) -> sql.Composed:
+        return sql.SQL(
+            "{} AS zd_entry WHERE zd_entry.migration = {} AND zd_entry.step = {} AND zd_entry.relation = {} "
+            "AND zd_entry.resolved_at IS NULL"
+        ).format(
+            sql.Identifier(self.control_schema, "quarantine"), sql.Literal(self.migration), sql.Literal(self.step),
+            sql.Literal(relation.oid),
+        )  # fmt: skip
+
     def _data(self, cursor: psycopg.Cursor[Any], relation: Relation) -> sql.Composable:
         query = sql.SQL(_COLUMNS).format(oid=sql.Literal(relation.oid), names=sql.Literal(list(self.columns)))
         names = [name for (name,) in cursor.execute(query, prepare=False).fetchall()] if self.columns else []
@@ -174,14 +198,14 @@ class Quarantine:
         return _object({name: cut.format(sql.Identifier("r", name), sql.Literal(_LONGEST_VALUE)) for name in names})
 
 
-def _key_of(cursor: psycopg.Cursor[Any], relation: Relation) -> dict[str, sql.Composable]:
-    """Expressions over the row `r`. A type's own text is what its input takes, which a cast to text may not be."""
+def _key_of(cursor: psycopg.Cursor[Any], relation: Relation, row: str = "r") -> dict[str, sql.Composable]:
+    """Expressions over the row of that name. A type's own text is what its input takes, which a cast to text may not be."""
     text = sql.SQL("pg_catalog.format('%s', {})")
     names = cursor.execute(sql.SQL(_KEY).format(oid=sql.Literal(relation.oid)), prepare=False).fetchall()
     if names:
-        return {name: text.format(sql.Identifier("r", name)) for (name,) in names}
+        return {name: text.format(sql.Identifier(row, name)) for (name,) in names}
     filenode = sql.SQL("pg_catalog.pg_relation_filenode({})").format(sql.Literal(relation.oid))
-    return {CTID: text.format(sql.Identifier("r", CTID)), FILENODE: text.format(filenode)}
+    return {CTID: text.format(sql.Identifier(row, CTID)), FILENODE: text.format(filenode)}
 
 
 def _object(values: Mapping[str, sql.Composable]) -> sql.Composed:

@@ -49,6 +49,25 @@ class Session:
             self._prepare(cursor, self.settings.read_timeout)
             return _execute(cursor, query, sql.SQL("COMMIT")).fetchall()
 
+    def read_last(self, queries: sql.Composable) -> list[Row]:
+        """Several statements in a transaction that writes nothing; the rows of the last. It takes as long as a batch may."""
+        with self._transaction("READ ONLY") as cursor:
+            self._prepare(cursor, self.settings.statement_timeout)
+            found = _execute(cursor, queries)
+            while found.nextset():
+                pass
+            return found.fetchall()
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[psycopg.Cursor[Row]]:
+        """A fenced transaction for a few short statements."""
+        assert self.fence is not None, "a session without a fence only reads"
+        with self._transaction("READ WRITE") as cursor:
+            self.fence(cursor)
+            self._prepare(cursor, self.settings.read_timeout)
+            yield cursor
+            _execute(cursor, sql.SQL("COMMIT"))
+
     def touch(self, lock: sql.Composable) -> None:
         """Take a lock and give it back at once."""
         with self._transaction("READ ONLY") as cursor:

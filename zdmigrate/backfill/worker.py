@@ -20,6 +20,7 @@ from zdmigrate.backfill.governor import Governor, Limits
 from zdmigrate.backfill.membership import Membership
 from zdmigrate.backfill.process import Connect, Others, Shared, Steering
 from zdmigrate.backfill.session import Session
+from zdmigrate.backfill.setting_aside import Aside
 from zdmigrate.backfill.state import Cursor, Store
 from zdmigrate.backfill.throttles.watching import Watch
 from zdmigrate.backfill.values import DEFAULTS, Outcome, Progress, Settings
@@ -55,6 +56,7 @@ def run(
     sleep: Callable[[float], None] = time.sleep,
     connect: Connect | None = None,
     watch: Watch | None = None,
+    aside: Aside | None = None,
 ) -> Outcome:
     """Fill every row that `rows` calls unfilled, together with whatever other processes do; called again, go on.
 
@@ -68,9 +70,11 @@ def run(
         connect: opens more such connections, for the other workers and for the thread that hears what is said from
             elsewhere. Without it there is one worker, and nobody is heard.
         watch: the throttles; they are started and stopped here.
+        aside: where rows that cannot be filled are set aside. Without it the first one ends the work.
 
     Raises:
-        RowFailed: a row cannot be filled; the others of its batch were.
+        RowFailed: a row cannot be filled, and cannot be set aside; the others of its batch were.
+        QuarantineFull: too many rows cannot be filled.
         LockBudgetExceeded: rows or a table stayed locked; the message names by whom. All other rows are filled.
         LeaseLost: from the fence; nothing was written after it.
         psycopg.OperationalError: the connection was lost.
@@ -94,7 +98,9 @@ def run(
 
     def other(number: int, connection: psycopg.Connection[Any]) -> None:
         theirs = Session(connection=connection, settings=settings, fence=fence, sleep=sleep)
-        _worker(number, theirs, store(theirs), rows, shared, check=shared.check, report=shared.report).fill_all()
+        _worker(
+            number, theirs, store(theirs), rows, shared, check=shared.check, report=shared.report, aside=aside
+        ).fill_all()
 
     with contextlib.ExitStack() as stack:
         stack.callback(_leave, member, connection)
@@ -105,7 +111,7 @@ def run(
             stack.enter_context(steering)
             stack.enter_context(Others(shared, connect, limits.workers - 1, other))
         try:
-            _worker(0, session, store(session), rows, shared, check=check, report=report).fill_all()
+            _worker(0, session, store(session), rows, shared, check=check, report=report, aside=aside).fill_all()
         except Stopped:
             return Outcome(rows=store(session).rows(), complete=False)
     shared.refuse_failed()
@@ -118,12 +124,12 @@ def _governor(limits: Limits, watch: Watch | None, sleep: Callable[[float], None
 
 def _worker(
     number: int, session: Session, store: Store, rows: RowWork, shared: Shared, *, check: Callable[[], None],
-    report: Callable[[Cursor, int], None],
+    report: Callable[[Cursor, int], None], aside: Aside | None,
 ) -> Worker:  # fmt: skip
     around = Surroundings(
         governor=shared.governor, mode=shared.mode, oldest=shared.oldest, judge=shared.judge, check=check, report=report
     )
-    return Worker(number, session, store, rows, around, suppress=may_suppress_triggers(session.connection))
+    return Worker(number, session, store, rows, around, aside=aside, suppress=may_suppress_triggers(session.connection))
 
 
 def _leave(member: Membership, connection: psycopg.Connection[Any]) -> None:

@@ -16,6 +16,7 @@ from zdmigrate.backfill.governor import Governor
 from zdmigrate.backfill.leftovers import Leftovers
 from zdmigrate.backfill.relations import Relation
 from zdmigrate.backfill.session import Session
+from zdmigrate.backfill.setting_aside import Aside, SettingAside
 from zdmigrate.backfill.state import Cursor, Filled, Moved, Store, Window
 from zdmigrate.backfill.strategy import Mode, Oldest, Order
 from zdmigrate.backfill.windows import Batch
@@ -57,15 +58,17 @@ class Worker:
     """Number 0 is the process's first. All of its methods are for one thread."""
 
     def __init__(
-        self, number: int, session: Session, store: Store, rows: RowWork, around: Surroundings, *, suppress: bool
-    ) -> None:
+        self, number: int, session: Session, store: Store, rows: RowWork, around: Surroundings, *,
+        aside: Aside | None, suppress: bool,
+    ) -> None:  # fmt: skip
         self._number, self._session, self._store, self._rows, self._around = number, session, store, rows, around
         self._settings = session.settings
         self._open: deque[_Open] = deque()
         self._relation: Relation | None = None
         self._transaction = 0
+        self._aside = SettingAside(session, rows, aside)
         self._filler = Filler(
-            session, store, rows, self._may, observe=self._observe, batch_rows=lambda: around.governor.rows,
+            session, store, self._aside, self._may, observe=self._observe, batch_rows=lambda: around.governor.rows,
             suppress=suppress,
         )  # fmt: skip
 
@@ -97,6 +100,7 @@ class Worker:
         return cursor
 
     def _fill_relation(self, relation: Relation) -> None:
+        self._aside.begin(relation)
         while (cursor := self._adopt(relation)) is not None and not cursor.done:
             try:
                 self._fill_windows(cursor)

@@ -14,13 +14,15 @@ from typing import Any, LiteralString
 import psycopg
 import tenacity
 
-from zdmigrate.backfill import progress, values, verification, worker
+from zdmigrate.backfill import governor, progress, quarantine, values, verification, worker
+from zdmigrate.backfill.setting_aside import Aside
+from zdmigrate.backfill.throttles.watching import Watch
 from zdmigrate.control.lease import Lease
 from zdmigrate.control.store import Event as AuditEvent
 from zdmigrate.control.store import Store
 from zdmigrate.engine import functions
 from zdmigrate.engine.reporting import Event, EventKind, Reporter
-from zdmigrate.errors import Drift, Irreversible, LockBudgetExceeded, Progressed, Unsafe
+from zdmigrate.errors import Drift, Irreversible, LockBudgetExceeded, Progressed, Unsafe, Waiting
 from zdmigrate.phases import Phase
 from zdmigrate.plan import LockMode, Mode, Step, TableLock, name_of
 from zdmigrate.planning import authored, sync
@@ -59,11 +61,19 @@ class Limits:
     lock_timeout: timedelta
     lock_budget: timedelta
     backfill: values.Settings
+    pace: governor.Limits
+    unfillable: quarantine.Limit
+    kept: tuple[str, ...]
+    """Columns whose values are kept of rows that cannot be filled."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Executor:
-    """Runs steps of one migration while its lease is held."""
+    """Runs steps of one migration while its lease is held.
+
+    `connect` opens another connection for a purpose; `watch` makes the throttles of a migration (its key) that fills
+    tables.
+    """
 
     connection: session.Connection
     store: Store
@@ -73,6 +83,8 @@ class Executor:
     report: Reporter
     should_stop: Callable[[], bool]
     functions: Mapping[str, Callable[[Any], Any]]
+    connect: Callable[[str], session.Connection]
+    watch: Callable[[int, Sequence[str]], Watch]
     sleep: Callable[[float], None] = time.sleep
 
     def do(self, step: Step) -> None:
@@ -424,15 +436,38 @@ class Executor:
                 step=step.id,
                 rows=step.rows,
                 settings=self.limits.backfill,
+                limits=self.limits.pace,
                 fence=self.lease.fence,
                 progress=lambda p: self._progress(step, meter.at(p)),
                 should_stop=self.should_stop,
                 sleep=self.sleep,
+                connect=lambda: self.connect("backfill"),
+                watch=self.watch(self.lease.key, [ident(step.rows.schema, step.rows.table)]),
+                aside=self._aside(step),
             )
         if not outcome.complete:
             raise Progressed(f"stopped while filling rows ({outcome.rows} so far)", hint="run the command again")
         with self.fenced() as cursor:
             self._log(cursor, step, "do", (repr(step.rows),), started, detail=counted(outcome.rows, "row"))
+        self._refuse_unfilled()
+
+    def _aside(self, step: Step) -> Aside:
+        where = quarantine.Quarantine(
+            control_schema=self.store.schema, migration=self.lease.key, step=step.id, columns=self.limits.kept
+        )
+        return Aside(quarantine=where, limit=self.limits.unfillable)
+
+    def _refuse_unfilled(self) -> None:
+        """What the phase goes on with needs all rows: a constraint, an index, the verification."""
+        where = {"control_schema": self.store.schema, "migration": self.lease.key}
+        number = quarantine.open_count(self.connection, **where)
+        if number:
+            named = quarantine.described(quarantine.entries(self.connection, **where, limit=3))
+            raise Waiting(
+                f"{counted(number, 'row')} could not be filled: {named}",
+                hint=f"zdmigrate quarantine list {self.migration}; correct them, then: zdmigrate quarantine retry "
+                f"{self.migration}, and advance again",
+            )
 
     def verify(self, step: Step) -> None:
         """Read every row and prove that none is unfilled."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from typing import Any
 
-from zdmigrate.backfill import values
+from zdmigrate.backfill import governor, quarantine, throttles, values
 from zdmigrate.config import Config
 from zdmigrate.control import lease
 from zdmigrate.control.store import Record, Store
@@ -162,10 +162,27 @@ class Work:
                     pause=config.backfill.pause,
                     lock_budget=config.lock_budget,
                 ),
+                pace=governor.Limits(
+                    workers=config.backfill.workers,
+                    rate=config.backfill.rate,
+                    target_latency=config.backfill.target_latency,
+                ),
+                unfillable=quarantine.Limit(
+                    rows=config.backfill.quarantine_limit, share=config.backfill.quarantine_share
+                ),
+                kept=config.backfill.quarantine_columns,
             ),
             report=self.report,
             should_stop=out_of_time,
             functions=functions,
+            connect=self._connect,
+            watch=lambda key, tables: throttles.watch(
+                config.throttle,
+                lambda: self._connect("throttles"),
+                control_schema=config.schema,
+                migration=key,
+                tables=tables,
+            ),
         )
         watch = _Watch(executor=executor, plan=plan, out_of_time=out_of_time)
         return Run(
@@ -195,12 +212,15 @@ class Work:
             self.store.store_plan(cursor, record.key, plan, file.title or "")
         return plan
 
+    def _connect(self, purpose: str) -> Connection:
+        return session.connect(url.conninfo(self.config.url), purpose=purpose)
+
     @contextlib.contextmanager
     def _lease(self, record: Record) -> Iterator[lease.Lease]:
         holder = lease.holder_name(socket.gethostname(), os.getpid(), lease.now(self.connection))
 
         def connect() -> Connection:
-            return session.connect(url.conninfo(self.config.url), purpose="heartbeat")
+            return self._connect("heartbeat")
 
         with lease.hold(self.store, self.connection, connect, record.key, holder=holder, ttl=self.config.lease) as held:
             yield held
