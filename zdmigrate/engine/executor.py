@@ -459,10 +459,11 @@ class Executor:
 
     def _refuse_unfilled(self) -> None:
         """What the phase goes on with needs all rows: a constraint, an index, the verification."""
-        where = {"control_schema": self.store.schema, "migration": self.lease.key}
-        number = quarantine.open_count(self.connection, **where)
+        schema, key = self.store.schema, self.lease.key
+        number = quarantine.open_count(self.connection, control_schema=schema, migration=key)
         if number:
-            named = quarantine.described(quarantine.entries(self.connection, **where, limit=3))
+            first = quarantine.entries(self.connection, control_schema=schema, migration=key, limit=3)
+            named = quarantine.described(first)
             raise Waiting(
                 f"{counted(number, 'row')} could not be filled: {named}",
                 hint=f"zdmigrate quarantine list {self.migration}; correct them, then: zdmigrate quarantine retry "
