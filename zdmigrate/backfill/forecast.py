@@ -31,20 +31,28 @@ _LENGTHS = {
 _POINTER = 18
 """Bytes of a value that is stored out of line (section 66.2, TOAST), which is what ANALYZE sees of it."""
 _AS_TEXT = 8
+_MOST = 10.0
+"""Times the model that a probe may measure."""
 _LARGEST_CONSTANT = 64
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Probed:
-    """What a probe measured of one relation. `moved` is the share of rows that the first stripe found no room for."""
+    """What a probe measured of one relation, in statements that each took a stripe of some pages.
+
+    `moved` is the share of rows that a first stripe found no room for, `record_bytes` the WAL of a row without images of
+    pages, `image_bytes` that of an image (None: there were hardly any), `seconds` and `pages` are those of all
+    statements together. `stand_in`: the new columns are not there yet, so a column was set to itself.
+    """
 
     relation: str
     rows: int
+    pages: int
     moved: float
     record_bytes: float
-    """Of a row, without images of pages."""
+    image_bytes: float | None
     seconds: float
-    """Of a row."""
+    stand_in: bool
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,15 +148,17 @@ def _of_step(
 ) -> Forecast:  # fmt: skip
     found = [s for s in snapshot.storage if (s.schema, s.table) == (rows.schema, rows.table)]
     probed = {probe.relation: probe for probe in probes}
+    mine = [probed[storage.relation] for storage in found if storage.relation in probed]
     striped = plain = costs.NOTHING
     new_bytes = 0.0
     for storage in found:
         heap = _heap(storage, rows, server, added, synced=synced)
-        probe = probed.get(storage.relation) or _pooled(probes)
-        for_pages = _moved(heap, pacing, probe)
-        measured = _measured(heap, server, probe)
-        striped += _logged(storage, costs.cost(
-            heap, server, pacing, stripes=pacing.stripes, moved=for_pages, measured=measured))  # fmt: skip
+        probe = probed.get(storage.relation) or max(mine, key=lambda p: p.rows, default=None)
+        measured = _measured(heap, server, probe, locks_rows=storage.locks_rows)
+        moved = None if probe is None else _moved(heap, pacing, probe)
+        striped += _logged(
+            storage, costs.cost(heap, server, pacing, stripes=pacing.stripes, moved=moved, measured=measured)
+        )
         plain += _logged(storage, costs.cost(heap, server, pacing, stripes=1, measured=measured))
         new_bytes += heap.rows * (heap.value + heap.toasted)
     indexed = [c for s in found for i in s.indexes for c in i.columns if c in dict(rows.assignments)]
@@ -159,7 +169,7 @@ def _of_step(
         striped=striped,
         plain=plain,
         new_bytes=new_bytes,
-        basis="probe" if probes else "guess" if guessed else "statistics",
+        basis="probe" if mine else "guess" if guessed else "statistics",
         stripes=not indexed,
         notes=tuple(_notes(indexed, guessed, server)),
     )
@@ -306,34 +316,35 @@ def _added(plan: Plan) -> dict[str, str]:
 # Probes --------------------------------------------------------------------------------------------------------------
 
 
-def _pooled(probes: Sequence[Probed]) -> Probed | None:
-    """For a partition that was not probed: the average of those that were."""
-    rows = sum(probe.rows for probe in probes)
-    if not rows:
-        return None
-    mean = {
-        name: sum(getattr(probe, name) * probe.rows for probe in probes) / rows
-        for name in ("moved", "record_bytes", "seconds")
-    }
-    return Probed(relation="", rows=rows, **mean)
-
-
-def _moved(heap: costs.Heap, pacing: Pacing, probe: Probed | None) -> float | None:
+def _moved(heap: costs.Heap, pacing: Pacing, probe: Probed) -> float:
     """The model's share, with the first stripe's as it was measured: what pages are really like shows there."""
-    if probe is None:
-        return None
-    modelled = heap.page.moved_share(pacing.stripes)
     first = 1 / min(pacing.stripes, max(1.0, heap.page.rows * heap.page.share))
-    return min(1.0, max(0.0, modelled + first * (probe.moved - heap.page.first_moved(pacing.stripes))))
+    better = probe.moved - _probed_page(heap, probe).first_moved(pacing.stripes)
+    return min(1.0, max(0.0, heap.page.moved_share(pacing.stripes) + first * better))
 
 
-def _measured(heap: costs.Heap, server: ServerFacts, probe: Probed | None) -> Measured:
+def _measured(heap: costs.Heap, server: ServerFacts, probe: Probed | None, *, locks_rows: bool) -> Measured:
+    """Measured by modelled, of what was there when it was measured: the sync trigger may not have been."""
     if probe is None:
         return costs.AS_MODELLED
+    seen = dataclasses.replace(heap, page=_probed_page(heap, probe), locks_rows=locks_rows)
+    if probe.stand_in:
+        seen = dataclasses.replace(seen, value=0, toasted=0)
+    image = 1.0 if probe.image_bytes is None else probe.image_bytes / costs.image(heap, server)
     return Measured(
-        records=probe.record_bytes / costs.row_records(heap, server, probe.moved),
-        seconds=probe.seconds / costs.row_seconds(heap, probe.moved),
+        records=_bounded(probe.record_bytes / costs.row_records(seen, server, probe.moved)),
+        images=_bounded(image),
+        seconds=_bounded(probe.seconds / costs.visit_seconds(seen, probe.pages, probe.rows, probe.moved)),
     )
+
+
+def _probed_page(heap: costs.Heap, probe: Probed) -> layout.Page:
+    return dataclasses.replace(heap.page, new=heap.page.old) if probe.stand_in else heap.page
+
+
+def _bounded(ratio: float) -> float:
+    """A probe is small: what it says is believed within reason."""
+    return min(_MOST, max(1 / _MOST, ratio))
 
 
 def _logged(storage: Storage, cost: Cost) -> Cost:
