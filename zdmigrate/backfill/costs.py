@@ -6,7 +6,7 @@ touched for the first time since a checkpoint is written in full: heap pages onc
 pages of an index that is sorted in another order than the table once in every checkpoint's time. Pages of an index
 that are full are split.
 
-The constants are sizes of records on PostgreSQL 18 as ``benchmarks/wal_records.py`` prints them (pg_waldump), and
+The constants are sizes of records on PostgreSQL 18 as ``python -m benchmarks.forecast`` prints them (pg_waldump), and
 seconds on one core of its machine. Not in the model: what else the server writes, and a VACUUM.
 """
 

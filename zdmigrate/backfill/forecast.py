@@ -334,7 +334,8 @@ def _measured(heap: costs.Heap, server: ServerFacts, probe: Probed | None, *, lo
     return Measured(
         records=_bounded(probe.record_bytes / costs.row_records(seen, server, probe.moved)),
         images=_bounded(image),
-        seconds=_bounded(probe.seconds / costs.visit_seconds(seen, probe.pages, probe.rows, probe.moved)),
+        # A batch does more than the statement that was probed: less time than modelled is no news.
+        seconds=max(1.0, _bounded(probe.seconds / costs.visit_seconds(seen, probe.pages, probe.rows, probe.moved))),
     )
 
 
