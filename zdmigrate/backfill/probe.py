@@ -50,7 +50,8 @@ SELECT leaf.oid::bigint, space.nspname, leaf.relname,
              ORDER BY EXISTS (SELECT FROM pg_index i WHERE i.indrelid = leaf.oid AND a.attnum = ANY (i.indkey)), a.attnum)
 FROM pg_class root
 JOIN pg_namespace n ON n.oid = root.relnamespace AND n.nspname = %(schema)s
-JOIN pg_class leaf ON leaf.oid = root.oid OR leaf.oid IN (SELECT relid FROM pg_partition_tree(root.oid) WHERE isleaf)
+CROSS JOIN LATERAL (SELECT root.oid UNION SELECT relid FROM pg_partition_tree(root.oid) WHERE isleaf) AS part(oid)
+JOIN pg_class leaf ON leaf.oid = part.oid
 JOIN pg_namespace space ON space.oid = leaf.relnamespace
 WHERE root.relname = %(table)s AND leaf.relkind = 'r'
 ORDER BY pages DESC, leaf.oid

@@ -21,7 +21,8 @@ SELECT leaf.oid::bigint, n.nspname, c.relname, format('%%s.%%s', space.nspname, 
 FROM pg_class c
 JOIN pg_namespace n ON n.oid = c.relnamespace
 JOIN unnest(%s::text[], %s::text[]) w(schema, name) ON n.nspname = w.schema AND c.relname = w.name
-JOIN pg_class leaf ON leaf.oid = c.oid OR leaf.oid IN (SELECT relid FROM pg_partition_tree(c.oid) WHERE isleaf)
+CROSS JOIN LATERAL (SELECT c.oid UNION SELECT relid FROM pg_partition_tree(c.oid) WHERE isleaf) AS part(oid)
+JOIN pg_class leaf ON leaf.oid = part.oid
 JOIN pg_namespace space ON space.oid = leaf.relnamespace
 WHERE leaf.relkind = 'r'
 ORDER BY n.nspname, c.relname, leaf.oid
