@@ -40,7 +40,7 @@ _SETTINGS = sql.SQL(
 
 _LEAVES = """
 SELECT leaf.oid::bigint, space.nspname, leaf.relname,
-       pg_relation_size(leaf.oid) / current_setting('block_size')::int AS pages,
+       coalesce(pg_relation_size(leaf.oid), 0) / current_setting('block_size')::int AS pages,
        EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = leaf.oid AND NOT t.tgisinternal AND t.tgenabled IN ('O', 'A')
                AND t.tgtype & 16 <> 0 AND (t.tgenabled = 'A' OR NOT %(suppress)s)
                AND NOT EXISTS (SELECT FROM pg_proc p JOIN pg_namespace o ON o.oid = p.pronamespace

@@ -9,7 +9,7 @@ from zdmigrate.backfill import costs, forecast, probe
 from zdmigrate.backfill.forecast import Forecast, Probed
 from zdmigrate.config import Backfill
 from zdmigrate.plan import Mode, Plan
-from zdmigrate.postgres import catalog
+from zdmigrate.postgres import catalog, statistics
 from zdmigrate.postgres.session import Connection
 from zdmigrate.schema import Snapshot
 
@@ -27,14 +27,15 @@ def pacing(settings: Backfill) -> costs.Pacing:
 
 
 def read(connection: Connection, plans: Sequence[Plan], control_schema: str) -> Snapshot:
-    """The statistics that the plans' forecasts need. Locks: ACCESS SHARE on the catalogs."""
+    """The statistics that the plans' forecasts need; no tables. Locks: ACCESS SHARE on the catalogs."""
     tables = {
         (step.rows.schema, step.rows.table)
         for plan in plans
         for step in plan.steps()
         if step.mode is Mode.BACKFILL and step.rows is not None
     }
-    return catalog.snapshot(connection, tables, control_schema=control_schema)
+    bare = catalog.snapshot(connection, (), control_schema=control_schema)
+    return statistics.sized(connection, bare, sorted(tables))
 
 
 def of(

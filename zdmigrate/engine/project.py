@@ -25,7 +25,7 @@ from zdmigrate.errors import Contended, Progressed, Unsafe, UsageError, Waiting,
 from zdmigrate.migration import MigrationFile, find_id, load_directory, load_file, migration_paths
 from zdmigrate.phases import Phase
 from zdmigrate.plan import Mode, Plan
-from zdmigrate.postgres import session, url
+from zdmigrate.postgres import session, statistics, url
 from zdmigrate.postgres.session import Connection
 
 _POLL = 5.0
@@ -93,20 +93,21 @@ class Project:
         ahead = [plan for plan in plans if _fills(plan, records.get(plan.migration))]
         if not ahead:
             return {}
-        statistics = forecasting.read(self._connection, ahead, self._config.schema)
+        sizes = forecasting.read(self._connection, ahead, self._config.schema)
         settings = self._config.backfill
         if not probe:
-            return forecasting.of(ahead, statistics, settings)
+            return forecasting.of(ahead, sizes, settings)
 
         def say(sentence: str) -> None:
             self._report(Event(kind=EventKind.NOTE, migration="", message=sentence))
 
-        probes = forecasting.probed(self._connection, ahead, statistics, settings, say)
-        return forecasting.of(ahead, statistics, settings, probes)
+        probes = forecasting.probed(self._connection, ahead, sizes, settings, say)
+        return forecasting.of(ahead, sizes, settings, probes)
 
     def snapshot(self, ids: Sequence[str]) -> bytes:
-        """The catalog snapshot that `plan_offline` takes."""
-        return planned.to_bytes(planned.read(self._connection, self._files(ids), self._config.schema))
+        """The catalog snapshot that `plan_offline` and `forecasts_offline` take."""
+        found = planned.read(self._connection, self._files(ids), self._config.schema)
+        return planned.to_bytes(statistics.sized(self._connection, found))
 
     def advance(
         self,
