@@ -118,7 +118,7 @@ def ratios(found: Forecast, outcome: Outcome) -> dict[str, float]:
 
 @pytest.mark.parametrize("options", ["", "WITH (fillfactor = 90)"])
 def test_wal_and_growth_are_forecast_within_a_factor_of_two_and_probed_within_half(site: Site, options: str) -> None:
-    site.run(users(options=options), "VACUUM (FREEZE, ANALYZE) users")
+    site.run(users(options=options), "VACUUM (FREEZE, ANALYZE) users", "CHECKPOINT")
     by_statistics, by_probe = site.forecast(), site.forecast(probe=True)
     assert (by_statistics.basis, by_probe.basis) == ("statistics", "probe")
     site.run("VACUUM users")
@@ -229,7 +229,7 @@ def measured(database: Database, *, suppress: bool = True) -> probe.Report:
 
 
 def test_a_probe_leaves_every_row_as_it_was_and_says_what_it_did(site: Site) -> None:
-    site.run(users(rows=20_000), "ALTER TABLE users ADD new text")
+    site.run(users(rows=20_000), "ALTER TABLE users ADD new text", "CHECKPOINT")
     before = site.run(STATE)
     report = measured(site.database)
     assert site.run(STATE) == before
@@ -237,6 +237,8 @@ def test_a_probe_leaves_every_row_as_it_was_and_says_what_it_did(site: Site) -> 
     assert (found.relation, found.stand_in, found.moved) == ("public.users", False, 1.0)
     assert 500 < found.rows < 5_000
     assert 100 < found.record_bytes < 2_000
+    assert found.image_bytes is not None
+    assert 4_000 < found.image_bytes < 8_300
     assert said.startswith(f"probed public.users: {found.rows:,} rows were filled and rolled back, in ")
     assert said.endswith(" of WAL and left as many dead row versions to VACUUM")
 
