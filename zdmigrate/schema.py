@@ -488,7 +488,7 @@ class Snapshot:
     """The tables that were looked for, found or not."""
     storage: tuple[Storage, ...] = ()
     server: ServerFacts | None = None
-    """None, and no storage, in files of an older zdmigrate."""
+    """Both only where `zdmigrate.postgres.statistics.sized` was asked; not in files of an older zdmigrate."""
 
     @property
     def major(self) -> int:

@@ -46,7 +46,13 @@ class FakeProject:
         self.answer: Any = outcome()
         self.error: BaseException | None = None
         self.events: list[Event] = []
+        self.costs: dict[str, Any] = {}
         self.closed = False
+
+    def forecasts(self, plans: Sequence[Plan], *, probe: bool) -> dict[str, Any]:
+        if probe:
+            self.calls.append(("probe", [plan.migration for plan in plans]))
+        return self.costs
 
     @contextlib.contextmanager
     def open(
@@ -102,7 +108,11 @@ PLAN = Plan(
 def project(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeProject:
     fake = FakeProject()
     module = types.ModuleType("zdmigrate.engine.project")
-    module.__dict__.update(Project=fake, plan_offline=lambda _config, ids, stats: fake.plan_offline(ids, stats))
+    module.__dict__.update(
+        Project=fake,
+        plan_offline=lambda _config, ids, stats: fake.plan_offline(ids, stats),
+        forecasts_offline=lambda _config, _plans, _stats: fake.costs,
+    )
     monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.chdir(tmp_path)
     for name in [name for name in os.environ if name.startswith(("ZDMIGRATE_", "PG"))]:
@@ -440,6 +450,15 @@ def test_plan(project: FakeProject, tmp_path: Path) -> None:
     project.answer = []
     assert run("plan").stderr.startswith("no migration to show")
     assert run("plan", "--stats", "s", "--write-stats", "t").exit_code == 2
+
+
+def test_plan_probes_where_it_is_told_to(project: FakeProject) -> None:
+    project.answer = [PLAN]
+    assert run("plan", "--probe").exit_code == 0
+    assert project.calls[-1] == ("probe", ["m1"])
+    Path("s").touch()
+    for other in (["--sql"], ["--stats", "s"]):
+        assert run("plan", "--probe", *other).exit_code == 2
 
 
 def test_plan_from_a_saved_catalog(project: FakeProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ touched for the first time since a checkpoint is written in full: heap pages onc
 pages of an index that is sorted in another order than the table once in every checkpoint's time. Pages of an index
 that are full are split.
 
-The constants are sizes of records on PostgreSQL 18 as ``benchmarks/wal_records.py`` prints them (pg_waldump), and
+The constants are sizes of records on PostgreSQL 18 as ``python -m benchmarks.forecast`` prints them (pg_waldump), and
 seconds on one core of its machine. Not in the model: what else the server writes, and a VACUUM.
 """
 
@@ -114,6 +114,7 @@ class Measured:
     """By how much records and time differ from the model, as a probe saw it."""
 
     records: float = 1.0
+    images: float = 1.0
     seconds: float = 1.0
 
 
@@ -136,7 +137,7 @@ def cost(
     records = _records(heap, server, pacing, share, stripes) * measured.records
     images, cycles = 0.0, 1.0
     for _ in range(3):  # more WAL: more checkpoints: more images
-        images = _images(heap, server, share, cycles)
+        images = _images(heap, server, share, cycles) * measured.images
         cycles = max(1.0, (records + images) / server.checkpoint_bytes, seconds / server.checkpoint_seconds)
     wal = records + images
     if pacing.wal_rate is not None:
@@ -162,6 +163,16 @@ def row_records(heap: Heap, server: ServerFacts, moved: float) -> float:
 def row_seconds(heap: Heap, moved: float) -> float:
     """Seconds of work on one row, of which the share `moved` moves; without looking for it."""
     return _ROW_SECONDS + moved * (_MOVE_SECONDS + _ENTRY_SECONDS * len(heap.indexes))
+
+
+def image(heap: Heap, server: ServerFacts) -> float:
+    """Bytes of an image of a heap page."""
+    return (server.block_size - heap.page.free) * (_COMPRESSED if server.compression else 1.0)
+
+
+def visit_seconds(heap: Heap, pages: float, rows: float, moved: float) -> float:
+    """Seconds of one statement that looks at `pages` and fills `rows`."""
+    return rows * row_seconds(heap, moved) + pages * _VISIT_SECONDS
 
 
 def _toast(heap: Heap) -> float:
@@ -193,10 +204,9 @@ def _batches(heap: Heap, pacing: Pacing, stripes: int) -> float:
 def _images(heap: Heap, server: ServerFacts, moved: float, cycles: float) -> float:
     if not server.full_page_writes:
         return 0.0
-    used = server.block_size - heap.page.free
     leaves = sum(index.pages * _touched_share(heap, index, moved, cycles) for index in heap.indexes)
-    leaf = server.block_size * _FILL
-    return (_touched_pages(heap) * used + leaves * leaf) * (_COMPRESSED if server.compression else 1.0)
+    leaf = server.block_size * _FILL * (_COMPRESSED if server.compression else 1.0)
+    return _touched_pages(heap) * image(heap, server) + leaves * leaf
 
 
 def _touched_share(heap: Heap, index: Index, moved: float, cycles: float) -> float:

@@ -1,50 +1,46 @@
 """What a backfill will cost, from statistics, and how that compares with what it did cost. Pure.
 
-Every relation of the table is taken by itself: how many rows are to be filled (`pg_class.reltuples` at the density of
-its last ANALYZE, the share of NULLs), how long its tuples are before and after (`pg_stats.avg_width`), how much room
-their pages have. `zdmigrate.backfill.costs` has the model and its constants.
+Every relation of the table is taken by itself: `zdmigrate.backfill.heaps` reads its statistics,
+`zdmigrate.backfill.costs` has the model and its constants.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Literal
 
-from zdmigrate.backfill import costs, layout
+from zdmigrate.backfill import costs, heaps, layout
 from zdmigrate.backfill.costs import Cost, Measured, Pacing
 from zdmigrate.phases import Phase
 from zdmigrate.plan import Mode, Plan, RowWork, Step
-from zdmigrate.schema import ColumnStorage, ServerFacts, Snapshot, Storage
-from zdmigrate.sqltext import columns_in, ident
+from zdmigrate.schema import ServerFacts, Snapshot, Storage
 from zdmigrate.wording import size, spoken
 
 Basis = Literal["statistics", "guess", "probe"]
 
-_LENGTHS = {
-    "boolean": 1, "smallint": 2, "integer": 4, "real": 4, "date": 4, "bigint": 8, "double precision": 8, "money": 8,
-    "timestamp": 8, "time": 8, "uuid": 16, "interval": 16, "numeric": 8, "inet": 7,
-}  # fmt: skip
-"""Bytes of the types whose values are about equally long. The others are as long as what they are made of."""
-_POINTER = 18
-"""Bytes of a value that is stored out of line (section 66.2, TOAST), which is what ANALYZE sees of it."""
-_AS_TEXT = 8
-_LARGEST_CONSTANT = 64
+_MOST = 10.0
+"""Times the model that a probe may measure."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Probed:
-    """What a probe measured of one relation. `moved` is the share of rows that the first stripe found no room for."""
+    """What a probe measured of one relation, in statements that each took a stripe of some pages.
+
+    `moved` is the share of rows that a first stripe found no room for, `record_bytes` the WAL of a row without images of
+    pages, `image_bytes` that of an image (None: there were hardly any), `seconds` and `pages` are those of all
+    statements together. `stand_in`: the new columns are not there yet, so a column was set to itself.
+    """
 
     relation: str
     rows: int
+    pages: int
     moved: float
     record_bytes: float
-    """Of a row, without images of pages."""
+    image_bytes: float | None
     seconds: float
-    """Of a row."""
+    stand_in: bool
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +121,7 @@ def of_plan(
     server = snapshot.server
     if server is None:
         return ()
-    added = _added(plan)
+    added = heaps.added_types(plan)
     synced = bool(plan.phase(Phase.DUAL_WRITE).steps)
     return tuple(
         _of_step(step, step.rows, snapshot, server, pacing, added, probes, synced=synced)
@@ -140,26 +136,28 @@ def _of_step(
 ) -> Forecast:  # fmt: skip
     found = [s for s in snapshot.storage if (s.schema, s.table) == (rows.schema, rows.table)]
     probed = {probe.relation: probe for probe in probes}
+    mine = [probed[storage.relation] for storage in found if storage.relation in probed]
     striped = plain = costs.NOTHING
     new_bytes = 0.0
     for storage in found:
-        heap = _heap(storage, rows, server, added, synced=synced)
-        probe = probed.get(storage.relation) or _pooled(probes)
-        for_pages = _moved(heap, pacing, probe)
-        measured = _measured(heap, server, probe)
-        striped += _logged(storage, costs.cost(
-            heap, server, pacing, stripes=pacing.stripes, moved=for_pages, measured=measured))  # fmt: skip
+        heap = heaps.heap(storage, rows, server, added, synced=synced)
+        probe = probed.get(storage.relation) or max(mine, key=lambda p: p.rows, default=None)
+        measured = _measured(heap, server, probe, locks_rows=storage.locks_rows)
+        moved = None if probe is None else _moved(heap, pacing, probe)
+        striped += _logged(
+            storage, costs.cost(heap, server, pacing, stripes=pacing.stripes, moved=moved, measured=measured)
+        )
         plain += _logged(storage, costs.cost(heap, server, pacing, stripes=1, measured=measured))
         new_bytes += heap.rows * (heap.value + heap.toasted)
     indexed = [c for s in found for i in s.indexes for c in i.columns if c in dict(rows.assignments)]
-    guessed = [s.relation for s in found if s.pages and not _counted(s)]
+    guessed = [s.relation for s in found if s.pages and not heaps.is_counted(s)]
     return Forecast(
         step=step.id,
         table=f"{rows.schema}.{rows.table}",
         striped=striped,
         plain=plain,
         new_bytes=new_bytes,
-        basis="probe" if probes else "guess" if guessed else "statistics",
+        basis="probe" if mine else "guess" if guessed else "statistics",
         stripes=not indexed,
         notes=tuple(_notes(indexed, guessed, server)),
     )
@@ -177,163 +175,39 @@ def _notes(indexed: Sequence[str], guessed: Sequence[str], server: ServerFacts) 
         yield "this role does not see standbys; GRANT pg_read_all_stats would help"
 
 
-# One relation --------------------------------------------------------------------------------------------------------
-
-
-def _heap(
-    storage: Storage, rows: RowWork, server: ServerFacts, added: Mapping[str, str], *, synced: bool
-) -> costs.Heap:
-    widths, toasted = _values(storage, rows, added)
-    analyzed = any(column.null_share is not None for column in storage.columns)
-    old = layout.lengths(storage.columns, {}, analyzed=analyzed)
-    new = layout.lengths(storage.columns, widths, analyzed=analyzed)
-    usable = server.block_size - layout.PAGE_HEADER
-    there = _rows(storage, old, usable)
-    per_page = there / storage.pages if storage.pages else 0.0
-    dead = storage.dead_rows * layout.LINE_POINTER / storage.pages if storage.pages else 0.0
-    share = _unfilled_share(storage, rows)
-    page = layout.Page(space=max(0.0, usable - dead), rows=per_page, share=share, old=old, new=new)
-    return costs.Heap(
-        rows=there * share, pages=storage.pages, page=page, value=sum(widths.values()), toasted=toasted,
-        fillfactor=storage.fillfactor, locks_rows=synced or storage.locks_rows, full_identity=storage.full_identity,
-        indexes=tuple(costs.Index(pages=i.pages, entry=_entry(storage, i.columns), order=_order(storage, i.columns))
-                      for i in storage.indexes),
-    )  # fmt: skip
-
-
-def _counted(storage: Storage) -> bool:
-    return storage.rows is not None and (storage.counted_pages > 0 or storage.pages == 0)
-
-
-def _rows(storage: Storage, tuples: layout.Lengths, usable: int) -> float:
-    """As the server's planner does: the density of the last ANALYZE, else what fits."""
-    if storage.rows is not None and storage.counted_pages > 0:
-        return storage.rows / storage.counted_pages * storage.pages
-    per_page = usable * storage.fillfactor / 100 / (tuples.stored + layout.LINE_POINTER)
-    return storage.pages * max(1.0, per_page)
-
-
-def _unfilled_share(storage: Storage, rows: RowWork) -> float:
-    """The share of rows in which some value is missing: NULL in the new column, and not by its expression too."""
-    return max((_missing(storage, *each) for each in rows.assignments), default=1.0)
-
-
-def _missing(storage: Storage, target: str, expression: str) -> float:
-    filled = storage.column(target)
-    null = 1.0 if filled is None or filled.null_share is None else filled.null_share
-    source = next((c for c in storage.columns if ident(c.name) == expression.strip()), None)
-    stays = 0.0 if source is None or source.null_share is None else source.null_share
-    return max(0.0, null - stays)
-
-
-def _entry(storage: Storage, columns: Sequence[str]) -> float:
-    """Bytes of an index's entry: its header and the keys, at a multiple of 8."""
-    keys = sum(layout.width(column) for name in columns if (column := storage.column(name))) or 8.0
-    return 8 + -(-keys // 8) * 8
-
-
-def _order(storage: Storage, columns: Sequence[str]) -> float:
-    first = storage.column(columns[0]) if columns else None
-    return 0.0 if first is None or first.correlation is None else abs(first.correlation)
-
-
-# Widths of new values ------------------------------------------------------------------------------------------------
-
-
-def _values(storage: Storage, rows: RowWork, added: Mapping[str, str]) -> tuple[dict[str, float], float]:
-    """The width of each value that is set, and what all of them have out of line."""
-    widths, toasted = {}, 0.0
-    for target, expression in rows.assignments:
-        made_of = _columns_of(storage, target, expression)
-        there = storage.column(target)
-        length = there.length if there is not None else _length(added.get(target, ""))
-        if length is not None:
-            widths[target] = float(length) if there is not None else length + _padding(length)
-        else:
-            widths[target] = sum(map(_as_text, made_of)) or min(len(expression), _LARGEST_CONSTANT)
-            toasted += sum(_out_of_line(storage, column) for column in made_of)
-    return widths, toasted
-
-
-def _columns_of(storage: Storage, target: str, expression: str) -> list[ColumnStorage]:
-    """What a value is made of; of several in one pass, each is wrapped (`planning.sync.assignments`)."""
-    kept = f" ELSE {ident(target)} END"
-    if expression.startswith("CASE WHEN ") and expression.endswith(kept):
-        expression = expression.removesuffix(kept).rpartition(" THEN ")[2]
-    known = frozenset(column.name for column in storage.columns)
-    try:
-        found = columns_in(expression, known)
-    except ValueError:  # a name that may be a column or not: as if it were none
-        found = frozenset()
-    return [column for column in storage.columns if column.name in found and column.name != target]
-
-
-def _as_text(column: ColumnStorage) -> float:
-    return layout.width(column) if column.length is None else _AS_TEXT
-
-
-def _out_of_line(storage: Storage, column: ColumnStorage) -> float:
-    """Bytes a row, where the column's values are seen as pointers. Several such columns share what there is."""
-    outside = [c for c in storage.columns if c.toastable and c.width is not None and c.width <= _POINTER]
-    rows = storage.rows or 0.0
-    if column not in outside or rows <= 0 or storage.toast_bytes < rows:
-        return 0.0
-    return storage.toast_bytes / rows / len(outside)
-
-
-def _length(type_: str) -> float | None:
-    return next((length for name, length in _LENGTHS.items() if re.match(rf"{name}\b(?!.*\[)", type_)), None)
-
-
-def _padding(length: float) -> float:
-    """What aligning a new last column costs on average."""
-    return (min(length, 8) - 1) / 2 if length in (2, 4, 8) else 0.0
-
-
-_ADD = re.compile(r'ADD COLUMN (?:IF NOT EXISTS )?"((?:[^"]|"")+)" ([^,;]+)')
-
-
-def _added(plan: Plan) -> dict[str, str]:
-    """The types of the columns that the plan adds, as its statements say them."""
-    return {
-        name.replace('""', '"'): type_
-        for step in plan.steps()
-        for statement in step.do
-        for name, type_ in _ADD.findall(statement)
-    }
-
-
 # Probes --------------------------------------------------------------------------------------------------------------
 
 
-def _pooled(probes: Sequence[Probed]) -> Probed | None:
-    """For a partition that was not probed: the average of those that were."""
-    rows = sum(probe.rows for probe in probes)
-    if not rows:
-        return None
-    mean = {
-        name: sum(getattr(probe, name) * probe.rows for probe in probes) / rows
-        for name in ("moved", "record_bytes", "seconds")
-    }
-    return Probed(relation="", rows=rows, **mean)
-
-
-def _moved(heap: costs.Heap, pacing: Pacing, probe: Probed | None) -> float | None:
+def _moved(heap: costs.Heap, pacing: Pacing, probe: Probed) -> float:
     """The model's share, with the first stripe's as it was measured: what pages are really like shows there."""
-    if probe is None:
-        return None
-    modelled = heap.page.moved_share(pacing.stripes)
     first = 1 / min(pacing.stripes, max(1.0, heap.page.rows * heap.page.share))
-    return min(1.0, max(0.0, modelled + first * (probe.moved - heap.page.first_moved(pacing.stripes))))
+    better = probe.moved - _probed_page(heap, probe).first_moved(pacing.stripes)
+    return min(1.0, max(0.0, heap.page.moved_share(pacing.stripes) + first * better))
 
 
-def _measured(heap: costs.Heap, server: ServerFacts, probe: Probed | None) -> Measured:
+def _measured(heap: costs.Heap, server: ServerFacts, probe: Probed | None, *, locks_rows: bool) -> Measured:
+    """Measured by modelled, of what was there when it was measured: the sync trigger may not have been."""
     if probe is None:
         return costs.AS_MODELLED
+    seen = dataclasses.replace(heap, page=_probed_page(heap, probe), locks_rows=locks_rows)
+    if probe.stand_in:
+        seen = dataclasses.replace(seen, value=0, toasted=0)
+    image = 1.0 if probe.image_bytes is None else probe.image_bytes / costs.image(heap, server)
     return Measured(
-        records=probe.record_bytes / costs.row_records(heap, server, probe.moved),
-        seconds=probe.seconds / costs.row_seconds(heap, probe.moved),
+        records=_bounded(probe.record_bytes / costs.row_records(seen, server, probe.moved)),
+        images=_bounded(image),
+        # A batch does more than the statement that was probed: less time than modelled is no news.
+        seconds=max(1.0, _bounded(probe.seconds / costs.visit_seconds(seen, probe.pages, probe.rows, probe.moved))),
     )
+
+
+def _probed_page(heap: costs.Heap, probe: Probed) -> layout.Page:
+    return dataclasses.replace(heap.page, new=heap.page.old) if probe.stand_in else heap.page
+
+
+def _bounded(ratio: float) -> float:
+    """A probe is small: what it says is believed within reason."""
+    return min(_MOST, max(1 / _MOST, ratio))
 
 
 def _logged(storage: Storage, cost: Cost) -> Cost:

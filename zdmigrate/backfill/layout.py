@@ -73,7 +73,8 @@ def width(column: ColumnStorage) -> float:
     """Bytes of a value of the column that is not NULL."""
     if column.length is not None:
         return column.length
-    return _UNKNOWN_WIDTH if column.width is None else column.width
+    # The server cuts the average to a whole number.
+    return _UNKNOWN_WIDTH if column.width is None else column.width + 0.5
 
 
 def _null_share(column: ColumnStorage, *, analyzed: bool) -> float:

@@ -17,7 +17,7 @@ from zdmigrate.config import Config
 from zdmigrate.control import install
 from zdmigrate.control.store import Author, HistoryEntry, Record, Store
 from zdmigrate.control.store import Event as AuditEvent
-from zdmigrate.engine import bootstrapping, gates, planned, reports
+from zdmigrate.engine import bootstrapping, forecasting, gates, planned, reports
 from zdmigrate.engine import environment as environments
 from zdmigrate.engine.outcome import GateState, MigrationStatus, Outcome
 from zdmigrate.engine.quarantining import Quarantining
@@ -27,8 +27,8 @@ from zdmigrate.engine.work import Work
 from zdmigrate.errors import Contended, Progressed, Unsafe, UsageError, Waiting, ZdmigrateError
 from zdmigrate.migration import MigrationFile, find_id, load_directory, load_file, migration_paths
 from zdmigrate.phases import Phase
-from zdmigrate.plan import Plan
-from zdmigrate.postgres import session, url
+from zdmigrate.plan import Mode, Plan
+from zdmigrate.postgres import session, statistics, url
 from zdmigrate.postgres.session import Connection
 
 _POLL = 5.0
@@ -83,9 +83,34 @@ class Project:
         snapshot = planned.read(self._connection, files, self._config.schema)
         return [self._plan_of(file, records.get(file.id), snapshot) for file in files]
 
+    def forecasts(self, plans: Sequence[Plan], *, probe: bool = False) -> forecasting.Forecasts:
+        """What filling the rows of each plan will cost; nothing for those whose `backfill` phase is over.
+
+        Args:
+            probe: measure it on the tables, in transactions that are rolled back, and report what was done.
+
+        Raises:
+            Unsafe: a standby was to be probed.
+        """
+        records = self._known_records()
+        ahead = [plan for plan in plans if _fills(plan, records.get(plan.migration))]
+        if not ahead:
+            return {}
+        sizes = forecasting.read(self._connection, ahead, self._config.schema)
+        settings = self._config.backfill
+        if not probe:
+            return forecasting.of(ahead, sizes, settings)
+
+        def say(sentence: str) -> None:
+            self._report(Event(kind=EventKind.NOTE, migration="", message=sentence))
+
+        probes = forecasting.probed(self._connection, ahead, sizes, settings, say)
+        return forecasting.of(ahead, sizes, settings, probes)
+
     def snapshot(self, ids: Sequence[str]) -> bytes:
-        """The catalog snapshot that `plan_offline` takes."""
-        return planned.to_bytes(planned.read(self._connection, self._files(ids), self._config.schema))
+        """The catalog snapshot that `plan_offline` and `forecasts_offline` take."""
+        found = planned.read(self._connection, self._files(ids), self._config.schema)
+        return planned.to_bytes(statistics.sized(self._connection, found))
 
     def advance(
         self,
@@ -348,6 +373,17 @@ def plan_offline(config: Config, ids: Sequence[str], stats: bytes) -> list[Plan]
     files = load_directory(config.dir)
     chosen = {find_id([file.id for file in files], id_) for id_ in ids}
     return [planned.make(file, snapshot) for file in files if not ids or file.id in chosen]
+
+
+def forecasts_offline(config: Config, plans: Sequence[Plan], stats: bytes) -> forecasting.Forecasts:
+    """What filling the rows of each plan will cost, from a file of ``plan --write-stats``."""
+    return forecasting.of(plans, planned.from_bytes(stats), config.backfill)
+
+
+def _fills(plan: Plan, record: Record | None) -> bool:
+    """Whether the plan has rows to fill that are not filled yet."""
+    ahead = record is None or not record.in_flight or record.phase.position < Phase.BACKFILL.position
+    return ahead and any(step.mode is Mode.BACKFILL for step in plan.steps())
 
 
 def _deadline(duration: timedelta | None) -> float:

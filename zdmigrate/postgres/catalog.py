@@ -16,7 +16,7 @@ import psycopg
 from zdmigrate import schema
 from zdmigrate.errors import Contended, Unsafe
 from zdmigrate.planning import dependents, sync
-from zdmigrate.postgres import session, statistics
+from zdmigrate.postgres import session
 from zdmigrate.sqltext import for_table, ident, index_tail, tokens
 
 SAMPLE_ROWS = 1000
@@ -57,7 +57,6 @@ def _read(
         role, suppress = _one(cursor, _ROLE)
         expressions = [_expression(cursor, q) for q in questions if q.expression is not None and not q.given]
         types = [_type(cursor, q.type) for q in questions if q.type is not None]
-        storage, server = statistics.storage(cursor, wanted), statistics.server(cursor)
     expressions += [_expression_of_made(connection, q) for q in questions if q.expression is not None and q.given]
     trials = [_trial(connection, q) for q in questions if q.trial is not None]
     made = [q for q in questions if q.given and q.expression is None and q.trial is None]
@@ -72,8 +71,6 @@ def _read(
         trials=tuple(trials),
         creations=tuple(_creation(connection, q, control_schema) for q in made),
         asked=tuple(wanted),
-        storage=storage,
-        server=server,
     )
 
 

@@ -96,10 +96,16 @@ def transaction(
 
 @contextlib.contextmanager
 def rolled_back(
-    connection: Connection, *, lock_timeout: timedelta, search_path: str = CATALOG_PATH
+    connection: Connection,
+    *,
+    lock_timeout: timedelta,
+    statement_timeout: timedelta = timedelta(seconds=60),
+    search_path: str = CATALOG_PATH,
 ) -> Iterator[Cursor]:
     """A transaction that leaves nothing behind."""
-    inner = transaction(connection, lock_timeout=lock_timeout, search_path=search_path)
+    inner = transaction(
+        connection, lock_timeout=lock_timeout, statement_timeout=statement_timeout, search_path=search_path
+    )
     with connection.transaction(force_rollback=True), inner as cursor:
         yield cursor
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import defaultdict
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 
 from zdmigrate import schema
@@ -11,17 +13,18 @@ from zdmigrate.postgres import session
 
 _RELATIONS = """
 SELECT leaf.oid::bigint, n.nspname, c.relname, format('%%s.%%s', space.nspname, leaf.relname),
-       pg_relation_size(leaf.oid) / current_setting('block_size')::int,
+       coalesce(pg_relation_size(leaf.oid), 0) / current_setting('block_size')::int,
        CASE WHEN leaf.reltuples >= 0 THEN leaf.reltuples::float8 END, leaf.relpages,
        coalesce(pg_stat_get_dead_tuples(leaf.oid), 0),
        coalesce((SELECT option_value::int FROM pg_options_to_table(leaf.reloptions) WHERE option_name = 'fillfactor'), 100),
-       CASE WHEN leaf.reltoastrelid = 0 THEN 0 ELSE pg_relation_size(leaf.reltoastrelid) END,
+       CASE WHEN leaf.reltoastrelid = 0 THEN 0 ELSE coalesce(pg_relation_size(leaf.reltoastrelid), 0) END,
        leaf.relpersistence <> 'p', leaf.relreplident = 'f',
        EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = leaf.oid AND t.tgtype & 19 = 19)
 FROM pg_class c
 JOIN pg_namespace n ON n.oid = c.relnamespace
 JOIN unnest(%s::text[], %s::text[]) w(schema, name) ON n.nspname = w.schema AND c.relname = w.name
-JOIN pg_class leaf ON leaf.oid = c.oid OR leaf.oid IN (SELECT relid FROM pg_partition_tree(c.oid) WHERE isleaf)
+CROSS JOIN LATERAL (SELECT c.oid UNION SELECT relid FROM pg_partition_tree(c.oid) WHERE isleaf) AS part(oid)
+JOIN pg_class leaf ON leaf.oid = part.oid
 JOIN pg_namespace space ON space.oid = leaf.relnamespace
 WHERE leaf.relkind = 'r'
 ORDER BY n.nspname, c.relname, leaf.oid
@@ -42,7 +45,7 @@ ORDER BY a.attnum
 _INDEXES = """
 SELECT i.indrelid::bigint, c.relname, ARRAY(SELECT a.attname FROM unnest(i.indkey) WITH ORDINALITY k(number, place)
            JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.number ORDER BY k.place)::text[],
-       pg_relation_size(c.oid) / current_setting('block_size')::int
+       coalesce(pg_relation_size(c.oid), 0) / current_setting('block_size')::int
 FROM pg_index i
 JOIN pg_class c ON c.oid = i.indexrelid
 WHERE i.indrelid = ANY (%s) AND i.indisready AND c.relkind = 'i'
@@ -64,8 +67,19 @@ WHERE application_name <> 'pg_basebackup'
 """
 
 
+def sized(
+    connection: session.Connection, snapshot: schema.Snapshot, names: Sequence[tuple[str, str]] = ()
+) -> schema.Snapshot:
+    """The snapshot with what forecasts need of the named tables; by default of those that it was asked for.
+
+    Locks: ACCESS SHARE on the catalogs.
+    """
+    with session.transaction(connection, lock_timeout=timedelta(seconds=2), read_only=True) as cursor:
+        return dataclasses.replace(snapshot, storage=storage(cursor, names or snapshot.asked), server=server(cursor))
+
+
 def storage(cursor: session.Cursor, names: Sequence[tuple[str, str]]) -> tuple[schema.Storage, ...]:
-    """The relations that store the named tables' rows. Locks: ACCESS SHARE on the catalogs."""
+    """The relations that store the named tables' rows."""
     rows = cursor.execute(_RELATIONS, ([s for s, _ in names], [n for _, n in names])).fetchall()
     oids = [row[0] for row in rows]
     columns, indexes = _grouped(cursor, _COLUMNS, oids), _grouped(cursor, _INDEXES, oids)
