@@ -180,7 +180,8 @@ def test_exactly_the_rows_that_fail_are_set_aside(
     main: Connection, connect: Callable[[], Connection], workers: int
 ) -> None:
     main.execute(
-        "ALTER TABLE public.users ADD number integer; UPDATE public.users SET old = CASE WHEN id % 37 = 0 THEN 'x' ELSE id::text END"
+        "ALTER TABLE public.users ADD number integer; "
+        "UPDATE public.users SET old = CASE WHEN id % 37 = 0 THEN 'x' ELSE id::text END"
     )
     quarantine = Quarantine(control_schema="Control", migration=1, step="fill")
     outcome = worker.run(
