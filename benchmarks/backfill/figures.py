@@ -40,7 +40,7 @@ class Figure:
 
 
 NEEDED = {
-    "wal": ("update_bare", "ours_fast", "ours_compressed", "update_bare_90", "ours_fast_90"),
+    "wal": ("update_bare", "ours_fast", "ours_compressed", "update_bare_90", "ours_fast_90", "ours_compressed_90"),
     "growth": ("ours_fast",),
     "speed": ("update_bare", "touch", "ours_fast"),
     "latency": ("ours",),
@@ -66,6 +66,7 @@ def _wal(measured: Measured) -> Iterator[Figure]:
         ("ours_fast", "update_bare", "fillfactor 100", 0.60),
         ("ours_compressed", "update_bare", "fillfactor 100, wal_compression", 0.50),
         ("ours_fast_90", "update_bare_90", "fillfactor 90", 0.35),
+        ("ours_compressed_90", "update_bare_90", "fillfactor 90, wal_compression", 0.35),
     ):
         ours, theirs = (measured.median(name, lambda run: run.wal_per_row) for name in (variant, beside))
         yield Figure(

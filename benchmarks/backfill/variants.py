@@ -103,6 +103,12 @@ VARIANTS = {
         title="one `UPDATE`, no trigger, fillfactor 90", fill=one_update, trigger=False, fillfactor=90
     ),
     "ours_fast_90": Variant(title="**zdmigrate, unthrottled, fillfactor 90**", fill=ours.unthrottled, fillfactor=90),
+    "ours_compressed_90": Variant(
+        title="**zdmigrate, unthrottled, wal_compression, fillfactor 90**",
+        fill=ours.unthrottled,
+        compression=True,
+        fillfactor=90,
+    ),
 }
 
 
