@@ -43,9 +43,13 @@ def main() -> int:
     for name in [name for name in names if not is_available(name)]:
         notes.append(f"{VARIANTS[name].title}: not measured, the program is not on PATH.")
         names.remove(name)
-    notes.append(f"{arguments.rows:,} rows, {arguments.rate} queries a second; {os.cpu_count()} cores, load average before: "
-                 + ", ".join(f"{load:.1f}" for load in os.getloadavg()))  # fmt: skip
+    notes += _conditions(arguments, names)
     measured = _measure(arguments, groups, names)
+    notes += [
+        f"Index builds, statistics and verification after the fill, at {size.rows:,} rows: {size.wal_bytes_after:.0f} B of "
+        "WAL a row."
+        for size in measured.sizes
+    ]
     found = list(figures.figures(measured))
     found = [figure for figure in found if figure.group in groups]
     print(report.markdown(measured, found, notes))
@@ -77,6 +81,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", type=Path, help="write the results here too")
     parser.add_argument("--plots", type=Path, help="a folder for pictures: latency, lag, what was written")
     return parser
+
+
+def _conditions(arguments: argparse.Namespace, names: Sequence[str]) -> Iterator[str]:
+    if names:
+        yield f"{arguments.rows:,} rows, one replica, {arguments.rate} queries a second."
+    before = ", ".join(f"{load:.1f}" for load in os.getloadavg())
+    yield f"{os.cpu_count()} cores; load average when it began (1, 5, 15 minutes): {before}."
 
 
 def _variants(groups: Iterable[str], *, only: bool) -> list[str]:

@@ -162,7 +162,7 @@ def _memory(measured: Measured) -> Iterator[Figure]:
             reached=size.peak_memory < 80e6,
         )
     if len(sizes) > 1:
-        yield _alike("memory", "the same at both sizes", [size.peak_memory for size in sizes], 0.05)
+        yield _alike("memory", "the same at both sizes", [size.peak_memory for size in sizes], 0.10)
 
 
 def _cost(measured: Measured) -> Iterator[Figure]:

@@ -23,11 +23,12 @@ _WRITTEN = "SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::bigint"
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Size:
-    """One size of the table. Costs are per row; memory is of the process."""
+    """One size of the table. Costs are per row, `wal_bytes_after` those of the rest of the phase; memory is of the process."""
 
     rows: int
     seconds: float
     wal_bytes: float
+    wal_bytes_after: float
     peak_memory: int
 
 
@@ -38,12 +39,21 @@ def measure(rows: int, *, base: Path | None, folder: Path) -> Size:
         table.build(server, _TEMPLATE, rows=rows, fillfactor=100, migrations=table.write_project(folder))
         table.copy(server, _COPY, _TEMPLATE)
         with server.connect() as connection:
-            before = _written(connection)
+            begin = _written(connection)
             done = job.run("ours_fast", server.conninfo(_COPY, user=table.OWNER))
-            wal = _written(connection) - before
-        server.drop_database(_COPY)
-        memory = _peak_of_command(server.conninfo(_TEMPLATE, user=table.OWNER), folder)
-    return Size(rows=rows, seconds=done.seconds / rows, wal_bytes=wal / rows, peak_memory=memory)
+            filled = _written(connection)
+            server.drop_database(_COPY)
+            again = _written(connection)
+            memory = _peak_of_command(server.conninfo(_TEMPLATE, user=table.OWNER), folder)
+            end = _written(connection)
+    fill = (filled - begin) / rows
+    return Size(
+        rows=rows,
+        seconds=done.seconds / rows,
+        wal_bytes=fill,
+        wal_bytes_after=(end - again) / rows - fill,
+        peak_memory=memory,
+    )
 
 
 def _peak_of_command(conninfo: str, folder: Path) -> int:

@@ -100,11 +100,9 @@ def test_figures_without_their_measurements_are_left_out() -> None:
 
 
 def test_sizes_are_compared_with_each_other() -> None:
-    sizes = [
-        Size(rows=n, seconds=s, wal_bytes=500, peak_memory=m)
-        for n, s, m in ((20, 1.2, 70_000_000), (10, 1, 69_000_000))
-    ]
-    measured = Measured(sizes=sizes)
+    size = Size(rows=10, seconds=1, wal_bytes=500, wal_bytes_after=60, peak_memory=69_000_000)
+    larger = dataclasses.replace(size, rows=20, seconds=1.2, peak_memory=70_000_000)
+    measured = Measured(sizes=[larger, size])
 
     assert not figure(measured, "time per row").reached
     assert figure(measured, "WAL per row").reached
