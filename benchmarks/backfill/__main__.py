@@ -71,7 +71,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--pairs", type=int, default=5, help="with and without a backfill (default: %(default)s)")
     parser.add_argument("--rate", type=int, default=200, help="queries a second (default: %(default)s)")
     parser.add_argument("--baseline", type=float, default=10, help="seconds of load alone, before and after each run")
-    parser.add_argument("--sizes", default="1000000,20000000", help="rows, for memory and cost (default: %(default)s)")
+    parser.add_argument(
+        "--sizes", type=_numbers, default="1000000,20000000", help="rows, for memory and cost (default: %(default)s)"
+    )
     parser.add_argument("--restarts", type=int, default=3, help="kills (default: %(default)s)")
     parser.add_argument("--only", action="append", choices=figures.NEEDED, metavar="FIGURE",
                         help=f"may be repeated: {', '.join(figures.NEEDED)}")  # fmt: skip
@@ -81,6 +83,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", type=Path, help="write the results here too")
     parser.add_argument("--plots", type=Path, help="a folder for pictures: latency, lag, what was written")
     return parser
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",")]
 
 
 def _conditions(arguments: argparse.Namespace, names: Sequence[str]) -> Iterator[str]:
@@ -106,9 +112,8 @@ def _measure(arguments: argparse.Namespace, groups: set[str], names: Sequence[st
             for run in _runs(arguments, names, folder):
                 measured.runs.append(run)
         if groups & figures.OF_SIZES:
-            sizes = [int(size) for size in arguments.sizes.split(",")]
-            base = arguments.base or _roomy(max(sizes))
-            for rows in sizes:
+            base = arguments.base or _roomy(max(arguments.sizes))
+            for rows in arguments.sizes:
                 measured.sizes.append(scale.measure(rows, base=base, folder=folder))
                 _narrate(f"{rows:,} rows: {measured.sizes[-1].peak_memory / 1e6:.0f} MB")
         if "restart" in groups:

@@ -32,10 +32,6 @@ _SCRIPTS = {
     "INSERT INTO public.users (user_email, name, address, score, created)"
     " VALUES ('u' || :other || '@ex.org', md5(:other::text), repeat(md5(:other::text), 2), :other % 1000, now())": 10,
 }
-_WAL = """
-SELECT coalesce(sum(wal.wal_bytes), 0)::bigint
-FROM pg_stat_activity AS session, LATERAL pg_stat_get_backend_wal(session.pid) AS wal WHERE application_name = %s
-"""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -46,34 +42,22 @@ class Latency:
     seconds: float
 
 
-@dataclasses.dataclass(slots=True)
-class Load:
-    """A load that runs; `latencies` are known when its context has ended."""
-
-    server: ScratchServer
-    latencies: list[Latency] = dataclasses.field(default_factory=list)
-
-    def wal_bytes(self) -> int:
-        """What its sessions have written so far; PostgreSQL counts it for each session since 18."""
-        with self.server.connect() as connection:
-            row = connection.execute(_WAL, (NAME,)).fetchone()
-        assert row is not None
-        return int(row[0])
-
-
 @contextlib.contextmanager
-def load(server: ScratchServer, database: str, *, rows: int, rate: int) -> Iterator[Load]:
-    """So many queries a second for as long as the context is open; it returns when they have begun."""
-    running = Load(server)
+def load(server: ScratchServer, database: str, *, rows: int, rate: int) -> Iterator[list[Latency]]:
+    """So many queries a second for as long as the context is open, which begins when all sessions are there.
+
+    The list is empty until the context has ended.
+    """
+    latencies: list[Latency] = []
     with tempfile.TemporaryDirectory() as folder:
         process = _start(server, database, Path(folder), rows=rows, rate=rate)
         try:
             _await_sessions(server, process)
-            yield running
+            yield latencies
             assert process.poll() is None, f"pgbench ended with {process.returncode}"
         finally:
             _end(server, process)
-        running.latencies += _read(Path(folder))
+        latencies += _read(Path(folder))
 
 
 def _start(server: ScratchServer, database: str, folder: Path, *, rows: int, rate: int) -> subprocess.Popen[bytes]:

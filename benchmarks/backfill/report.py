@@ -46,10 +46,10 @@ def _variants(measured: Measured) -> Iterator[str]:
     present = [name for name in VARIANTS if measured.of(name)]
     if present:
         yield (
-            "| variant | runs | rows/s | WAL per row | HOT | heap | indexes | p99 alone | p99 during (ratio) | longest "
-            "| highest lag | memory |"
+            "| variant | runs | rows/s | WAL per row | of it page images | HOT | heap | indexes | p99 alone "
+            "| p99 during (ratio) | longest | highest lag | memory |"
         )
-        yield "|" + "---|" * 12
+        yield "|" + "---|" * 13
     for name in present:
         yield "| " + " | ".join(_cells(measured, name)) + " |"
 
@@ -60,6 +60,7 @@ def _cells(measured: Measured, name: str) -> Iterator[str]:
     yield str(len(runs))
     yield f"{measured.median(name, lambda run: run.rows_per_second):,.0f}"
     yield f"{measured.median(name, lambda run: run.wal_per_row):.0f} B"
+    yield f"{measured.median(name, lambda run: run.images_per_row):.0f} B"
     yield f"{measured.median(name, lambda run: run.hot_share):.0%}"
     yield f"{measured.median(name, lambda run: run.heap_growth):+.0%}"
     growths = [growth for run in runs for growth in run.index_growth.values()]

@@ -9,10 +9,9 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import psycopg
 from psycopg.conninfo import make_conninfo
 
-from benchmarks.backfill import job, lag, table
+from benchmarks.backfill import job, lag, table, wal
 from benchmarks.backfill.lag import Lag
 from benchmarks.backfill.load import Latency, load
 from benchmarks.backfill.variants import VARIANTS, Variant
@@ -20,7 +19,6 @@ from zdmigrate.postgres.servers import ScratchServer, find_binaries
 
 _DATABASE = "run"
 _WARM_UP = 2.0
-_WRITTEN = "SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::bigint"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +49,7 @@ class Run:
     began: float
     seconds: float
     wal_bytes: int
+    image_bytes: int
     heap_growth: float
     index_growth: dict[str, float]
     growth_of_indexes: float
@@ -70,6 +69,10 @@ class Run:
     @property
     def wal_per_row(self) -> float:
         return self.wal_bytes / self.rows
+
+    @property
+    def images_per_row(self) -> float:
+        return self.image_bytes / self.rows
 
     @property
     def latency_ratio(self) -> float:
@@ -95,31 +98,32 @@ class Stage:
 
     def _measure(self, name: str, variant: Variant) -> Run:
         rows, baseline = self.conditions.rows, self.conditions.baseline
-        with self.primary.connect(_DATABASE) as connection:
+        with self.primary.connect(_DATABASE) as connection, self.primary.connect() as outside:
             if not variant.trigger:
                 table.drop_triggers(connection)
             before = table.sizes(connection)
-            with load(self.primary, _DATABASE, rows=rows, rate=self.conditions.rate) as queries:
+            with load(self.primary, _DATABASE, rows=rows, rate=self.conditions.rate) as latencies:
                 time.sleep(_WARM_UP)
                 measured_from = time.time()
                 time.sleep(baseline)
                 with lag.sampled(self.primary, self.replica) as samples:
-                    written, others = _written(connection), queries.wal_bytes()
+                    begin = wal.now(outside)
                     done = job.run(name, self._conninfo(variant))
-                    wal = _written(connection) - written - (queries.wal_bytes() - others)
+                    end = wal.now(outside)
                 after = table.sizes(connection)
                 settled = time.time()
                 time.sleep(baseline)
             hot = table.hot_share(connection)
             assert not variant.trigger or table.unfilled(connection) == 0, f"{name} left rows unfilled"
-        latencies = queries.latencies
+            images = wal.image_bytes(outside, begin, end)
         lags = lag.lags([sample for sample in samples if sample.at >= done.began])
         return Run(
             variant=name,
             rows=rows,
             began=done.began,
             seconds=done.seconds,
-            wal_bytes=wal,
+            wal_bytes=begin.written_until(end),
+            image_bytes=images,
             heap_growth=before.heap_growth(after),
             index_growth=before.index_growth(after),
             growth_of_indexes=before.growth_of_indexes(after),
@@ -147,6 +151,8 @@ def stage(conditions: Conditions, fillfactors: set[int], *, base: Path | None, f
     """Servers and templates for as long as the context is open."""
     with ScratchServer.start(find_binaries(18), settings=settings(conditions.rows), fsync=True, base=base) as primary:
         table.prepare(primary)
+        with primary.connect() as connection:
+            wal.prepare(connection)
         replica = primary.start_replica("replica1")
         migrations = table.write_project(folder)
         for fillfactor in sorted(fillfactors):
@@ -189,9 +195,3 @@ def _summary(latencies: Sequence[Latency]) -> Summary:
 
 def _template(fillfactor: int) -> str:
     return f"template_{fillfactor}"
-
-
-def _written(connection: psycopg.Connection[tuple[int]]) -> int:
-    row = connection.execute(_WRITTEN).fetchone()
-    assert row is not None
-    return row[0]

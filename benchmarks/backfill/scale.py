@@ -10,15 +10,12 @@ import dataclasses
 import sys
 from pathlib import Path
 
-import psycopg
-
-from benchmarks.backfill import job, runs, table
+from benchmarks.backfill import job, runs, table, wal
 from tests.support import large_schema, peak
 from zdmigrate.postgres.servers import ScratchServer, find_binaries
 
 ROOT = Path(__file__).parents[2]
 _TEMPLATE, _COPY = "whole", "copy"
-_WRITTEN = "SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::bigint"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,13 +36,13 @@ def measure(rows: int, *, base: Path | None, folder: Path) -> Size:
         table.build(server, _TEMPLATE, rows=rows, fillfactor=100, migrations=table.write_project(folder))
         table.copy(server, _COPY, _TEMPLATE)
         with server.connect() as connection:
-            begin = _written(connection)
+            begin = wal.now(connection).bytes
             done = job.run("ours_fast", server.conninfo(_COPY, user=table.OWNER))
-            filled = _written(connection)
+            filled = wal.now(connection).bytes
             server.drop_database(_COPY)
-            again = _written(connection)
+            again = wal.now(connection).bytes
             memory = _peak_of_command(server.conninfo(_TEMPLATE, user=table.OWNER), folder)
-            end = _written(connection)
+            end = wal.now(connection).bytes
     fill = (filled - begin) / rows
     return Size(
         rows=rows,
@@ -59,9 +56,3 @@ def measure(rows: int, *, base: Path | None, folder: Path) -> Size:
 def _peak_of_command(conninfo: str, folder: Path) -> int:
     command = (sys.executable, "-m", "zdmigrate", "advance", "--to", "backfill")
     return peak.usage(command, cwd=folder, env=large_schema.environment(conninfo, ROOT, folder / "cache")).bytes
-
-
-def _written(connection: psycopg.Connection[tuple[int]]) -> int:
-    row = connection.execute(_WRITTEN).fetchone()
-    assert row is not None
-    return row[0]

@@ -25,6 +25,7 @@ def run(variant: str, *, wal: int = 800, p99: float = 0.005, seconds: float = 10
         began=0.0,
         seconds=seconds,
         wal_bytes=wal * 100_000,
+        image_bytes=200 * 100_000,
         heap_growth=0.15,
         index_growth={"users_pkey": 0.01, "users_score_idx": 0.9},
         growth_of_indexes=0.08,
