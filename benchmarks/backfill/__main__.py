@@ -141,11 +141,13 @@ def _order(names: Sequence[str], rounds: int, pairs: int) -> Iterator[str]:
 
 
 def _roomy(rows: int) -> Path | None:
-    """In memory, where there is room for it."""
-    memory = Path("/dev/shm")  # noqa: S108 (the server makes a directory of its own in it)
-    if memory.is_dir() and shutil.disk_usage(memory).free > rows * _BYTES_PER_ROW + (2 << 30):
-        return memory
-    return None
+    """In memory, where there is room for it and something left for everybody else."""
+    folder, statistics = Path("/dev/shm"), Path("/proc/meminfo")  # noqa: S108 (the server makes a directory of its own)
+    if not (folder.is_dir() and statistics.is_file()):
+        return None
+    (available,) = (int(line.split()[1]) for line in statistics.read_text().splitlines() if "MemAvailable" in line)
+    room = min(shutil.disk_usage(folder).free, available * 1024 - (4 << 30))
+    return folder if room > rows * _BYTES_PER_ROW else None
 
 
 def _draw(measured: Measured, folder: Path) -> None:
