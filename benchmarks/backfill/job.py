@@ -40,9 +40,16 @@ def main(variant: str, conninfo: str) -> None:
     began = time.time()
     VARIANTS[variant].fill(conninfo)
     ended = time.time()
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    print(json.dumps(dataclasses.asdict(Done(began=began, ended=ended, peak_memory=peak))))
+    print(json.dumps(dataclasses.asdict(Done(began=began, ended=ended, peak_memory=_peak_memory()))))
+
+
+def _peak_memory() -> int:
+    """On Linux not getrusage's, which counts the memory of the process that started this one as well."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        (peak,) = (line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(peak) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 if __name__ == "__main__":

@@ -111,7 +111,6 @@ class Stage:
                     done = job.run(name, self._conninfo(variant))
                     end = wal.now(outside)
                 after = table.sizes(connection)
-                settled = time.time()
                 time.sleep(baseline)
             hot = table.hot_share(connection)
             assert not variant.trigger or table.unfilled(connection) == 0, f"{name} left rows unfilled"
@@ -129,7 +128,10 @@ class Stage:
             growth_of_indexes=before.growth_of_indexes(after),
             hot_share=hot,
             alone=_summary(
-                [*between(latencies, measured_from, done.began), *between(latencies, settled, float("inf"))]
+                [
+                    *between(latencies, measured_from, done.began),
+                    *between(latencies, drained(latencies, done.ended), float("inf")),
+                ]
             ),
             during=_summary(between(latencies, done.began, done.ended)),
             lag_seconds=max(each.seconds for each in lags),
@@ -178,6 +180,13 @@ def between(latencies: Sequence[Latency], first: float, end: float) -> list[Late
     """Those that were due then; they are in order of time."""
     low, high = (bisect.bisect_left(latencies, moment, key=lambda latency: latency.due) for moment in (first, end))
     return list(latencies[low:high])
+
+
+def drained(latencies: Sequence[Latency], moment: float) -> float:
+    """When all that was due before that moment had its answer, and so had all that queued up meanwhile."""
+    while (end := max((each.due + each.seconds for each in between(latencies, 0, moment)), default=moment)) > moment:
+        moment = end
+    return moment
 
 
 def quantile(values: Sequence[float], share: float) -> float:

@@ -69,6 +69,13 @@ def test_latencies_belong_to_the_window_in_which_they_were_due() -> None:
     assert [latency.due for latency in runs.between(found, 1.5, 3.0)] == [2.0]
 
 
+def test_what_queued_up_behind_a_stall_does_not_count_as_the_load_alone() -> None:
+    found = [Latency(1.0, 0.1), Latency(2.0, 8.0), Latency(5.0, 6.0), Latency(10.5, 1.0), Latency(12.0, 0.1)]
+
+    assert runs.drained(found, 1.5) == 1.5
+    assert runs.drained(found, 3.0) == 11.5
+
+
 @pytest.mark.parametrize(("share", "value"), [(0.5, 51), (0.99, 100), (1.0, 100)])
 def test_quantiles(share: float, value: float) -> None:
     assert runs.quantile(range(1, 101), share) == value
