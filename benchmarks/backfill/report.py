@@ -15,7 +15,8 @@ _BULKY = {"latencies", "lags"}
 
 def markdown(measured: Measured, figures: Sequence[Figure], notes: Sequence[str]) -> str:
     """The figures with their targets, and the variants side by side."""
-    return "\n".join([*_figures(figures), "", *_variants(measured), "", *(f"* {note}" for note in notes)])
+    parts = (_figures(figures), _variants(measured), (f"* {note}" for note in notes))
+    return "\n\n".join(text for text in ("\n".join(part) for part in parts) if text)
 
 
 def document(measured: Measured, figures: Sequence[Figure], notes: Sequence[str]) -> dict[str, Any]:
