@@ -62,6 +62,7 @@ class Shared:
                 if indexed is not None:
                     self._note(relation)
             self._begun[relation.oid] = relation
+            self._vacuumed.setdefault(relation.oid, self._pages[relation.oid][0])
 
     def mode(self, relation: Relation) -> Mode:
         """How the relation's windows are written."""
@@ -156,8 +157,7 @@ class Shared:
         with self._lock:
             for oid, relation in self._begun.items():
                 page, bound = self._pages[oid]
-                since = page - self._vacuumed.setdefault(oid, page)
-                if self._strategies[oid].mode.vacuum and since >= max(1, bound * VACUUM_SHARE):
+                if self._strategies[oid].mode.vacuum and page - self._vacuumed[oid] >= max(1, bound * VACUUM_SHARE):
                     self._vacuumed[oid] = page
                     return relation
         return None
