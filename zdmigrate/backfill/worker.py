@@ -20,27 +20,22 @@ from zdmigrate.backfill.governor import Governor, Limits
 from zdmigrate.backfill.membership import Membership
 from zdmigrate.backfill.process import Connect, Narrator, Others, Shared, Steering
 from zdmigrate.backfill.progress import Snapshot
+from zdmigrate.backfill.rights import Rights
 from zdmigrate.backfill.session import Session
 from zdmigrate.backfill.setting_aside import Aside
 from zdmigrate.backfill.state import Cursor, Store
 from zdmigrate.backfill.throttles.watching import Watch
+from zdmigrate.backfill.vacuuming import Vacuuming
 from zdmigrate.backfill.values import DEFAULTS, Outcome, Settings
 from zdmigrate.backfill.working import Stopped, Surroundings, Worker
 from zdmigrate.control.fence import Fence
 from zdmigrate.plan import RowWork
 
-__all__ = ["Outcome", "RowFailed", "Settings", "Snapshot", "may_suppress_triggers", "run"]
+__all__ = ["Outcome", "RowFailed", "Settings", "Snapshot", "run"]
 
 UNLIMITED = Limits()
 ALIVE = timedelta(seconds=10)
 """How long after it was last heard of a process keeps what it has claimed."""
-
-
-def may_suppress_triggers(connection: psycopg.Connection[Any]) -> bool:
-    """Whether the role may keep a table's own triggers from firing for the backfill (always as superuser)."""
-    query = "SELECT pg_catalog.has_parameter_privilege('session_replication_role', 'SET')"
-    with connection.cursor(row_factory=psycopg.rows.scalar_row) as cursor:
-        return bool(cursor.execute(query).fetchone())
 
 
 def run(
@@ -59,6 +54,7 @@ def run(
     connect: Connect | None = None,
     watch: Watch | None = None,
     aside: Aside | None = None,
+    say: Callable[[str], None] = lambda _: None,
     joining: bool = False,
 ) -> Outcome:
     """Fill every row that `rows` calls unfilled, together with whatever other processes do; called again, go on.
@@ -74,6 +70,7 @@ def run(
         connect: opens more such connections, for the other workers and for the thread that hears what is said from
             elsewhere. Without it there is one worker, and nobody is heard.
         watch: the throttles; they are started and stopped here.
+        say: told in which order rows are written from now on, and why, where it is not the usual one.
         aside: where rows that cannot be filled are set aside. Without it the first one ends the work.
         joining: help another process, which has begun it and whose lease the fence is about.
 
@@ -93,14 +90,15 @@ def run(
 
     def part(number: int, of: Session, check: Callable[[], None], report: Callable[[Cursor, int], None]) -> Worker:
         around = Surroundings(
-            governor=shared.governor, mode=shared.mode, oldest=shared.oldest, judge=shared.judge, check=check,
+            governor=shared.governor, begin=shared.begin, mode=shared.mode, oldest=shared.oldest, judge=shared.judge, check=check,
             report=report, may_begin_anew=number == 0 and not joining,
         )  # fmt: skip
-        suppress = may_suppress_triggers(of.connection)
-        return Worker(number, of, store(of), rows, around, aside=aside, suppress=suppress)
+        return Worker(number, of, store(of), rows, around, aside=aside, rights=Rights.of(of.connection))
 
     def check() -> None:
         shared.refuse_failed()
+        for notice in shared.notices():
+            say(notice)
         if should_stop():
             raise Stopped
         narrator.when_due()
@@ -122,6 +120,7 @@ def run(
         if connect is not None:
             others = Others(shared, connect, other)
             _enter(stack, Steering(shared, member, others, connect, control_schema=control_schema, migration=migration))
+            _enter(stack, Vacuuming(shared.due_for_vacuum, connect))
             _enter(stack, others)
         try:
             part(0, mine, check, report).fill_all()

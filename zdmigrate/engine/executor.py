@@ -471,6 +471,7 @@ class Executor:
                 connect=lambda: self.connect("backfill"),
                 watch=self.watch(self.lease.key, [ident(step.rows.schema, step.rows.table)]),
                 aside=self._aside(step),
+                say=lambda text: self._tell(step, text),
                 joining=joining,
             )
 
