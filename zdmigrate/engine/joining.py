@@ -12,10 +12,12 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import psycopg
+
 from zdmigrate.control import lease
 from zdmigrate.control.store import Event, Record
 from zdmigrate.engine.work import Watch, Work
-from zdmigrate.errors import LeaseLost, Progressed, Waiting
+from zdmigrate.errors import Contended, LeaseLost, Progressed, Waiting
 from zdmigrate.phases import Phase
 from zdmigrate.plan import Mode, Plan, Step
 from zdmigrate.wording import counted
@@ -77,6 +79,11 @@ class Joining:
             outcome = dataclasses.replace(executor, should_stop=watch).fill(step, joining=True)
         except LeaseLost:
             return None
+        except psycopg.errors.IdleInTransactionSessionTimeout as error:
+            raise Contended(
+                "this process was stopped for too long in a transaction, which the server has ended",
+                hint="run the command again",
+            ) from error
         if not outcome.complete:
             raise Progressed(f"stopped while filling rows ({outcome.rows} so far)", hint="run the command again")
         return outcome.rows
