@@ -12,8 +12,8 @@ from tests.support.processes import RENAME, Running, Site, until, with_users
 
 N = 4000
 SLOWLY: dict[str, Any] = {
-    "ZDMIGRATE_BACKFILL_WINDOW_PAGES": "2", "ZDMIGRATE_BACKFILL_STRIPES": "4", "ZDMIGRATE_BACKFILL_PAUSE": "10ms",
-    "ZDMIGRATE_LEASE": "5s",
+    "ZDMIGRATE_BACKFILL_WINDOW_PAGES": "2", "ZDMIGRATE_BACKFILL_STRIPES": "4", "ZDMIGRATE_BACKFILL_PAUSE": "30ms",
+    "ZDMIGRATE_LEASE": "2s",
 }  # fmt: skip
 FILLED = "SELECT count(*) FROM users WHERE email_address IS NOT NULL"
 FRESH = "SELECT count(*) FROM zdmigrate.backfill_process WHERE expires_at > clock_timestamp()"
@@ -36,17 +36,18 @@ def shop(site: Site) -> Site:
     return site
 
 
-def advance(site: Site, *args: str) -> Running:
-    return site.start("advance", "--to", "backfill", "--override", "table_triggers=they count", *args, **SLOWLY)
+def advance(site: Site, *args: str, **env: Any) -> Running:
+    given = SLOWLY | env
+    return site.start("advance", "--to", "backfill", "--override", "table_triggers=they count", *args, **given)
 
 
 def work(site: Site, *args: str) -> Running:
     return site.start("backfill", "work", RENAME, *args, **SLOWLY)
 
 
-def both(site: Site) -> tuple[Running, Running]:
+def both(site: Site, **env: Any) -> tuple[Running, Running]:
     """An advance and a helper, both of which have written."""
-    first = advance(site)
+    first = advance(site, **env)
     until(lambda: site.value(FILLED), "the advance fills rows")
     second = work(site)
     until(lambda: site.value(FRESH) == 2, "both take part")
@@ -102,7 +103,7 @@ def test_the_advance_dies_and_its_helper_ends(shop: Site) -> None:
 
 
 def test_another_advance_takes_over_and_is_helped(shop: Site) -> None:
-    first, second = both(shop)
+    first, second = both(shop, ZDMIGRATE_LEASE="30s")  # taken over at once, because its session is gone
     epoch = shop.value("SELECT epoch FROM zdmigrate.lease")
     first.send(signal.SIGKILL)
     first.wait()

@@ -167,11 +167,23 @@ class Table:
     done: bool
 
 
+# What is claimed and not done does not count as done.
+_TABLES_OF = {"backfill": "backfill", "window": "backfill_window"}
+_TABLES = """
+SELECT relation_name, (state.rows + under_way.rows)::bigint, (page - under_way.pages)::bigint, bound, done
+FROM {backfill} AS state, LATERAL (
+    SELECT coalesce(sum(w.rows), 0) AS rows,
+           coalesce(sum(w.pages * (w.stripes - w.stripe) / w.stripes) FILTER (WHERE w.page >= 0), 0) AS pages
+    FROM {window} AS w WHERE (w.migration, w.step, w.relation) = (state.migration, state.step, state.relation)
+) AS under_way
+WHERE migration = {migration} ORDER BY 1
+"""
+
+
 def tables(connection: psycopg.Connection[Any], *, control_schema: str, migration: int) -> list[Table]:
     """The tables and partitions that were begun."""
-    query = sql.SQL("SELECT relation_name, rows, page, bound, done FROM {} WHERE migration = {} ORDER BY 1").format(
-        sql.Identifier(control_schema, "backfill"), sql.Literal(migration)
-    )
+    names = {name: sql.Identifier(control_schema, table) for name, table in _TABLES_OF.items()}
+    query = sql.SQL(_TABLES).format(**names, migration=sql.Literal(migration))
     with connection.cursor(row_factory=tuple_row) as cursor:
         rows = cursor.execute(query).fetchall()
     return [

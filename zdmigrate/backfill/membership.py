@@ -38,21 +38,25 @@ WITH spent AS (
 SELECT (
     SELECT count(*) FROM {table}
     WHERE (migration, step) = ({migration}, {step}) AND process <> {process} AND expires_at > clock_timestamp()
-), (
-    SELECT coalesce(sum(rows), 0)::bigint FROM (
-        SELECT rows FROM {backfill} WHERE (migration, step) = ({migration}, {step})
-        UNION ALL SELECT rows FROM {window} WHERE (migration, step) = ({migration}, {step})
-    ) AS filled
-)
+), coalesce(sum(claimed.rows + under_way.rows), 0)::bigint, coalesce(sum(claimed.page - under_way.pages), 0)::bigint,
+    coalesce(sum(claimed.bound), 0)::bigint
+FROM {backfill} AS claimed, LATERAL (
+    SELECT coalesce(sum(w.rows), 0) AS rows, coalesce(sum(w.pages * (w.stripes - w.stripe) / w.stripes)
+           FILTER (WHERE w.page >= 0), 0) AS pages
+    FROM {window} AS w WHERE (w.migration, w.step, w.relation) = (claimed.migration, claimed.step, claimed.relation)
+) AS under_way
+WHERE (migration, step) = ({migration}, {step})
 """
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Company:
-    """How many other processes take part, and how many rows all of them have filled, earlier ones too."""
+    """How many other processes take part, and how far all of them have come, earlier ones too."""
 
     others: int
     rows: int
+    pages_done: int
+    pages_total: int
 
 
 class Membership:
@@ -96,7 +100,7 @@ class Membership:
         row = connection.execute(statement).fetchone()
         assert row is not None
         self._told = (wal, seconds)
-        return Company(others=row[0], rows=row[1])
+        return Company(others=row[0], rows=row[1], pages_done=row[2], pages_total=row[3])
 
     def leave(self, connection: psycopg.Connection[Any]) -> None:
         """Take part no longer: what is still claimed is free."""

@@ -42,7 +42,8 @@ class Shared:
     def __init__(self, governor: Governor, rows: int, watch: Watch | None) -> None:
         self.governor, self._watch = governor, watch
         self._lock = threading.Lock()
-        self._rows = rows
+        self._mine, self._others = 0, rows
+        self._seen: tuple[int, int] | None = None
         self._relation = ""
         self._pages: dict[int, tuple[int, int]] = {}
         self._strategies: dict[int, Strategy] = {}
@@ -74,16 +75,11 @@ class Shared:
         """A stripe was written."""
         oldest = self.oldest()
         with self._lock:
-            self._rows += filled.rows
+            self._mine += filled.rows
             self._meter.wrote(filled.wal)
             strategy = self._strategies[relation.oid]
             if strategy.observe(updated=filled.rows, hot=filled.hot, oldest=oldest, now=filled.transaction):
                 self._note(relation)
-
-    def count(self, rows: int) -> None:
-        """All processes together have filled that many."""
-        with self._lock:
-            self._rows = max(self._rows, rows)
 
     def oldest(self) -> Oldest | None:
         """What holds the horizon back, and for how long it has not moved."""
@@ -109,6 +105,12 @@ class Shared:
         """
         if self._ended.is_set():
             raise Stopped
+
+    def see(self, rows: int, pages: tuple[int, int] | None) -> None:
+        """All processes together have filled that many rows, and done that many pages of how many."""
+        with self._lock:
+            self._others = rows - self._mine
+            self._seen = pages
 
     # What the process asks -----------------------------------------------------------------------------------------
 
@@ -172,8 +174,8 @@ class Shared:
         self._notices.append(f"{relation}: {mode.order}, {mode.why}")
 
     def _progress(self) -> Progress:
-        done, total = (sum(each) for each in zip((0, 0), *self._pages.values(), strict=True))
-        return Progress(relation=self._relation, rows=self._rows, pages_done=done, pages_total=total)
+        done, total = self._seen or (sum(each) for each in zip((0, 0), *self._pages.values(), strict=True))
+        return Progress(relation=self._relation, rows=self._mine + self._others, pages_done=done, pages_total=total)
 
     def _standing_since(self, horizon: Horizon) -> Oldest:
         now = time.monotonic()
@@ -266,7 +268,8 @@ class Steering:
         said = control.read(self._connection, control_schema=self._control_schema, migration=self._migration)
         snapshot = self._shared.snapshot
         company = self._member.beat(self._connection, snapshot, self._shared.document(snapshot))
-        self._shared.count(company.rows)
+        if company.pages_total:
+            self._shared.see(company.rows, (company.pages_done, company.pages_total))
         governor.steer(said, processes=1 + company.others)
         self._shared.follow()
         self._others.hire(governor.workers - 1)

@@ -128,7 +128,10 @@ def run(
             shared.end()
             return Outcome(rows=store(mine).rows(), complete=False)
     shared.refuse_failed()
-    return Outcome(rows=store(mine).rows(), complete=True)
+    filled = store(mine).rows()
+    shared.see(filled, None)
+    narrator.now()
+    return Outcome(rows=filled, complete=True)
 
 
 def _enter(stack: contextlib.ExitStack, what: contextlib.AbstractContextManager[object] | None) -> None:

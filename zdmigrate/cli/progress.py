@@ -60,12 +60,12 @@ def _json_lines(redact: Callable[[str], str], kept: Kept) -> Reporter:
 
 
 class Lines:
-    """A line per event, and every few seconds one about a step's progress."""
+    """A line per event, and about a step's progress one every few seconds, when it is done, and when somebody stops it."""
 
     def __init__(self, redact: Callable[[str], str], *, clock: Callable[[], float] = time.monotonic) -> None:
         self._redact = redact
         self._clock = clock
-        self._last: dict[tuple[str, str | None], tuple[float, list[str]]] = {}
+        self._last: dict[tuple[str, str | None], tuple[float, object]] = {}
 
     def __call__(self, event: Event) -> None:
         if event.kind == "progress" and not self._due(event):
@@ -74,11 +74,11 @@ class Lines:
 
     def _due(self, event: Event) -> bool:
         key, now = (event.migration, event.step), self._clock()
-        finished = event.done is not None and event.done == event.total
-        told, stops = self._last.get(key, (float("-inf"), []))
-        if not finished and now - told < EVERY and _stops(event) == stops:
+        state = (event.done is not None and event.done == event.total, _stops(event))
+        told, before = self._last.get(key, (float("-inf"), None))
+        if now - told < EVERY and state == before:
             return False
-        self._last[key] = now, _stops(event)
+        self._last[key] = now, state
         return True
 
 
