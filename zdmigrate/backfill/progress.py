@@ -163,6 +163,7 @@ class Meter:
         # Less than before: a relation's file was replaced, and it begins anew.
         self._rows.add(max(0, progress.rows - before.rows), now)
         self._pages.add(max(0, progress.pages_done - before.pages_done), now)
+        self._wal.add(0, now)
         self._last = progress
         return Snapshot(
             relation=progress.relation,

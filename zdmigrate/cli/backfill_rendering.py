@@ -92,7 +92,7 @@ _PACE: tuple[tuple[str, Callable[[float], str]], ...] = (
     ("rows_per_second", lambda value: f"{value:,.0f} rows/s"),
     ("eta_seconds", lambda value: f"{_spoken(value)} to go"),
     ("wal_bytes_per_second", lambda value: f"{sized(value)}/s of WAL"),
-    ("p95_ms", lambda value: f"p95 {brief(timedelta(milliseconds=value))}"),
+    ("p95_ms", lambda value: f"p95 {value:.0f} ms"),
     ("lag_bytes", lambda value: f"lag {sized(value)}"),
     ("lag_seconds", lambda value: f"{value:.1f} s behind"),
     ("workers", lambda value: f"{value:.0f} at work"),
