@@ -38,10 +38,6 @@ def test_a_batch_is_a_tid_range_and_a_stripe() -> None:
     )
 
 
-def test_a_stripe_count_that_does_not_divide_256_needs_both_bytes_of_the_position() -> None:
-    assert stripe_of_row(24).as_string() == ("(get_byte(tidsend(ctid), 4) * 256 + get_byte(tidsend(ctid), 5)) % 24")
-
-
 @given(st.integers(1, 500), st.integers(0, 50_000), st.integers(1, 10_000))
 def test_pieces_of_a_batch_are_its_pages_and_not_too_large(length: int, rows: int, most: int) -> None:
     pieces = Batch(Pages(7, 7 + length), Stripe(3, 16), rows).pieces(most)
