@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zdmigrate.backfill.values import Settings
-from zdmigrate.backfill.windows import Batch, Pages, Stripe, stripe_of_row
+from zdmigrate.backfill.windows import Batch, Pages, Stripe
 
 pages = st.builds(lambda first, length: Pages(first, first + length), st.integers(0, 10**9), st.integers(0, 3000))
 
