@@ -283,6 +283,8 @@ class Table:
     indexes: tuple[Index, ...] = ()
     constraints: tuple[Constraint, ...] = ()
     triggers: tuple[Trigger, ...] = ()
+    partition_triggers: tuple[Trigger, ...] = ()
+    """Those that partitions have by themselves."""
     functions: tuple[Function, ...] = ()
     dependents: tuple[Dependent, ...] = ()
     views: tuple[View, ...] = ()
@@ -302,6 +304,8 @@ class Table:
     grants: tuple[Grant, ...] = ()
     """To others than its owner."""
     row_security: bool = False
+    hides_rows: bool = False
+    """Whether its row-level security, or that of a partition, holds for the connected role too."""
     reliant: tuple[Reliant, ...] = ()
     sequences: tuple[Sequence, ...] = ()
     comment: str | None = None
@@ -312,6 +316,11 @@ class Table:
     def partitioned(self) -> bool:
         """Whether rows live in partitions."""
         return self.kind == "p"
+
+    @property
+    def all_triggers(self) -> tuple[Trigger, ...]:
+        """Whatever fires for writes into the table."""
+        return (*self.triggers, *self.partition_triggers)
 
     def column(self, name: str) -> Column | None:
         """The column of that name."""

@@ -14,6 +14,16 @@ from zdmigrate.planning import names, probes
 from zdmigrate.planning.draft import Draft, TableDraft, Unanswered
 from zdmigrate.sqltext import for_table, ident
 
+_NO_TABLES = {
+    "v": ("a view", "name the underlying table instead"),
+    "m": ("a materialized view", "name the underlying table instead; CREATE MATERIALIZED VIEW again is RunSQL"),
+    "f": ("a foreign table", "migrate it on the server that stores its rows"),
+    "S": ("a sequence", "check the name"),
+    "i": ("an index", "name its table instead"),
+    "I": ("an index", "name its table instead"),
+    "c": ("a composite type", "check the name"),
+}
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Target:
@@ -104,11 +114,17 @@ class Scope:
         if table is None:
             raise Unsafe(f"there is no table {shown}", hint="check the name, and schema= in the migration")
         if table.kind not in ("r", "p"):
-            raise Unsafe(f"{shown} is not a table (relkind {table.kind!r})", hint="name the underlying table instead")
+            what, instead = _NO_TABLES.get(table.kind, ("something else", "check the name"))
+            raise Unsafe(f"{shown} is {what}, and not a table", hint=instead)
         if table.is_partition:
             raise Unsafe(f"{shown} is a partition", hint="migrate its partitioned parent")
         if table.inherits:
-            raise Unsafe(f"{shown} is part of an inheritance tree", hint="inheritance is not supported; use partitions")
+            raise Unsafe(
+                f"{shown} is part of an inheritance tree, in which triggers, indexes and keys of a parent do not hold for "
+                "its children: they could not be kept like it",
+                hint="make the children partitions, or take them out with ALTER TABLE child NO INHERIT parent and migrate "
+                "each table by itself",
+            )
         if not table.owned:
             raise Unsafe(
                 f"{shown} is owned by {table.owner}, and {self.snapshot.role} is not a member of that role",
@@ -168,6 +184,7 @@ class Scope:
         Raises:
             Unsafe: the server refused it.
         """
+        refuse_hidden_rows(table, self.snapshot.role)
         for facts in self.snapshot.expressions:
             if (facts.schema, facts.table, facts.expression) == (table.schema, table.name, text):
                 if facts.error is not None:
@@ -331,6 +348,21 @@ def refuse_given(table: schema.Table, column: schema.Column, *, doing: str) -> N
         raise Unsafe(
             f"{table.schema}.{table.name}.{column.name} is {what} column, which cannot be {doing}",
             hint="leave the column as it is, and let N+1 use another one",
+        )
+
+
+def refuse_hidden_rows(table: schema.Table, role: str) -> None:
+    """Refuse tables of which the role does not see every row.
+
+    Raises:
+        Unsafe: row-level security holds for it, too.
+    """
+    if table.hides_rows:
+        shown = f"{table.schema}.{table.name}"
+        raise Unsafe(
+            f"row-level security of {shown} (or of a partition) holds for {role}, too: rows that it hides would be overlooked",
+            hint=f"ALTER TABLE {ident(table.schema, table.name)} NO FORCE ROW LEVEL SECURITY, if {role} owns it; or migrate "
+            "as a role with BYPASSRLS",
         )
 
 

@@ -11,7 +11,7 @@ from zdmigrate.hazards import Hazard
 from zdmigrate.phases import Phase
 from zdmigrate.plan import ALWAYS_TODO, Gate, LockMode, Mode, RowWork, Step, TableLock
 from zdmigrate.planning import names, probes, sync
-from zdmigrate.planning.parts import Scope, alter, on, transaction_step
+from zdmigrate.planning.parts import Scope, alter, on, refuse_hidden_rows, transaction_step
 from zdmigrate.planning.rebinding import Rebinding
 from zdmigrate.sqltext import AmbiguousName, columns_in, ident, literal
 
@@ -220,10 +220,13 @@ class Synced:
         """What the table's own triggers mean for sync and backfill."""
         # session_replication_role = replica keeps ordinary triggers silent, and wakes ENABLE REPLICA ones.
         firing = ("A", "R") if self.scope.snapshot.may_suppress_triggers else ("A", "O")
+        old = {column.name for pair in self.pairs for column in pair.old}
+        # Those that fire for an old column will fire for the new one beside it, too.
         would_fire = [
-            t.name for t in self.table.triggers if "UPDATE" in t.events and t.enabled in firing and not t.update_of
-        ]
-        if not would_fire:
+            t.name for t in self.table.all_triggers
+            if "UPDATE" in t.events and t.enabled in firing and (not t.update_of or old & set(t.update_of))
+        ]  # fmt: skip
+        if not would_fire or not self._fills:
             return (), ()
         shown = f"{self.table.schema}.{self.table.name}"
         message = f"the backfill updates rows of {shown} and fires its triggers: {', '.join(would_fire)}"
@@ -232,9 +235,9 @@ class Synced:
             'or accept it: --override table_triggers="reason"'
         )
         hazard = Hazard(id="B01", phase=Phase.BACKFILL, message=message, remedy=remedy, accept="table_triggers")
-        return (hazard,), (
-            Gate(name="table_triggers", phase=Phase.BACKFILL, detail=f"{message}; {remedy}", exit_code=6),
-        )
+        now = probes.firing(self.table, (name for name, _ in self.rows.assignments), control=self.scope.control)
+        detail = f"{message}; {remedy}"
+        return (hazard,), (Gate(name="table_triggers", phase=Phase.BACKFILL, detail=detail, exit_code=6, query=now),)
 
     def refuse_unsyncable(self) -> None:
         """Refuse what triggers cannot keep equal.
@@ -243,6 +246,13 @@ class Synced:
             Unsafe: with the remedy.
         """
         shown = f"{self.table.schema}.{self.table.name}"
+        refuse_hidden_rows(self.table, self.scope.snapshot.role)
+        foreign = [f"{leaf.schema}.{leaf.name}" for leaf in self.table.partitions if leaf.foreign]
+        if foreign and self._fills:
+            raise Unsafe(
+                f"{', '.join(foreign)} is a foreign table: rows of {shown} that another server stores cannot be filled from here",
+                hint="detach it, migrate it on its own server, and attach it again when the migration is complete",
+            )
         if self.table.rules:
             raise Unsafe(
                 f"{shown} has rewrite rules ({', '.join(self.table.rules)}), which change what a write does before triggers",
@@ -273,7 +283,7 @@ class Synced:
 
     @property
     def _settles(self) -> bool:
-        return self._fills and any(t.before and t.row for t in self.table.triggers)
+        return self._fills and any(t.before and t.row for t in self.table.all_triggers)
 
     @property
     def _fills(self) -> bool:
@@ -288,7 +298,7 @@ class Synced:
 
     def _triggers(self) -> tuple[_Trigger, ...]:
         target = ident(self.table.schema, self.table.name)
-        others = frozenset(t.name for t in self.table.triggers if t.before and t.row)
+        others = frozenset(t.name for t in self.table.all_triggers if t.before and t.row)
         when = sync.disturbed(self.pairs)
         base = self.scope.name("sync", self.label, self.table.schema, self.table.name)
         both = "INSERT OR UPDATE" if self._fills else "INSERT"

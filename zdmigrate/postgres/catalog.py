@@ -101,7 +101,8 @@ SELECT n.nspname, c.relname, c.oid::bigint, c.relkind, pg_get_userbyid(c.relowne
                                       x.privilege_type, x.is_grantable)
              FROM aclexplode(c.relacl) x WHERE x.grantee <> c.relowner),
        c.relrowsecurity, obj_description(c.oid, 'pg_class'), c.relreplident::text,
-       has_any_column_privilege(c.oid, 'REFERENCES')
+       has_any_column_privilege(c.oid, 'REFERENCES'),
+       row_security_active(c.oid) OR EXISTS (SELECT FROM pg_partition_tree(c.oid) tree WHERE row_security_active(tree.relid))
 FROM pg_class c
 JOIN pg_namespace n ON n.oid = c.relnamespace
 JOIN unnest(%s::text[], %s::text[]) w(schema, name) ON n.nspname = w.schema AND c.relname = w.name
@@ -211,18 +212,23 @@ WHERE k.conrelid = ANY (%s) AND k.contype IN ('c', 'f', 'n', 'p', 'u', 'x')
 ORDER BY k.conrelid, k.conname
 """
 
-_TRIGGERS = """
-SELECT t.tgrelid::bigint, t.tgname, t.tgenabled::text, (t.tgtype & 2) > 0, (t.tgtype & 1) > 0,
+_TRIGGER = """
+SELECT w.oid, t.tgname, t.tgenabled::text, (t.tgtype & 2) > 0, (t.tgtype & 1) > 0,
        array_remove(ARRAY[CASE WHEN (t.tgtype & 4) > 0 THEN 'INSERT' END, CASE WHEN (t.tgtype & 16) > 0 THEN 'UPDATE' END,
                           CASE WHEN (t.tgtype & 8) > 0 THEN 'DELETE' END], NULL),
        ARRAY(SELECT a.attname::text FROM unnest(t.tgattr::smallint[]) WITH ORDINALITY u(attnum, place)
              JOIN pg_attribute a ON a.attrelid = t.tgrelid AND a.attnum = u.attnum ORDER BY u.place),
        pg_get_triggerdef(t.oid), obj_description(t.oid, 'pg_trigger'),
        pg_describe_object('pg_trigger'::regclass, t.oid, 0), n.nspname
-FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_namespace n ON n.oid = p.pronamespace
-WHERE t.tgrelid = ANY (%s) AND NOT t.tgisinternal
-ORDER BY t.tgrelid, t.tgname
+FROM unnest(%s::bigint[]) w(oid) CROSS JOIN LATERAL ({relations}) r(oid, own)
+JOIN pg_trigger t ON t.tgrelid = r.oid AND NOT t.tgisinternal AND (r.own OR t.tgparentid = 0)
+JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_namespace n ON n.oid = p.pronamespace
+ORDER BY 1, t.tgrelid, t.tgname
 """
+_TRIGGERS = _TRIGGER.format(relations="SELECT w.oid::oid, true")
+_PARTITION_TRIGGERS = _TRIGGER.format(
+    relations="SELECT tree.relid::oid, false FROM pg_partition_tree(w.oid::oid) AS tree WHERE tree.level > 0"
+)
 
 # Those of its triggers, and those whose text mentions its name: the catalog knows no more of what a body is about.
 _FUNCTIONS = """
@@ -407,6 +413,7 @@ def _tables(cursor: session.Cursor, wanted: Sequence[Name], control_schema: str)
     columns = _grouped(cursor, _COLUMNS, oids, _column)
     constraints = _grouped(cursor, _CONSTRAINTS, oids, _constraint)
     triggers = _grouped(cursor, _TRIGGERS, oids, lambda row: (row[-1], _trigger(row)))
+    others = _grouped(cursor, _PARTITION_TRIGGERS, oids, lambda row: (row[-1], _trigger(row)))
     dependents = _grouped(cursor, _DEPENDENTS, oids, lambda r: schema.Dependent(column=r[0], kind=r[1], identity=r[2]))
     partitions = _grouped(cursor, _PARTITIONS, oids, _leaf)
     sequences = _grouped(cursor, _SEQUENCES, oids, _sequence)
@@ -431,6 +438,7 @@ def _tables(cursor: session.Cursor, wanted: Sequence[Name], control_schema: str)
                 columns=tuple(_with_hash(cursor, column) if column.name in unique else column for column in columns[oid]),
                 indexes=tuple(indexes[oid]), constraints=tuple(constraints[oid]),
                 triggers=tuple(t for home, t in triggers[oid] if home != control_schema),
+                partition_triggers=tuple(t for home, t in others[oid] if home != control_schema), hides_rows=row[19],
                 functions=tuple(_about(row[1], columns[oid], functions[oid], control_schema)),
                 dependents=tuple(dependents[oid]), partitions=tuple(partitions[oid]), views=tuple(views[oid]),
                 policies=tuple(policies[oid]), routines=tuple(routines[oid]), statistics=tuple(statistics[oid]),
