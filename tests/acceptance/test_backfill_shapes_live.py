@@ -7,15 +7,13 @@ its relation, or after a batch by a signal. Then another session changes the tab
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import signal
 from collections.abc import Iterator
 
 import pytest
 
-from tests.acceptance.test_backfill_shapes import ACCEPTED, COUNTED, ID, ROWS, SIZE, SMALL, N, filled, sized, table
+from tests.acceptance.test_backfill_shapes import ACCEPTED, COUNTED, ID, ROWS, N, filled, sized, table
 from tests.support.processes import Running, Site, transaction, until
-from tests.support.servers import connect
 
 COLUMNS = "id integer, body text, writes integer NOT NULL DEFAULT 0"
 PARTITIONED = (
@@ -41,13 +39,15 @@ def held_by_a_row(site: Site, leaf: str) -> Iterator[Running]:
 
 
 @contextlib.contextmanager
-def stopped(site: Site, *, batches: int, args: tuple[str, ...] = ()) -> Iterator[Running]:
-    """Between two batches of the same table."""
-    kill = {"match": "WITH filled AS", "skip": 5 * batches, "stop": True}
-    running = site.start("advance", "--to", "backfill", "--format", "json", *ACCEPTED, *args, kill=kill)
+def stopped(site: Site, *, batches: int = 1) -> Iterator[Running]:
+    """After so many batches, between two transactions."""
+    kill = {"match": "WITH filled AS", "skip": 2 * (batches - 1), "stop": True}
+    running = site.start("advance", "--to", "backfill", "--format", "json", *ACCEPTED, kill=kill)
     running.wait_until_stopped()
-    yield running
-    running.send(signal.SIGCONT)
+    try:
+        yield running
+    finally:
+        running.send(signal.SIGCONT)
 
 
 def ready(site: Site, *statements: str, rows: str = ROWS) -> Site:
@@ -65,7 +65,7 @@ def test_partitions_that_are_attached(site: Site) -> None:
     shop.sql(
         "CREATE TABLE late (LIKE docs INCLUDING ALL)",
         "INSERT INTO late (id, body) SELECT n, 'late' FROM generate_series(2001, 2300) AS n",
-        f"CREATE TABLE old.tree (LIKE docs INCLUDING ALL) PARTITION BY HASH (id)",
+        "CREATE TABLE old.tree (LIKE docs INCLUDING ALL) PARTITION BY HASH (id)",
         "CREATE TABLE old.leaf PARTITION OF old.tree FOR VALUES WITH (MODULUS 1, REMAINDER 0)",
         "INSERT INTO old.tree (id, body) SELECT n, 'tree' FROM generate_series(3001, 3100) AS n",
     )
@@ -97,14 +97,87 @@ def test_partitions_that_go_or_come(site: Site, change: str, left: int) -> None:
     shop = ready(site, *PARTITIONED)
     with held_by_a_row(shop, "old.first") as running:
         shop.sql(*change.split("; "))
-    done = running.wait()
-    print(done)
-    done.expect(0)
+    assert filled(running.wait().expect(0))[1]
     assert shop.rows(sized()) == [(left, left)]
     assert shop.rows("SELECT DISTINCT writes FROM docs") == [(1,)]
 
 
-def test_a_partition_that_goes_while_it_is_filled(site: Site) -> None:
+@pytest.mark.parametrize(
+    ("change", "left"),
+    [
+        ("ALTER TABLE docs DETACH PARTITION old.first", N - 300),
+        ("ALTER TABLE docs DETACH PARTITION old.first; ALTER TABLE old.first DROP COLUMN size", N - 300),
+        ("DROP TABLE old.first", N - 300),
+        ("TRUNCATE docs", 0),
+        ("ALTER TABLE old.first RENAME TO last", N),
+        ("ALTER SCHEMA old RENAME TO older", N),
+        ("VACUUM FULL old.first", N),
+    ],
+)
+def test_the_partition_that_is_being_filled(site: Site, change: str, left: int) -> None:
     shop = ready(site, *PARTITIONED)
-    with stopped(shop, batches=1):
-        shop.sql("ALTER TABLE docs DETACH PARTITION old.first")
+    with stopped(shop) as running:
+        shop.sql(*change.split("; "))
+    done = running.wait().expect(0)
+    assert shop.rows(sized()) == [(left, left)]
+    assert shop.rows("SELECT DISTINCT writes FROM docs") == ([(1,)] if left else [])
+    assert filled(done)[1]
+    assert left < N or filled(done)[0] == N
+
+
+# The table itself ----------------------------------------------------------------------------------------------------
+
+
+AGAIN = "INSERT INTO docs (id, body) SELECT n, repeat('x', n) FROM generate_series(1, 450) AS n"
+REWRITES = {
+    "VACUUM FULL": "VACUUM FULL docs",
+    "CLUSTER": "CLUSTER docs USING docs_pkey",
+    "without WAL from here on": "ALTER TABLE docs SET UNLOGGED",
+    "another column's type": "ALTER TABLE docs ALTER COLUMN other TYPE bigint",
+    "a column with a volatile default": "ALTER TABLE docs ADD COLUMN more uuid DEFAULT gen_random_uuid()",
+    "more room in its pages": "ALTER TABLE docs SET (fillfactor = 30); VACUUM FULL docs",
+    "an index on the new column": "CREATE INDEX ON docs (size)",
+    "fewer rows, and then more": f"DELETE FROM docs WHERE id <= 450; VACUUM FULL docs; {AGAIN}",
+    "truncated": f"TRUNCATE docs; {ROWS}",
+    "truncated and filled past the triggers": f"TRUNCATE docs; SET session_replication_role = replica; {ROWS}",
+}
+
+
+@pytest.mark.parametrize("change", REWRITES)
+def test_a_table_that_is_rewritten(site: Site, change: str) -> None:
+    """No row is written twice, and what is counted is what was written."""
+    shop = ready(site, f"CREATE TABLE docs ({COLUMNS}, other integer)", "ALTER TABLE docs ADD PRIMARY KEY (id)")
+    with stopped(shop, batches=3) as running:
+        before = shop.value("SELECT sum(writes) FROM docs")
+        assert 0 < before < N
+        shop.sql(*REWRITES[change].split("; "))
+        gone = before - (shop.value("SELECT sum(writes) FROM docs") or 0)
+    counted, complete = filled(running.wait().expect(0))
+    assert shop.rows(sized()) == [(N, N)]
+    assert shop.value("SELECT max(writes) FROM docs") <= 1
+    assert (counted, complete) == (shop.value("SELECT sum(writes) FROM docs") + gone, True)
+
+
+@pytest.mark.parametrize("change", ["DROP TABLE docs", "ALTER TABLE docs RENAME TO papers"])
+def test_a_table_that_is_gone(site: Site, change: str) -> None:
+    shop = ready(site, f"CREATE TABLE docs ({COLUMNS})")
+    with stopped(shop) as running:
+        shop.sql(change)
+    told = running.wait().expect(7).migration(ID)
+    assert told["message"] == "there is no table public.docs any more"
+    assert "give it its name back" in told["hint"]
+    if "papers" in change:
+        shop.sql("ALTER TABLE papers RENAME TO docs")
+        shop.run("advance", "--to", "backfill", *ACCEPTED).expect(0)
+        assert shop.rows(sized()) == [(N, N)]
+        assert shop.rows("SELECT DISTINCT writes FROM docs") == [(1,)]
+
+
+def test_a_child_that_inherits_from_it_meanwhile(site: Site) -> None:
+    """Triggers of a parent are none of its children."""
+    shop = ready(site, f"CREATE TABLE docs ({COLUMNS})")
+    with stopped(shop) as running:
+        shop.sql("CREATE TABLE child (more text) INHERITS (docs)")
+    running.wait()
+    refused = shop.run("advance", "--to", "contract", *ACCEPTED).expect(7)
+    assert "a sync trigger on public.docs was changed by hand (missing or not ENABLE ALWAYS)" in refused.out

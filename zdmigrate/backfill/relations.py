@@ -25,13 +25,6 @@ JOIN pg_catalog.pg_namespace AS space ON space.oid = leaf.relnamespace
 ORDER BY leaf.oid
 """
 
-_CURRENT = """
-SELECT space.nspname, relation.relname
-FROM pg_catalog.pg_class AS relation
-JOIN pg_catalog.pg_namespace AS space ON space.oid = relation.relnamespace
-WHERE relation.oid = {oid}
-"""
-
 _KEY = """
 SELECT attribute.attname
 FROM pg_catalog.pg_index AS index
@@ -88,7 +81,10 @@ def leaves(session: Session, schema: str, table: str) -> list[Relation]:
     query = sql.SQL(_LEAVES).format(schema=sql.Literal(schema), table=sql.Literal(table))
     found = session.patiently(lambda: session.read(query), schema=schema, table=table)
     if not found:
-        raise Drift(f"there is no table {schema}.{table} any more", hint="zdmigrate status")
+        raise Drift(
+            f"there is no table {schema}.{table} any more",
+            hint="give it its name back, or bring the table back; then run the command again",
+        )
     for _, space, name, kind in found:
         if kind not in ("r", "p"):
             raise Unsafe(
@@ -96,12 +92,6 @@ def leaves(session: Session, schema: str, table: str) -> list[Relation]:
                 hint="detach it, or move its rows into a local partition",
             )
     return [Relation(oid=oid, schema=space, name=name) for oid, space, name, kind in found if kind == "r"]
-
-
-def current(session: Session, relation: Relation) -> Relation | None:
-    """The relation under the name that it has now; None when it is gone."""
-    found = session.read(sql.SQL(_CURRENT).format(oid=sql.Literal(relation.oid)))
-    return Relation(oid=relation.oid, schema=found[0][0], name=found[0][1]) if found else None
 
 
 def index_of(session: Session, relation: Relation, columns: list[str]) -> str | None:
