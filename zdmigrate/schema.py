@@ -284,7 +284,7 @@ class Table:
     constraints: tuple[Constraint, ...] = ()
     triggers: tuple[Trigger, ...] = ()
     partition_triggers: tuple[Trigger, ...] = ()
-    """Those that partitions have by themselves."""
+    """Those that partitions, or children, have by themselves."""
     functions: tuple[Function, ...] = ()
     dependents: tuple[Dependent, ...] = ()
     views: tuple[View, ...] = ()
@@ -295,6 +295,11 @@ class Table:
     partition_columns: tuple[str, ...] = ()
     is_partition: bool = False
     inherits: bool = False
+    """Whether it is part of an inheritance tree."""
+    is_child: bool = False
+    """Whether it inherits from another table."""
+    children: tuple[Leaf, ...] = ()
+    """What inherits from it, directly or not; of a partitioned table none."""
     may_create: bool = True
     """Whether the connected role may create indexes: that needs CREATE on the table's schema."""
     may_reference: bool = True
@@ -305,7 +310,7 @@ class Table:
     """To others than its owner."""
     row_security: bool = False
     hides_rows: bool = False
-    """Whether its row-level security, or that of a partition, holds for the connected role too."""
+    """Whether its row-level security, or that of a partition or child, holds for the connected role too."""
     reliant: tuple[Reliant, ...] = ()
     sequences: tuple[Sequence, ...] = ()
     comment: str | None = None

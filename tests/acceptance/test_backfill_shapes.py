@@ -150,6 +150,43 @@ def test_an_unlogged_table_is_forecast_and_filled_without_wal(site: Site) -> Non
     assert shop.rows(sized()) == [(N, N)]
 
 
+INHERITED = (
+    f"CREATE TABLE docs ({COLUMNS})",
+    "CREATE SCHEMA other",
+    "CREATE TABLE other.same () INHERITS (docs)",
+    """CREATE TABLE "a child" (more text, PRIMARY KEY (id)) INHERITS (docs)""",
+    """CREATE TABLE grandchild (extra integer DEFAULT 5) INHERITS (other.same, "a child")""",
+    "CREATE FUNCTION tidy() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.body := trim(NEW.body); RETURN NEW; END $$",
+    """CREATE TRIGGER tidy BEFORE INSERT OR UPDATE ON "a child" FOR EACH ROW EXECUTE FUNCTION tidy()""",
+)
+CHILDREN = ("docs", "other.same", '"a child"', "grandchild")
+EACH = "INSERT INTO {} (id, body) SELECT n, repeat('x', n) FROM generate_series(1, 225) AS n"
+
+
+def test_whatever_inherits_is_filled_and_kept_like_its_parent(site: Site) -> None:
+    shop = table(site, *INHERITED, *(EACH.format(name) for name in CHILDREN), rows="SELECT")
+    (plan,) = shop.run("plan", "--probe", "--format", "json").expect(0).document["plans"]
+    assert {forecast["rows"] > 200 for forecast in plan["forecasts"]} == {True}
+    shop.run("advance", "--to", "dual_write").expect(0)
+    shop.sql(*(f"INSERT INTO {name} (id, body) VALUES (1001, 'new')" for name in CHILDREN))
+    shop.sql("UPDATE docs SET body = body || '?' WHERE id = 7")
+    assert shop.rows(
+        "SELECT count(*), count(*) FILTER (WHERE size = length(body)) FROM docs WHERE id IN (7, 1001)"
+    ) == [(8, 8)]
+    assert filled(fill(shop).expect(0)) == (4 * 224, True)
+    assert shop.rows(sized()) == [(4 * 226,) * 2]
+    shop.run("revert", ID, "--to", "none").expect(0)
+    assert shop.rows("SELECT FROM pg_attribute WHERE attname = 'size' AND NOT attisdropped AND attrelid >= 16384") == []
+    shop.run("unhold", ID).expect(0)
+    shop.run("advance", "--to", "contract").expect(0)
+    assert shop.rows(sized()) == [(4 * 226,) * 2]
+    there = "SELECT tgname FROM pg_trigger WHERE tgrelid = ANY (%s::regclass[])"
+    assert shop.rows(there, list(CHILDREN)) == [("tidy",)]
+    assert shop.rows("SELECT DISTINCT attnotnull FROM pg_attribute WHERE attname = 'size' AND attrelid >= 16384") == [
+        (True,)
+    ]
+
+
 CHANGES = (
     SIZE,
     """AddColumn("docs", sa.Column("title", sa.Text, nullable=False), backfill="left(body, 5)")""",
@@ -261,13 +298,18 @@ REFUSED: dict[str, tuple[tuple[str, ...], str, tuple[str, ...]]] = {
     ),
     "a parent of others": (
         (f"CREATE TABLE docs ({COLUMNS})", "CREATE TABLE child (more text) INHERITS (docs)"),
+        f"""{SIZE}, RenameColumn("docs", "body", "content")""",
+        ("public.docs is part of an inheritance tree", "only AddColumn does", "make the children partitions", "NO INHERIT"),
+    ),
+    "a foreign child": (
+        (*SERVER, f"CREATE TABLE docs ({COLUMNS})", "CREATE FOREIGN TABLE far () INHERITS (docs) SERVER nowhere"),
         SIZE,
-        ("public.docs is part of an inheritance tree", "make the children partitions", "NO INHERIT"),
+        ("public.far is a foreign table: rows of public.docs that another server stores cannot be filled", "detach it"),
     ),
     "a child": (
         (f"CREATE TABLE parent ({COLUMNS})", "CREATE TABLE docs () INHERITS (parent)"),
         SIZE,
-        ("public.docs is part of an inheritance tree", "make the children partitions", "NO INHERIT"),
+        ("public.docs inherits from another table", "migrate its parent", "NO INHERIT"),
     ),
     "a temporary table": (
         (),

@@ -74,8 +74,11 @@ class Scope:
         """A generated name that no other migration, change or table shares."""
         return names.generated(kind, readable, self.migration, str(self.position), *identity)
 
-    def table(self, schema_name: str, table_name: str) -> TableDraft:
+    def table(self, schema_name: str, table_name: str, *, tree: bool = False) -> TableDraft:
         """The table as the changes before this one leave it.
+
+        Args:
+            tree: the change does the same to everything that inherits from the table.
 
         Raises:
             Unsafe: there is none, or zdmigrate cannot work on it.
@@ -83,11 +86,12 @@ class Scope:
         found = self.draft.find(schema_name, table_name)
         if found is not None:
             found.refuse_closed()
+            refuse_inheritance(found.live, tree=tree)
             return found
         why = self.draft.gone(schema_name, table_name)
         if why is not None:
             raise Unsafe(f"{schema_name}.{table_name} was {why} by the same migration", hint="use its new name")
-        return self.draft.put(TableDraft(self.live_table(schema_name, table_name), self.position))
+        return self.draft.put(TableDraft(self.live_table(schema_name, table_name, tree=tree), self.position))
 
     def whole_table(self, schema_name: str, table_name: str, doing: str) -> TableDraft:
         """A table that no other change of the migration is about: this one changes all of it.
@@ -102,8 +106,8 @@ class Scope:
             )
         return self.table(schema_name, table_name)
 
-    def live_table(self, schema_name: str, table_name: str) -> schema.Table:
-        """The table as it is in the catalog, if zdmigrate can work on it.
+    def live_table(self, schema_name: str, table_name: str, *, tree: bool = False) -> schema.Table:
+        """The table as it is in the catalog, if zdmigrate can work on it. `tree`: see `table`.
 
         Raises:
             Unsafe: it is missing, not a table, a partition, part of an inheritance tree, or somebody else's.
@@ -118,13 +122,7 @@ class Scope:
             raise Unsafe(f"{shown} is {what}, and not a table", hint=instead)
         if table.is_partition:
             raise Unsafe(f"{shown} is a partition", hint="migrate its partitioned parent")
-        if table.inherits:
-            raise Unsafe(
-                f"{shown} is part of an inheritance tree, in which triggers, indexes and keys of a parent do not hold for "
-                "its children: they could not be kept like it",
-                hint="make the children partitions, or take them out with ALTER TABLE child NO INHERIT parent and migrate "
-                "each table by itself",
-            )
+        refuse_inheritance(table, tree=tree)
         if not table.owned:
             raise Unsafe(
                 f"{shown} is owned by {table.owner}, and {self.snapshot.role} is not a member of that role",
@@ -348,6 +346,27 @@ def refuse_given(table: schema.Table, column: schema.Column, *, doing: str) -> N
         raise Unsafe(
             f"{table.schema}.{table.name}.{column.name} is {what} column, which cannot be {doing}",
             hint="leave the column as it is, and let N+1 use another one",
+        )
+
+
+def refuse_inheritance(table: schema.Table, *, tree: bool) -> None:
+    """Refuse inheritance trees, but to changes that do the same to everything that inherits.
+
+    Raises:
+        Unsafe: it inherits, or others inherit from it.
+    """
+    shown = f"{table.schema}.{table.name}"
+    if table.is_child:
+        raise Unsafe(
+            f"{shown} inherits from another table, whose columns it has to keep",
+            hint=f"migrate its parent, or take it out: ALTER TABLE {ident(table.schema, table.name)} NO INHERIT the parent",
+        )
+    if table.inherits and not tree:
+        raise Unsafe(
+            f"{shown} is part of an inheritance tree, in which indexes and keys of a parent do not hold for its children: "
+            "only AddColumn does the same to all of them",
+            hint="make the children partitions, or take them out with ALTER TABLE child NO INHERIT parent and migrate "
+            "each table by itself",
         )
 
 
