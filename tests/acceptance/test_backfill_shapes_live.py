@@ -180,4 +180,7 @@ def test_a_child_that_inherits_from_it_meanwhile(site: Site) -> None:
         shop.sql("CREATE TABLE child (more text) INHERITS (docs)")
     running.wait()
     refused = shop.run("advance", "--to", "contract", *ACCEPTED).expect(7)
-    assert "a sync trigger on public.docs was changed by hand (missing or not ENABLE ALWAYS)" in refused.out
+    assert (
+        "a sync trigger on public.docs was changed by hand (missing or not ENABLE ALWAYS) on public.child\n"
+        in refused.out
+    )

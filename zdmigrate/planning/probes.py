@@ -118,9 +118,13 @@ def triggers(table: schema.Table, names: tuple[str, ...], *, control: str | None
     leaves = _tree(table)
     off = f"a sync trigger on {table.schema}.{table.name} was changed by hand (missing or not ENABLE ALWAYS)"
     out = f"a trigger was created on {table.schema}.{table.name} that fires before or after the sync triggers"
-    complete = (
-        f"(SELECT count(*) FROM ({leaves}) r(relid) CROSS JOIN unnest(ARRAY[{listed}]) n(name) WHERE NOT EXISTS "
-        "(SELECT FROM pg_trigger t WHERE t.tgrelid = r.relid AND t.tgname = n.name AND t.tgenabled = 'A')) = 0"
+    without = (
+        f"FROM ({leaves}) r(relid) CROSS JOIN unnest(ARRAY[{listed}]) n(name) WHERE NOT EXISTS "
+        "(SELECT FROM pg_trigger t WHERE t.tgrelid = r.relid AND t.tgname = n.name AND t.tgenabled = 'A')"
+    )
+    parts = (
+        "coalesce(' on ' || (SELECT string_agg(DISTINCT r.relid::regclass::text, ', ') "
+        f"FILTER (WHERE r.relid <> {_oid(table)}) {without}), '')"
     )
     after = "true" if last is None else f't.tgname > {literal(last)} COLLATE "C"'
     outside = (
@@ -134,7 +138,8 @@ def triggers(table: schema.Table, names: tuple[str, ...], *, control: str | None
         )
     )
     return (
-        f"SELECT CASE WHEN NOT EXISTS (SELECT {there}) THEN 'todo' WHEN NOT {complete} THEN {literal(off)} "
+        f"SELECT CASE WHEN NOT EXISTS (SELECT {there}) THEN 'todo' WHEN EXISTS (SELECT {without}) "
+        f"THEN {literal(off)} || {parts} "
         f"WHEN {outside} THEN {literal(out)} ELSE 'done' END"
     )
 
