@@ -93,6 +93,22 @@ def test_four_workers_write_every_row_once(main: Connection, connect: Callable[[
     assert main.execute('SELECT count(*) FROM "Control".backfill_process').fetchone() == (0,)
 
 
+def test_a_table_that_is_rewritten_under_four_workers(main: Connection, connect: Callable[[], Connection]) -> None:
+    """Each of them finds out in its next batch, and what they have counted in windows that are gone is kept."""
+    rewritten: list[int] = []
+
+    def rewrite(progress: worker.Progress) -> None:
+        if threading.current_thread() is threading.main_thread() and progress.rows > 500 * (len(rewritten) + 1):
+            rewritten.append(progress.rows)
+            with connect() as other:
+                other.execute("VACUUM FULL public.users")
+
+    assert run(main, connect, workers=4, progress=rewrite) == worker.Outcome(rows=N, complete=True)
+    assert len(rewritten) > 1
+    assert written(main) == {(1, True)}
+    assert counted(main) == N
+
+
 def test_two_processes_share_it(main: Connection, connect: Callable[[], Connection]) -> None:
     together = threading.Barrier(2, timeout=30)
     met: list[bool] = []
