@@ -50,8 +50,13 @@ def stopped(site: Site, *, batches: int = 1) -> Iterator[Running]:
         running.send(signal.SIGCONT)
 
 
-def ready(site: Site, *statements: str, rows: str = ROWS) -> Site:
-    shop = table(site, *statements, *COUNTED, rows=rows)
+def counted(site: Site, *statements: str) -> Site:
+    """A table that counts how often its rows are written."""
+    return table(site, *statements, *COUNTED)
+
+
+def synced(site: Site, *statements: str) -> Site:
+    shop = counted(site, *statements)
     shop.run("advance", "--to", "dual_write").expect(0)
     return shop
 
@@ -61,7 +66,7 @@ def ready(site: Site, *statements: str, rows: str = ROWS) -> Site:
 
 def test_partitions_that_are_attached(site: Site) -> None:
     """One with rows, and one that has partitions of its own in another schema."""
-    shop = ready(site, *PARTITIONED)
+    shop = synced(site, *PARTITIONED)
     shop.sql(
         "CREATE TABLE late (LIKE docs INCLUDING ALL)",
         "INSERT INTO late (id, body) SELECT n, 'late' FROM generate_series(2001, 2300) AS n",
@@ -94,7 +99,7 @@ def test_partitions_that_are_attached(site: Site) -> None:
 )
 def test_partitions_that_go_or_come(site: Site, change: str, left: int) -> None:
     """What is no part of the table any more is nobody's business; the rest is filled once."""
-    shop = ready(site, *PARTITIONED)
+    shop = synced(site, *PARTITIONED)
     with held_by_a_row(shop, "old.first") as running:
         shop.sql(*change.split("; "))
     assert filled(running.wait().expect(0))[1]
@@ -115,7 +120,7 @@ def test_partitions_that_go_or_come(site: Site, change: str, left: int) -> None:
     ],
 )
 def test_the_partition_that_is_being_filled(site: Site, change: str, left: int) -> None:
-    shop = ready(site, *PARTITIONED)
+    shop = counted(site, *PARTITIONED)
     with stopped(shop) as running:
         shop.sql(*change.split("; "))
     done = running.wait().expect(0)
@@ -146,21 +151,21 @@ REWRITES = {
 @pytest.mark.parametrize("change", REWRITES)
 def test_a_table_that_is_rewritten(site: Site, change: str) -> None:
     """No row is written twice, and what is counted is what was written."""
-    shop = ready(site, f"CREATE TABLE docs ({COLUMNS}, other integer)", "ALTER TABLE docs ADD PRIMARY KEY (id)")
+    shop = counted(site, f"CREATE TABLE docs ({COLUMNS}, other integer)", "ALTER TABLE docs ADD PRIMARY KEY (id)")
     with stopped(shop, batches=3) as running:
         before = shop.value("SELECT sum(writes) FROM docs")
         assert 0 < before < N
         shop.sql(*REWRITES[change].split("; "))
         gone = before - (shop.value("SELECT sum(writes) FROM docs") or 0)
-    counted, complete = filled(running.wait().expect(0))
+    number, complete = filled(running.wait().expect(0))
     assert shop.rows(sized()) == [(N, N)]
     assert shop.value("SELECT max(writes) FROM docs") <= 1
-    assert (counted, complete) == (shop.value("SELECT sum(writes) FROM docs") + gone, True)
+    assert (number, complete) == (shop.value("SELECT sum(writes) FROM docs") + gone, True)
 
 
 @pytest.mark.parametrize("change", ["DROP TABLE docs", "ALTER TABLE docs RENAME TO papers"])
 def test_a_table_that_is_gone(site: Site, change: str) -> None:
-    shop = ready(site, f"CREATE TABLE docs ({COLUMNS})")
+    shop = counted(site, f"CREATE TABLE docs ({COLUMNS})")
     with stopped(shop) as running:
         shop.sql(change)
     told = running.wait().expect(7).migration(ID)
@@ -175,7 +180,7 @@ def test_a_table_that_is_gone(site: Site, change: str) -> None:
 
 def test_a_child_that_inherits_from_it_meanwhile(site: Site) -> None:
     """Triggers of a parent are none of its children, and version N+1 would meet rows that nobody has filled."""
-    shop = ready(site, f"CREATE TABLE docs ({COLUMNS})")
+    shop = counted(site, f"CREATE TABLE docs ({COLUMNS})")
     with stopped(shop) as running:
         shop.sql("CREATE TABLE child (more text) INHERITS (docs)", "INSERT INTO child (id, body) VALUES (1001, 'new')")
     told = running.wait().expect(7).migration(ID)
