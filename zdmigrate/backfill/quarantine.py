@@ -173,12 +173,16 @@ class Quarantine:
 
     def passed_over(self, connection: psycopg.Connection[Any], relation: Relation, condition: str) -> str:
         """`condition` (over the relation's row), false for rows that are set aside: for those it is not evaluated."""
+        return f"CASE WHEN {self.set_aside(connection, relation)} THEN false ELSE ({condition}) END"
+
+    def set_aside(self, connection: psycopg.Connection[Any], relation: Relation) -> str:
+        """A condition over the relation's row: it is set aside."""
         with connection.cursor(row_factory=tuple_row) as cursor:
             key = _object(_key_of(cursor, relation, relation.name))
-        text = sql.SQL("CASE WHEN EXISTS (SELECT FROM {open} AND zd_entry.key = {key}) THEN false ELSE (").format(
+        text = sql.SQL("EXISTS (SELECT FROM {open} AND zd_entry.key = {key})").format(
             open=self._open(relation), key=key
         )
-        return f"{text.as_string(connection)}{condition}) END"
+        return text.as_string(connection)
 
     def _open(self, relation: Relation) -> sql.Composed:
         return sql.SQL(

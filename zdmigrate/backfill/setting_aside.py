@@ -54,7 +54,9 @@ class SettingAside:
         Raises:
             QuarantineFull: there are too many.
         """
-        return self.record(relation, isolation.failing(self._session, self.rows(relation), relation, batch))
+        known = self._known.get(relation.oid)
+        passed_over = "false" if known is None else self._aside.quarantine.set_aside(self._session.connection, relation)
+        return self.record(relation, isolation.failing(self._session, self._rows, relation, batch, passed_over))
 
     def record(self, relation: Relation, failures: Sequence[Failure]) -> int:
         """Set rows aside; how many were new.
