@@ -22,6 +22,7 @@ from tests.support import servers
 from zdmigrate.backfill import state, verification, worker
 from zdmigrate.backfill.failures import RowFailed
 from zdmigrate.control import install
+from zdmigrate.control.fence import Fence
 from zdmigrate.errors import LeaseLost, LockBudgetExceeded, Unsafe
 from zdmigrate.plan import RowWork
 from zdmigrate.planning import sync
@@ -120,24 +121,25 @@ def main(connect: Connect) -> Connection:
     return connection
 
 
+HELD = sql.SQL('SELECT FROM "Control".lease WHERE (migration, epoch) = (1, 1)')
+
+
 @dataclasses.dataclass
 class Hooks:
     """What happens while the worker works; each is given the number of its call."""
 
     after_batch: Callable[[int], None] = lambda _: None
-    in_fence: Callable[[int], None] = lambda _: None
+    in_fence: Callable[[int], None] = lambda _: None  # and before it
     on_progress: Callable[[worker.Progress], None] = lambda _: None
     stop: Callable[[int], bool] = lambda _: False
     batches: int = 0
     fences: int = 0
     asked: int = 0
 
-    def fence(self, cursor: psycopg.Cursor[Any]) -> None:
+    def before_fence(self) -> bool:
         self.fences += 1
         self.in_fence(self.fences)
-        cursor.execute('SELECT 1 FROM "Control".lease WHERE (migration, epoch) = (1, 1) FOR KEY SHARE')
-        if cursor.fetchone() is None:
-            raise LeaseLost("somebody took over")
+        return False
 
     def sleep(self, seconds: float) -> None:
         del seconds
@@ -155,11 +157,13 @@ def run(
     *,
     rows: RowWork = WORK,
     settings: worker.Settings = QUICK,
+    fence: type[Fence] = Fence,
 ) -> worker.Outcome:
     hooks = hooks or Hooks()
     return worker.run(
         connection, control_schema="Control", migration=1, step="1.backfill.fill", rows=rows, settings=settings,
-        fence=hooks.fence, progress=hooks.on_progress, should_stop=hooks.should_stop, sleep=hooks.sleep,
+        fence=fence(held=HELD, is_lost=hooks.before_fence),
+        progress=hooks.on_progress, should_stop=hooks.should_stop, sleep=hooks.sleep,
     )  # fmt: skip
 
 
@@ -352,13 +356,12 @@ def test_the_fence_comes_first_in_every_transaction_that_writes(main: Connection
     """A transaction with an id that was begun before the fence would have written before it."""
     users(main)
 
-    class Watching(Hooks):
-        def fence(self, cursor: psycopg.Cursor[Any]) -> None:
-            row = cursor.execute("SELECT pg_current_xact_id_if_assigned()").fetchone()
-            assert row == (None,)
-            super().fence(cursor)
+    class First(Fence):
+        @property
+        def lock(self) -> sql.Composed:
+            return sql.SQL("SELECT 1 / (pg_current_xact_id_if_assigned() IS NULL)::int; {}").format(super().lock)
 
-    run(main, Watching())
+    run(main, fence=First)
     assert filled(main) == N
 
 

@@ -25,6 +25,7 @@ from zdmigrate.backfill.state import Cursor, Store
 from zdmigrate.backfill.throttles.watching import Watch
 from zdmigrate.backfill.values import DEFAULTS, Outcome, Progress, Settings
 from zdmigrate.backfill.working import Stopped, Surroundings, Worker
+from zdmigrate.control.fence import Fence
 from zdmigrate.plan import RowWork
 
 __all__ = ["Outcome", "Progress", "RowFailed", "Settings", "may_suppress_triggers", "run"]
@@ -50,7 +51,7 @@ def run(
     rows: RowWork,
     settings: Settings = DEFAULTS,
     limits: Limits = UNLIMITED,
-    fence: Callable[[psycopg.Cursor[Any]], None],
+    fence: Fence,
     progress: Callable[[Progress], None],
     should_stop: Callable[[], bool],
     sleep: Callable[[float], None] = time.sleep,
