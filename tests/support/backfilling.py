@@ -12,11 +12,12 @@ from datetime import timedelta
 from typing import Any
 
 import psycopg
+from psycopg import sql
 
 from zdmigrate.backfill import worker
 from zdmigrate.backfill.governor import Limits
 from zdmigrate.control import install
-from zdmigrate.errors import LeaseLost
+from zdmigrate.control.fence import Fence
 from zdmigrate.plan import RowWork
 from zdmigrate.postgres import session
 
@@ -54,11 +55,9 @@ def make_users(connection: Connection, rows: int) -> None:
     connection.execute(_USERS.format(rows).encode())
 
 
-def fence(cursor: psycopg.Cursor[Any]) -> None:
+def fence(is_lost: Callable[[], bool] = lambda: False) -> Fence:
     """As a lease's own."""
-    cursor.execute('SELECT 1 FROM "Control".lease WHERE (migration, epoch) = (1, 1) FOR KEY SHARE')
-    if cursor.fetchone() is None:
-        raise LeaseLost("gone")
+    return Fence(held=sql.SQL('SELECT FROM "Control".lease WHERE (migration, epoch) = (1, 1)'), is_lost=is_lost)
 
 
 def run(
@@ -66,7 +65,7 @@ def run(
     step: str = STEP, **more: Any,
 ) -> worker.Outcome:  # fmt: skip
     """`worker.run`, with what a test does not care about."""
-    given: dict[str, Any] = {"should_stop": lambda: False, "progress": lambda _: None, "fence": fence} | more
+    given: dict[str, Any] = {"should_stop": lambda: False, "progress": lambda _: None, "fence": fence()} | more
     return worker.run(
         connection, control_schema=SCHEMA, migration=1, step=step, rows=rows, limits=Limits(workers=workers),
         connect=connect, **{"settings": SETTINGS} | given,
@@ -91,14 +90,14 @@ def main(conninfo: str) -> None:
     def say(progress: object) -> None:
         if not begun:
             begun.append(progress)
-            print("begun", flush=True)  # noqa: T201
+            print("begun", flush=True)
 
     def connect() -> Connection:
         return session.connect(conninfo, purpose="backfill")
 
     with connect() as connection:
         outcome = run(connection, connect, progress=say)
-    print(outcome.rows, flush=True)  # noqa: T201
+    print(outcome.rows, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Which rows of a batch cannot be filled, found out without filling any.
+"""Which rows cannot be filled, found out without filling any.
 
 A block of PL/pgSQL evaluates the expressions for a few rows at a time, and one by one for those of which one has failed, each
 with an exception handler of its own. As nothing is written, its subtransactions take no transaction ids (section 66.1 of the
@@ -8,13 +8,13 @@ manual, Transactions and Identifiers). What a constraint refuses is not found he
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 from psycopg import sql
 
 from zdmigrate.backfill.quarantine import Failure
 from zdmigrate.backfill.relations import Relation
 from zdmigrate.backfill.session import Session
-from zdmigrate.backfill.windows import Batch
 from zdmigrate.plan import RowWork
 
 _LONGEST = 1000
@@ -25,7 +25,7 @@ _TOGETHER = 16
 # query_canceled alone: a time-out is nobody's fault.
 _BLOCK = """
 DECLARE
-    zd_tids tid[] := ARRAY(SELECT ctid FROM ONLY {relation} WHERE {which} AND CASE WHEN {passed_over} THEN false ELSE true END);
+    zd_tids tid[] := ARRAY(SELECT ctid FROM ONLY {relation} WHERE {which} AND ctid <> ALL ({known}::tid[]));
     zd_tid tid;
     zd_row {relation}%ROWTYPE;
     zd_failed jsonb := '[]';
@@ -52,16 +52,18 @@ END
 """
 
 
-def failing(session: Session, rows: RowWork, relation: Relation, batch: Batch, passed_over: str = "false") -> list[Failure]:
-    """The rows of a batch for which an expression raises, at this moment; those that are `passed_over` are not tried.
+def failing(
+    session: Session, rows: RowWork, relation: Relation, which: sql.Composable, *, known: Sequence[str] = ()
+) -> list[Failure]:
+    """The rows that `which` takes for which an expression raises, at this moment; those of the `known` tids are not tried.
 
     Raises:
-        psycopg.errors.QueryCanceled: it took too long; a smaller batch may not.
+        psycopg.errors.QueryCanceled: it took too long; fewer rows may not.
     """
     block = sql.SQL(_BLOCK).format(
         relation=relation.identifier,
-        which=batch.condition,
-        passed_over=_raw(passed_over),
+        which=which,
+        known=sql.Literal(list(known)),
         values=sql.SQL(", ").join(sql.SQL("({})").format(_raw(text)) for _, text in rows.assignments),
         fields=sql.SQL(", ").join(sql.Identifier("zd_row", name) for name, _ in rows.assignments),
         unfilled=_raw(rows.unfilled),
@@ -70,7 +72,7 @@ def failing(session: Session, rows: RowWork, relation: Relation, batch: Batch, p
     )
     text = block.as_string(session.connection)
     do = sql.SQL("DO {}; SELECT pg_catalog.current_setting('zdmigrate.failed')").format(sql.Literal(text))
-    ((found,),) = session.read_last(do)
+    ((found,),) = session.read(do)
     return [Failure(tid=tid, sqlstate=state, message=message) for tid, state, message in json.loads(found)]
 
 

@@ -100,8 +100,8 @@ class Worker:
         return cursor
 
     def _fill_relation(self, relation: Relation) -> None:
-        self._aside.begin(relation)
         while (cursor := self._adopt(relation)) is not None and not cursor.done:
+            self._aside.begin(cursor)
             try:
                 self._fill_windows(cursor)
             except Moved:
