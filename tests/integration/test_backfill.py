@@ -21,6 +21,7 @@ from psycopg import sql
 from tests.support import servers
 from zdmigrate.backfill import state, verification, worker
 from zdmigrate.backfill.failures import RowFailed
+from zdmigrate.backfill.rights import Rights
 from zdmigrate.control import install
 from zdmigrate.control.fence import Fence
 from zdmigrate.errors import LeaseLost, LockBudgetExceeded, Unsafe
@@ -679,7 +680,7 @@ CREATE TRIGGER mark BEFORE UPDATE ON public.users FOR EACH ROW EXECUTE FUNCTION 
 def test_the_tables_own_triggers_do_not_fire(main: Connection) -> None:
     users(main)
     execute(main, UPDATED_AT)
-    assert worker.may_suppress_triggers(main)
+    assert Rights.of(main).triggers
     assert run(main).rows == N
     assert execute(main, "SELECT DISTINCT writes FROM public.users") == [(0,)]
     assert one(main, "SHOW session_replication_role") == "origin"
@@ -716,7 +717,7 @@ def test_an_owner_without_the_privilege_fires_them(main: Connection, as_owner: C
     users(main)
     execute(main, UPDATED_AT)
     plain = as_owner()
-    assert not worker.may_suppress_triggers(plain)
+    assert not Rights.of(plain).triggers
     assert run(plain).rows == N
     assert execute(main, "SELECT DISTINCT writes FROM public.users") == [(1000,)]
 
@@ -727,7 +728,7 @@ def test_a_granted_owner_may_suppress_them(main: Connection, as_owner: Callable[
     plain = as_owner()
     name = one(plain, "SELECT current_user")
     execute(main, f'GRANT SET ON PARAMETER session_replication_role TO "{name}"')
-    assert worker.may_suppress_triggers(plain)
+    assert Rights.of(plain).triggers
     assert run(plain).rows == N
     assert execute(main, "SELECT DISTINCT writes FROM public.users") == [(0,)]
 

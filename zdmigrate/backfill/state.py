@@ -9,6 +9,7 @@ that was taken over, or of a relation whose file was replaced: the same statemen
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 import psycopg
@@ -216,15 +217,14 @@ class Store:
         wanted = self._sql(_CLAIM_LEFTOVERS, relation, stripes=sql.Literal(stripes))
         return self._window(relation, self._patiently(relation, wanted))
 
-    def fill(self, window: Window, update: sql.Composable, *, stripe: int, before: sql.Composable | None) -> Filled:
-        """Run `update` and note in one transaction that the stripes before `stripe` are done.
+    def fill(self, window: Window, update: sql.Composable, *, stripe: int, before: Iterable[sql.Composable]) -> Filled:
+        """Run `update` and note in one transaction that the stripes before `stripe` are done; `before` goes first.
 
         Raises:
             Moved: nothing was done.
         """
         statement = self._of(window, _FILL, fill=update, stripe=sql.Literal(stripe))
-        first = [self._of(window, _LOCK), *([] if before is None else [before])]
-        returned = self._session.write_batch(*first, statement)
+        returned = self._session.write_batch(*before, self._of(window, _LOCK), statement)
         if not returned:
             self._session.refuse_lost()
             raise Moved
