@@ -408,7 +408,7 @@ class History:
             for which in list(self._workers) or [0]:
                 stepped = self._worker(which)
                 assert stepped is not None
-                stepped.run_out()
+                stepped.let_go()
             for which in list(self._workers):
                 self._expect_complete(which)
             assert self.rig.value(f"SELECT count(*) FROM {CONTROL}.backfill_window") == 0
@@ -441,20 +441,20 @@ class History:
 
 
 WRITES = ("N insert", "N update", "N update", "N+1 insert", "N+1 update", "N+1 update", "other update", "delete")
-SELDOM = st.sampled_from([False, False, False, True])
+SELDOM = st.integers(0, 7).map(lambda number: number == 7)
 _who = st.integers(0, 1)
+_write = st.tuples(st.just("write"), _who, st.sampled_from(WRITES), st.integers(0, 40), st.integers(0, 50))
+_step = st.tuples(st.just("step"), _who, st.integers(1, 12))
 STEPS = st.lists(
     st.one_of(
-        st.tuples(st.just("write"), _who, st.sampled_from(WRITES), st.integers(0, 40), st.integers(0, 50)),
-        st.tuples(st.just("write"), _who, st.sampled_from(WRITES), st.integers(0, 40), st.integers(0, 50)),
+        *[_write] * 5,
+        *[_step] * 3,
         st.tuples(st.sampled_from(["commit", "roll back"]), _who),
-        st.tuples(st.just("step"), _who, st.integers(1, 12)),
-        st.tuples(st.just("step"), _who, st.integers(1, 12)),
         st.tuples(st.sampled_from(["crash", "crash in a batch", "stop"]), _who),
         st.tuples(st.sampled_from(["oversleep", "take over", "rewrite"])),
         st.tuples(st.sampled_from(["complete", "back", "far back", "forward"])),
     ),
-    min_size=4,
+    min_size=8,
     max_size=24,
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import Any
 
 import psycopg
@@ -33,7 +34,7 @@ class SteppedWorker:
         self._given: dict[str, Any] = {
             "control_schema": control_schema, "migration": 1, "step": step, "rows": rows, "settings": settings,
             "fence": Fence(held=held, is_lost=self._is_lost), "progress": lambda _: None,
-            "should_stop": self._should_stop, "sleep": lambda _: self._park(),
+            "should_stop": self._should_stop, "sleep": self._sleep,
         }  # fmt: skip
         self._thread = threading.Thread(target=self._run, name="stepped worker", daemon=True)
         self._thread.start()
@@ -65,11 +66,15 @@ class SteppedWorker:
         """It ends in good order, when it looks next."""
         self._stop = True
 
-    def run_out(self) -> worker.Outcome | BaseException:
-        """Let it go on without stops to its end; what that was."""
+    def let_go(self) -> None:
+        """It goes on without stops from here."""
         with self._changed:
             self._free = True
             self._changed.notify_all()
+
+    def run_out(self) -> worker.Outcome | BaseException:
+        """Let it go on to its end; what that was."""
+        self.let_go()
         self._thread.join(PATIENCE)
         assert self.ended is not None, "it does not end"
         self.connection.close()
@@ -92,6 +97,12 @@ class SteppedWorker:
             assert self._changed.wait_for(lambda: self._free or self._permits > 0, 10 * PATIENCE)
             self._permits -= 1
             self._parked = False
+
+    def _sleep(self, seconds: float) -> None:
+        if self._free:
+            time.sleep(min(seconds, 0.005))
+        else:
+            self._park()
 
     def _is_lost(self) -> bool:
         self._park()
