@@ -106,10 +106,10 @@ class Worker:
         return cursor
 
     def _fill_relation(self, relation: Relation) -> None:
-        self._aside.begin(relation)
         columns = [column for column, _ in self._rows.assignments]
         self._around.begin(relation, relations.index_of(self._session, relation, columns))
         while (cursor := self._adopt(relation)) is not None and not cursor.done:
+            self._aside.begin(cursor)
             try:
                 self._fill_windows(cursor)
             except Moved:
