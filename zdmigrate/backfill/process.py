@@ -24,6 +24,7 @@ from zdmigrate.backfill.throttles.verdict import LagTrend, Verdict
 from zdmigrate.backfill.throttles.watching import Watch
 from zdmigrate.backfill.values import Progress
 from zdmigrate.backfill.working import Stopped
+from zdmigrate.backfill.yielding import give_way
 
 Connect = Callable[[], psycopg.Connection[Any]]
 
@@ -52,6 +53,7 @@ class Shared:
         self._notices: deque[str] = deque()
         self._standing: tuple[int, float] = (0, 0.0)
         self._meter = Meter()
+        self.sessions: set[int] = set()
         self._ended = threading.Event()
         self._failure: BaseException | None = None
 
@@ -223,7 +225,10 @@ class Narrator:
 
 
 class Steering:
-    """A thread with a connection of its own: says that the process is alive and how it goes, and hears what was said."""
+    """A thread with a connection of its own: says that the process is alive and how it goes, and hears what was said.
+
+    It also makes batches give way to whoever waits for them.
+    """
 
     def __init__(
         self,
@@ -264,6 +269,7 @@ class Steering:
     def _round(self) -> None:
         if self._connection is None:
             self._connection = self._connect()
+        give_way(self._connection, self._shared.sessions)
         governor = self._shared.governor
         said = control.read(self._connection, control_schema=self._control_schema, migration=self._migration)
         snapshot = self._shared.snapshot
