@@ -97,7 +97,7 @@ def test_a_table_that_is_rewritten_under_four_workers(main: Connection, connect:
     """Each of them finds out in its next batch, and what they have counted in windows that are gone is kept."""
     rewritten: list[int] = []
 
-    def rewrite(progress: worker.Progress) -> None:
+    def rewrite(progress: worker.Snapshot) -> None:
         if threading.current_thread() is threading.main_thread() and progress.rows > 500 * (len(rewritten) + 1):
             rewritten.append(progress.rows)
             with connect() as other:
@@ -157,7 +157,7 @@ def test_what_a_dead_process_has_claimed_is_taken_over(main: Connection, connect
 def test_a_window_that_is_taken_away_leaves_none_behind(main: Connection) -> None:
     """Where windows take turns a worker has many. When it loses one, the others must not stay its own with nobody at work."""
     key: dict[str, Any] = {"control_schema": "Control", "migration": 1, "step": "fill"}
-    member = Membership.join(main, ttl=timedelta(minutes=1), **key)
+    member = Membership(main, ttl=timedelta(minutes=1), leads=True, **key)
     horizon = [0]
 
     def take_away(_: float) -> None:
@@ -169,7 +169,7 @@ def test_a_window_that_is_taken_away_leaves_none_behind(main: Connection) -> Non
     rotating = Mode(order=Order.ROTATING, why="a test")
     around = Surroundings(
         governor=Governor(Limits(), sleep=take_away), begin=lambda *_: None, mode=lambda _: rotating, check=lambda: None,
-        oldest=lambda: Oldest(xmin=horizon[0], holder="a test", stands=timedelta(0)), report=lambda *_: None,
+        oldest=lambda: Oldest(xmin=horizon[0], holder="a test", stands=timedelta(0)), report=lambda *_: None, may_begin_anew=True,
         judge=lambda *_: None,
     )  # fmt: skip
     alone = Worker(
