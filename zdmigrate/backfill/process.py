@@ -19,14 +19,12 @@ from zdmigrate.backfill.relations import Relation
 from zdmigrate.backfill.state import Cursor, Filled
 from zdmigrate.backfill.strategy import Mode, Oldest, Strategy
 from zdmigrate.backfill.throttles.reading import Horizon
-from zdmigrate.backfill.throttles.verdict import LagTrend
 from zdmigrate.backfill.throttles.watching import Watch
 from zdmigrate.backfill.values import Progress
 from zdmigrate.backfill.working import Stopped
 
 Connect = Callable[[], psycopg.Connection[Any]]
 
-NO_LAG = LagTrend()
 LOOK = 0.5
 """Seconds between two looks at what was said; what is said takes effect within a second."""
 
@@ -64,11 +62,6 @@ class Shared:
         """What holds the horizon back, and for how long it has not moved."""
         horizon = None if self._watch is None else self._watch.verdict.horizon
         return None if horizon is None else self._standing_since(horizon)
-
-    def follow(self) -> None:
-        """How many may work follows the standbys' lag."""
-        lag = NO_LAG if self._watch is None else self._watch.verdict.lag
-        self.governor.follow(lag_bytes=lag.bytes, lag_seconds=lag.seconds, slope=lag.bytes_per_second)
 
     def report(self, cursor: Cursor, page: int) -> None:
         """A relation's windows are done up to a page."""
@@ -179,7 +172,6 @@ class Steering:
             self._connection = self._connect()
         said = control.read(self._connection, control_schema=self._control_schema, migration=self._migration)
         self._shared.governor.steer(said)
-        self._shared.follow()
         self._member.beat(self._connection, self._shared.document)
 
     def _disconnect(self) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from zdmigrate.backfill.throttles import standbys, words
 from zdmigrate.backfill.throttles.heartbeat import Heartbeat
 from zdmigrate.backfill.throttles.hysteresis import Hysteresis
 from zdmigrate.backfill.throttles.lag import LagLimits, judged
+from zdmigrate.backfill.throttles.pursuit import Pursuit
 from zdmigrate.backfill.throttles.reading import Lag, Reading, unknown
 from zdmigrate.backfill.throttles.standbys import Standby, View
 from zdmigrate.backfill.throttles.steering import Said, Steering
@@ -45,6 +46,7 @@ class ReplicaLag:
         self._steering, self._heartbeat, self._timeline = steering, heartbeat, timeline
         self._ignore_missing, self._clock = ignore_missing, clock
         self._memory = Hysteresis()
+        self._pursuits: defaultdict[str, Pursuit] = defaultdict(Pursuit)
 
     def read(self, connection: Connection) -> Sequence[Reading]:
         """Look at all of them; where there are none, no heartbeat is written either."""
@@ -86,6 +88,7 @@ class ReplicaLag:
         if not self._timeline.reaches(standby.replayed) and standby.replay_lag is not None:
             seconds = max(seconds, standby.replay_lag.total_seconds())
         lag = Lag(bytes=max(0, view.position - standby.replayed), seconds=seconds)
+        lag = self._pursuits[who].measured(lag, replayed=standby.replayed, limits=limits, at=now)
         return judged(who, lag, limits, self._memory)
 
     def _missing(self, who: str, limits: LagLimits) -> Reading:
