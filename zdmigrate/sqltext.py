@@ -28,6 +28,11 @@ def dollar(body: str) -> str:
     return f"{tag}{body}{tag}"
 
 
+def folded(word: str) -> str:
+    """A name that is not quoted, as the server takes it: in UTF-8 it folds ASCII letters alone."""
+    return "".join(letter.lower() if letter.isascii() else letter for letter in word)
+
+
 class Token(NamedTuple):
     """A piece of SQL. `kind` is one of word, quoted, string, number, param, space, comment, dollar, other."""
 
@@ -38,7 +43,7 @@ class Token(NamedTuple):
     def name(self) -> str | None:
         """The identifier that this token may stand for, folded as the server does; None for anything else."""
         if self.kind == "word":
-            return self.text.lower()
+            return folded(self.text)
         if self.kind == "quoted":
             return self.text[self.text.index('"') + 1 : -1].replace('""', '"')
         return None

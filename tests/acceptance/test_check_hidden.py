@@ -10,6 +10,7 @@ import pytest
 from tests.support.checks import Bench
 from tests.support.scratch import project, written
 from zdmigrate.compat.footprint import Footprint, MappedColumn, MappedTable, Parameter, Statement
+from zdmigrate.compat.report import Layer
 from zdmigrate.postgres.servers import ScratchServer
 
 Needs: TypeAlias = Footprint | tuple[Footprint, Footprint]
@@ -33,12 +34,25 @@ PROFILES = (
     'CreateTable("profiles", sa.Column("id", sa.BigInteger, primary_key=True), '
     'sa.Column("user_id", sa.BigInteger, sa.ForeignKey("users.id")))'
 )
+LONE = 'CreateTable("profiles", sa.Column("id", sa.BigInteger, primary_key=True), sa.Column("user_id", sa.BigInteger))'
+QTY = (
+    'RunSQL(["ALTER TABLE users ADD qty int NOT NULL DEFAULT 0", "ALTER TABLE users ALTER qty DROP DEFAULT"], '
+    'revert=[], tables=["users"], locks={"users": "ACCESS EXCLUSIVE"})'
+)
+ALWAYS = "CREATE TABLE users (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, name text);"
 ALIKE = """CREATE TABLE users (id bigint PRIMARY KEY, name text COLLATE "POSIX", status text COLLATE "POSIX");"""
 LOOSE = "CREATE TABLE a (id bigint PRIMARY KEY, x text NOT NULL); CREATE TABLE b (id bigint PRIMARY KEY, version text NOT NULL);"
 
 
 def sent(sql: str, table: str, mode: str = "ACCESS EXCLUSIVE") -> str:
     return f'RunSQL("{sql}", revert=[], tables=["{table}"], locks={{"{table}": "{mode}"}}, rewrites=True)'
+
+
+def referring(table: str, column: str) -> str:
+    """A foreign key that nothing announces but the SQL itself: it locks both sides."""
+    sql = f"ALTER TABLE {table} ADD FOREIGN KEY ({column}) REFERENCES users NOT VALID"
+    both = ", ".join(f'"{name}": "SHARE ROW EXCLUSIVE"' for name in (table, "users"))
+    return f'RunSQL("{sql}", revert=[], tables=["{table}", "users"], locks={{{both}}})'
 
 
 def recorded(sql: str, parameters: int = 0) -> Footprint:
@@ -53,11 +67,18 @@ def mapped(table: str, *names: str, nullable: bool = False) -> Footprint:
     return Footprint.of(application="shop", version="1", tables=[made])
 
 
+BOTH = Footprint.of(
+    application="shop",
+    version="2",
+    tables=(*mapped("users", "name").tables, *mapped("profiles", "user_id", nullable=True).tables),
+)
+
+
 @pytest.mark.parametrize(
     ("schema", "migration", "needs", "exit_code"),
     [
         pytest.param(
-            USERS, sent("ALTER TABLE users ADD qty int NOT NULL", "users"),
+            USERS, QTY,
             recorded("COPY users (name, status) FROM STDIN"), 6, id="COPY FROM writes rows too",
         ),
         pytest.param(
@@ -74,7 +95,7 @@ def mapped(table: str, *names: str, nullable: bool = False) -> Footprint:
             id="a column is named like a word of what is announced of another table",
         ),
         pytest.param(
-            ORPHANS, f'{PROFILES}, {sent("ALTER TABLE orders ADD FOREIGN KEY (user_id) REFERENCES users NOT VALID", "orders")}',
+            ORPHANS, f'{PROFILES}, {referring("orders", "user_id")}',
             mapped("orders", "user_id", "version"), 6, id="the referring side, where the referenced one is announced",
         ),
         pytest.param(
@@ -95,6 +116,23 @@ def mapped(table: str, *names: str, nullable: bool = False) -> Footprint:
             recorded("INSERT INTO orders (code) VALUES ($1)", 1), 1, id="one that was never executed is not proven",
         ),
         pytest.param(
+            CODES, sent("ALTER TABLE orders ADD qty int NOT NULL", "orders"),
+            recorded("WITH one AS (SELECT 1) INSERT INTO orders (code) VALUES ($1)", 1), 1, id="nor is one that begins with WITH",
+        ),
+        pytest.param(
+            ALWAYS, sent("ALTER TABLE users ADD CHECK (name <> '')", "users"), recorded("COPY users FROM STDIN"), 0,
+            id="COPY FROM writes numbers that nobody else may",
+        ),
+        pytest.param(
+            "CREATE TABLE users (id bigint PRIMARY KEY, name text);",
+            PROFILES, (mapped("users", "name"), BOTH), 0, id="N cannot delete what N+1 refers to, and the change says so",
+        ),
+        pytest.param(
+            "CREATE TABLE users (id bigint PRIMARY KEY, name text);",
+            f'{LONE}, {referring("profiles", "user_id")}', (mapped("users", "name"), BOTH), 6,
+            id="N cannot delete what N+1 refers to, and no change says so",
+        ),
+        pytest.param(
             'CREATE TABLE "Ärger" (id bigint PRIMARY KEY, was text);', sent("ALTER TABLE \\\"Ärger\\\" DROP was", "Ärger"),
             recorded("SELECT was FROM Ärger"), 6, id="names are folded as the server does",
         ),
@@ -106,4 +144,5 @@ def test_it_is_found(
     config = project(tmp_path, m0001=migration)
     old, new = needs if isinstance(needs, tuple) else (needs, needs)
     run = Bench(check_pg, tmp_path).run(config, written(tmp_path / "schema.sql", schema), old, new)
+    assert [finding for finding in run.findings if finding.layer is Layer.PHASE] == []  # the phases end as they should
     assert run.exit_code == exit_code, [*run.findings, *run.unproven]

@@ -195,7 +195,9 @@ def test_what_uses_temporary_tables_is_not_kept(record: Recorder) -> None:
             connection.execute("SELECT id AS others FROM kept")
         """
     )
-    found = record.footprint("--", sys.executable, script).statements
+    done = record("--out", "footprint.json", "--", sys.executable, script)
+    assert "not kept, because they use temporary tables: statements that name Chosen, others" in done.stderr
+    found = Footprint.read(record.directory / "footprint.json").statements
     assert [statement.sql for statement in found] == ["SELECT id AS others FROM kept"]
 
 

@@ -21,7 +21,9 @@ from psycopg import sql
 from tests.support import servers
 from zdmigrate.backfill import state, verification, worker
 from zdmigrate.backfill.failures import RowFailed
+from zdmigrate.backfill.rights import Rights
 from zdmigrate.control import install
+from zdmigrate.control.fence import Fence
 from zdmigrate.errors import LeaseLost, LockBudgetExceeded, Unsafe
 from zdmigrate.plan import RowWork
 from zdmigrate.planning import sync
@@ -120,24 +122,25 @@ def main(connect: Connect) -> Connection:
     return connection
 
 
+HELD = sql.SQL('SELECT FROM "Control".lease WHERE (migration, epoch) = (1, 1)')
+
+
 @dataclasses.dataclass
 class Hooks:
     """What happens while the worker works; each is given the number of its call."""
 
     after_batch: Callable[[int], None] = lambda _: None
-    in_fence: Callable[[int], None] = lambda _: None
+    in_fence: Callable[[int], None] = lambda _: None  # and before it
     on_progress: Callable[[worker.Progress], None] = lambda _: None
     stop: Callable[[int], bool] = lambda _: False
     batches: int = 0
     fences: int = 0
     asked: int = 0
 
-    def fence(self, cursor: psycopg.Cursor[Any]) -> None:
+    def before_fence(self) -> bool:
         self.fences += 1
         self.in_fence(self.fences)
-        cursor.execute('SELECT 1 FROM "Control".lease WHERE (migration, epoch) = (1, 1) FOR KEY SHARE')
-        if cursor.fetchone() is None:
-            raise LeaseLost("somebody took over")
+        return False
 
     def sleep(self, seconds: float) -> None:
         del seconds
@@ -155,11 +158,13 @@ def run(
     *,
     rows: RowWork = WORK,
     settings: worker.Settings = QUICK,
+    fence: type[Fence] = Fence,
 ) -> worker.Outcome:
     hooks = hooks or Hooks()
     return worker.run(
         connection, control_schema="Control", migration=1, step="1.backfill.fill", rows=rows, settings=settings,
-        fence=hooks.fence, progress=hooks.on_progress, should_stop=hooks.should_stop, sleep=hooks.sleep,
+        fence=fence(held=HELD, is_lost=hooks.before_fence),
+        progress=hooks.on_progress, should_stop=hooks.should_stop, sleep=hooks.sleep,
     )  # fmt: skip
 
 
@@ -352,13 +357,12 @@ def test_the_fence_comes_first_in_every_transaction_that_writes(main: Connection
     """A transaction with an id that was begun before the fence would have written before it."""
     users(main)
 
-    class Watching(Hooks):
-        def fence(self, cursor: psycopg.Cursor[Any]) -> None:
-            row = cursor.execute("SELECT pg_current_xact_id_if_assigned()").fetchone()
-            assert row == (None,)
-            super().fence(cursor)
+    class First(Fence):
+        @property
+        def lock(self) -> sql.Composed:
+            return sql.SQL("SELECT 1 / (pg_current_xact_id_if_assigned() IS NULL)::int; {}").format(super().lock)
 
-    run(main, Watching())
+    run(main, fence=First)
     assert filled(main) == N
 
 
@@ -676,7 +680,7 @@ CREATE TRIGGER mark BEFORE UPDATE ON public.users FOR EACH ROW EXECUTE FUNCTION 
 def test_the_tables_own_triggers_do_not_fire(main: Connection) -> None:
     users(main)
     execute(main, UPDATED_AT)
-    assert worker.may_suppress_triggers(main)
+    assert Rights.of(main).triggers
     assert run(main).rows == N
     assert execute(main, "SELECT DISTINCT writes FROM public.users") == [(0,)]
     assert one(main, "SHOW session_replication_role") == "origin"
@@ -713,7 +717,7 @@ def test_an_owner_without_the_privilege_fires_them(main: Connection, as_owner: C
     users(main)
     execute(main, UPDATED_AT)
     plain = as_owner()
-    assert not worker.may_suppress_triggers(plain)
+    assert not Rights.of(plain).triggers
     assert run(plain).rows == N
     assert execute(main, "SELECT DISTINCT writes FROM public.users") == [(1000,)]
 
@@ -724,7 +728,7 @@ def test_a_granted_owner_may_suppress_them(main: Connection, as_owner: Callable[
     plain = as_owner()
     name = one(plain, "SELECT current_user")
     execute(main, f'GRANT SET ON PARAMETER session_replication_role TO "{name}"')
-    assert worker.may_suppress_triggers(plain)
+    assert Rights.of(plain).triggers
     assert run(plain).rows == N
     assert execute(main, "SELECT DISTINCT writes FROM public.users") == [(0,)]
 

@@ -17,6 +17,7 @@ from zdmigrate.backfill.governor import Limits
 from zdmigrate.backfill.quarantine import Limit, Quarantine
 from zdmigrate.backfill.setting_aside import Aside
 from zdmigrate.control import install
+from zdmigrate.control.fence import Fence
 from zdmigrate.errors import LeaseLost
 from zdmigrate.plan import RowWork
 
@@ -50,14 +51,12 @@ def connect(database: servers.Database) -> Callable[[], Connection]:
     return lambda: servers.connect(database)
 
 
-def fence(cursor: psycopg.Cursor[Any]) -> None:
-    cursor.execute('SELECT 1 FROM "Control".lease WHERE (migration, epoch) = (1, 1) FOR KEY SHARE')
-    if cursor.fetchone() is None:
-        raise LeaseLost("gone")
+def fence(is_lost: Callable[[], bool] = lambda: False) -> Fence:
+    return Fence(held=sql.SQL('SELECT FROM "Control".lease WHERE (migration, epoch) = (1, 1)'), is_lost=is_lost)
 
 
 def run(connection: Connection, connect: Callable[[], Connection], workers: int = 1, **more: Any) -> worker.Outcome:
-    given: dict[str, Any] = {"should_stop": lambda: False, "progress": lambda _: None, "fence": fence} | more
+    given: dict[str, Any] = {"should_stop": lambda: False, "progress": lambda _: None, "fence": fence()} | more
     return worker.run(
         connection, control_schema="Control", migration=1, step="fill", rows=WORK, settings=SMALL,
         limits=Limits(workers=workers), connect=connect, **given,
@@ -116,14 +115,14 @@ def test_what_a_dead_process_has_claimed_is_taken_over(main: Connection, connect
     victim = connect()
     fences: list[int] = []
 
-    def die(cursor: psycopg.Cursor[Any]) -> None:
+    def die() -> bool:
         fences.append(1)
         if len(fences) == 9:
             main.execute("SELECT pg_terminate_backend(%s, 10000)", (victim.info.backend_pid,))
-        fence(cursor)
+        return False
 
     with pytest.raises(psycopg.OperationalError):
-        run(victim, connect, fence=die)
+        run(victim, connect, fence=fence(die))
     done = written(main)
     assert done != {(1, True)}
     assert run(main, connect) == worker.Outcome(rows=N, complete=True)
@@ -132,13 +131,11 @@ def test_what_a_dead_process_has_claimed_is_taken_over(main: Connection, connect
 
 
 def test_a_worker_that_fails_ends_the_others_and_is_told(main: Connection, connect: Callable[[], Connection]) -> None:
-    def lost(cursor: psycopg.Cursor[Any]) -> None:
-        if threading.current_thread() is not threading.main_thread():
-            raise LeaseLost("gone")
-        fence(cursor)
+    def lost() -> bool:
+        return threading.current_thread() is not threading.main_thread()
 
     with pytest.raises(LeaseLost):
-        run(main, connect, workers=3, fence=lost)
+        run(main, connect, workers=3, fence=fence(lost))
     assert run(main, connect, workers=3).complete
     assert written(main) == {(1, True)}
 
@@ -186,7 +183,7 @@ def test_exactly_the_rows_that_fail_are_set_aside(
     quarantine = Quarantine(control_schema="Control", migration=1, step="fill")
     outcome = worker.run(
         main, control_schema="Control", migration=1, step="fill", rows=POISONED, settings=SMALL,
-        limits=Limits(workers=workers), connect=connect, should_stop=lambda: False, progress=lambda _: None, fence=fence,
+        limits=Limits(workers=workers), connect=connect, should_stop=lambda: False, progress=lambda _: None, fence=fence(),
         aside=Aside(quarantine=quarantine, limit=Limit(rows=1000, share=1)),
     )  # fmt: skip
     bad = {number for number in range(1, N + 1) if number % 37 == 0}

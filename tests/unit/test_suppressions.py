@@ -122,6 +122,14 @@ def test_everything_that_it_names_must_be_so(other: dict[str, Any]) -> None:
     assert len(void) == 1
 
 
+def test_what_was_announced_does_not_count_and_needs_a_new_connection_only_where_a_warm_one_fails() -> None:
+    announced = [dataclasses.replace(finding, announced=True) for finding in RUN.findings]
+    of_rows = [dataclasses.replace(finding, layer=Layer.CROSS) for finding in announced]
+    warm = [dataclasses.replace(finding, layer=Layer.WARM) for finding in announced]
+    assert dataclasses.replace(RUN, findings=tuple(of_rows)).cell(Version.OLD, UPSERTED) is Cell.WORKS
+    assert dataclasses.replace(RUN, findings=tuple(warm)).cell(Version.OLD, UPSERTED) is Cell.RECONNECT
+
+
 def test_an_expired_one_is_void_and_the_failure_counts_again() -> None:
     expired = suppression(expires=TODAY - dt.timedelta(days=1))
     (run,), void = apply(expired)

@@ -13,6 +13,7 @@ from zdmigrate.backfill import failures, relations, statements
 from zdmigrate.backfill.failures import CONTENTION, RowFailed
 from zdmigrate.backfill.quarantine import Failure
 from zdmigrate.backfill.relations import Relation
+from zdmigrate.backfill.rights import Rights
 from zdmigrate.backfill.session import Session
 from zdmigrate.backfill.setting_aside import SettingAside
 from zdmigrate.backfill.state import Filled, Store, Window
@@ -28,12 +29,12 @@ class Filler:
 
     def __init__(
         self, session: Session, store: Store, aside: SettingAside, check: Callable[[], None], *,
-        observe: Callable[[float, Filled | None], None], batch_rows: Callable[[], int], suppress: bool,
+        observe: Callable[[float, Filled | None], None], batch_rows: Callable[[], int], rights: Rights,
     ) -> None:  # fmt: skip
         """`observe` is told how long each transaction took, and what it did (None: it gave way to somebody);
         `batch_rows` says how many rows one may take."""
         self._session, self._store, self._aside = session, store, aside
-        self._check, self._observe, self._batch_rows, self._suppress = check, observe, batch_rows, suppress
+        self._check, self._observe, self._batch_rows, self._rights = check, observe, batch_rows, rights
         self.filled = 0
 
     def batches(self, window: Window, pages: Pages | None = None) -> list[Batch]:
@@ -137,10 +138,10 @@ class Filler:
             return self._write(window, statements.fill_unlocked(self._rows(window), relation, batch.condition), done)
 
     def _write(self, window: Window, update: sql.Composable, done: int) -> int:
-        before = statements.suppress_triggers(window.relation) if self._suppress else None
+        settings = self._rights.settings(window.relation)
         began = time.monotonic()
         try:
-            taken = self._store.fill(window, update, stripe=done, before=before)
+            taken = self._store.fill(window, update, stripe=done, before=settings)
         except CONTENTION:
             self._observe(time.monotonic() - began, None)
             raise

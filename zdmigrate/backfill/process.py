@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -25,6 +26,8 @@ from zdmigrate.backfill.working import Stopped
 
 Connect = Callable[[], psycopg.Connection[Any]]
 
+VACUUM_SHARE = 0.1
+"""Of a relation, that may be left dead before it is vacuumed."""
 LOOK = 0.5
 """Seconds between two looks at what was said; what is said takes effect within a second."""
 
@@ -39,6 +42,9 @@ class Shared:
         self._relation = ""
         self._pages: dict[int, tuple[int, int]] = {}
         self._strategies: dict[int, Strategy] = {}
+        self._begun: dict[int, Relation] = {}
+        self._vacuumed: dict[int, int] = {}
+        self._notices: deque[str] = deque()
         self._standing: tuple[int, float] = (0, 0.0)
         self._meter = Meter()
         self._ended = threading.Event()
@@ -46,17 +52,29 @@ class Shared:
 
     # What workers ask and say --------------------------------------------------------------------------------------
 
+    def begin(self, relation: Relation, indexed: str | None) -> None:
+        """A worker comes to a relation; `indexed` is an index that has one of the new columns."""
+        with self._lock:
+            if relation.oid not in self._strategies:
+                self._strategies[relation.oid] = Strategy(indexed=indexed)
+                if indexed is not None:
+                    self._note(relation)
+            self._begun[relation.oid] = relation
+            self._vacuumed.setdefault(relation.oid, self._pages[relation.oid][0])
+
     def mode(self, relation: Relation) -> Mode:
         """How the relation's windows are written."""
-        return self._strategy(relation).mode
+        return self._strategies[relation.oid].mode
 
     def judge(self, relation: Relation, filled: Filled) -> None:
         """A stripe was written."""
-        strategy, oldest = self._strategy(relation), self.oldest()
+        oldest = self.oldest()
         with self._lock:
             self._rows += filled.rows
             self._meter.wrote(filled.wal)
-            strategy.observe(updated=filled.rows, hot=filled.hot, oldest=oldest, now=filled.transaction)
+            strategy = self._strategies[relation.oid]
+            if strategy.observe(updated=filled.rows, hot=filled.hot, oldest=oldest, now=filled.transaction):
+                self._note(relation)
 
     def oldest(self) -> Oldest | None:
         """What holds the horizon back, and for how long it has not moved."""
@@ -122,9 +140,24 @@ class Shared:
         }
         return found if self._watch is None else found | {"throttles": self._watch.verdict.to_json()}
 
-    def _strategy(self, relation: Relation) -> Strategy:
+    def notices(self) -> Iterator[str]:
+        """What was chosen, and why, since this was asked last."""
+        while self._notices:
+            yield self._notices.popleft()
+
+    def due_for_vacuum(self) -> Relation | None:
+        """A relation of which a tenth was written since it was vacuumed, where dead rows are left for VACUUM."""
         with self._lock:
-            return self._strategies.setdefault(relation.oid, Strategy())
+            for oid, relation in self._begun.items():
+                page, bound = self._pages[oid]
+                if self._strategies[oid].mode.vacuum and page - self._vacuumed[oid] >= max(1, bound * VACUUM_SHARE):
+                    self._vacuumed[oid] = page
+                    return relation
+        return None
+
+    def _note(self, relation: Relation) -> None:
+        mode = self._strategies[relation.oid].mode
+        self._notices.append(f"{relation}: {mode.order}, {mode.why}")
 
     def _progress(self) -> Progress:
         done, total = (sum(each) for each in zip((0, 0), *self._pages.values(), strict=True))

@@ -41,6 +41,23 @@ WHERE index.indrelid = {oid} AND index.indisprimary
 ORDER BY part.position
 """
 
+# Columns of keys, of expressions and of predicates; those of a constraint's index are its own. A BRIN index does not keep an
+# update from being HOT (since version 16).
+_INDEXES = """
+SELECT class.relname
+FROM pg_catalog.pg_index AS index
+JOIN pg_catalog.pg_class AS class ON class.oid = index.indexrelid
+JOIN pg_catalog.pg_am AS method ON method.oid = class.relam
+JOIN pg_catalog.pg_attribute AS attribute ON attribute.attrelid = index.indrelid AND attribute.attname = ANY({columns})
+WHERE index.indrelid = {oid}
+  AND (method.amname <> 'brin' OR pg_catalog.current_setting('server_version_num')::int < 160000)
+  AND (attribute.attnum = ANY(index.indkey) OR EXISTS (
+      SELECT FROM pg_catalog.pg_depend WHERE classid = 'pg_catalog.pg_class'::regclass AND objid = index.indexrelid
+        AND refclassid = 'pg_catalog.pg_class'::regclass AND refobjid = index.indrelid AND refobjsubid = attribute.attnum))
+ORDER BY class.relname
+LIMIT 1
+"""
+
 _LONGEST_KEY = 200
 
 
@@ -85,6 +102,12 @@ def current(session: Session, relation: Relation) -> Relation | None:
     """The relation under the name that it has now; None when it is gone."""
     found = session.read(sql.SQL(_CURRENT).format(oid=sql.Literal(relation.oid)))
     return Relation(oid=relation.oid, schema=found[0][0], name=found[0][1]) if found else None
+
+
+def index_of(session: Session, relation: Relation, columns: list[str]) -> str | None:
+    """An index that an update of one of these columns has to change."""
+    found = session.read(sql.SQL(_INDEXES).format(oid=sql.Literal(relation.oid), columns=sql.Literal(columns)))
+    return str(found[0][0]) if found else None
 
 
 def names_of_rows(session: Session, relation: Relation, tids: list[str]) -> list[str]:

@@ -9,6 +9,7 @@ that was taken over, or of a relation whose file was replaced: the same statemen
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 import psycopg
@@ -82,8 +83,8 @@ ON CONFLICT DO NOTHING
 RETURNING page, pages, stripe, stripes
 """
 
-# Locked first, so that nobody takes the window over between the two halves. Both ask whose it is, and for the filenode
-# under the lock that the UPDATE has on the relation: either both happen or none.
+# Locked first, so that nobody takes the window over between the two halves. Both ask whose it is, for the lease (which the
+# fence has locked), and for the filenode under the lock that the UPDATE has on the relation: either both happen or none.
 #
 # How many of the updates were HOT is counted since the session's statistics were last sent, and WAL for the whole server:
 # so both are read before and after.
@@ -103,7 +104,7 @@ RETURNING number.filled,
     pg_catalog.pg_current_xact_id()::text::bigint
 """
 
-_CURRENT = "SELECT FROM {backfill} WHERE {key} AND {unmoved}"
+_CURRENT = "SELECT FROM {backfill} WHERE {key} AND {unmoved} AND EXISTS ({held})"
 
 _FINISH_WINDOW = """
 WITH finished AS (DELETE FROM {window} WHERE {mine} AND EXISTS ({current}) RETURNING rows)
@@ -216,16 +217,16 @@ class Store:
         wanted = self._sql(_CLAIM_LEFTOVERS, relation, stripes=sql.Literal(stripes))
         return self._window(relation, self._patiently(relation, wanted))
 
-    def fill(self, window: Window, update: sql.Composable, *, stripe: int, before: sql.Composable | None) -> Filled:
-        """Run `update` and note in one transaction that the stripes before `stripe` are done.
+    def fill(self, window: Window, update: sql.Composable, *, stripe: int, before: Iterable[sql.Composable]) -> Filled:
+        """Run `update` and note in one transaction that the stripes before `stripe` are done; `before` goes first.
 
         Raises:
             Moved: nothing was done.
         """
         statement = self._of(window, _FILL, fill=update, stripe=sql.Literal(stripe))
-        first = sql.SQL("; ").join([self._of(window, _LOCK), *([] if before is None else [before])])
-        returned = self._session.write(statement, before=first)
+        returned = self._session.write_batch(*before, self._of(window, _LOCK), statement)
         if not returned:
+            self._session.refuse_lost()
             raise Moved
         rows, hot, wal, transaction = returned[0]
         return Filled(rows=rows, hot=hot, wal=wal, transaction=transaction)
@@ -267,7 +268,8 @@ class Store:
         mine = sql.SQL("{} AND page = {} AND process = {}").format(
             self._key(window.relation), sql.Literal(page), self._names["process"]
         )
-        return self._sql(text, window.relation, mine=mine, current=self._sql(_CURRENT, window.relation), **more)
+        current = self._sql(_CURRENT, window.relation, held=self._session.held)
+        return self._sql(text, window.relation, mine=mine, current=current, **more)
 
     def _sql(self, text: str, relation: Relation | None = None, **more: sql.Composable) -> sql.Composed:
         about = {} if relation is None else {"oid": sql.Literal(relation.oid), "key": self._key(relation)}

@@ -19,26 +19,22 @@ from zdmigrate.backfill.failures import RowFailed
 from zdmigrate.backfill.governor import Governor, Limits
 from zdmigrate.backfill.membership import Membership
 from zdmigrate.backfill.process import Connect, Others, Shared, Steering
+from zdmigrate.backfill.rights import Rights
 from zdmigrate.backfill.session import Session
 from zdmigrate.backfill.setting_aside import Aside
 from zdmigrate.backfill.state import Cursor, Store
 from zdmigrate.backfill.throttles.watching import Watch
+from zdmigrate.backfill.vacuuming import Vacuuming
 from zdmigrate.backfill.values import DEFAULTS, Outcome, Progress, Settings
 from zdmigrate.backfill.working import Stopped, Surroundings, Worker
+from zdmigrate.control.fence import Fence
 from zdmigrate.plan import RowWork
 
-__all__ = ["Outcome", "Progress", "RowFailed", "Settings", "may_suppress_triggers", "run"]
+__all__ = ["Outcome", "Progress", "RowFailed", "Settings", "run"]
 
 UNLIMITED = Limits()
 ALIVE = timedelta(seconds=10)
 """How long after it was last heard of a process keeps what it has claimed."""
-
-
-def may_suppress_triggers(connection: psycopg.Connection[Any]) -> bool:
-    """Whether the role may keep a table's own triggers from firing for the backfill (always as superuser)."""
-    query = "SELECT pg_catalog.has_parameter_privilege('session_replication_role', 'SET')"
-    with connection.cursor(row_factory=psycopg.rows.scalar_row) as cursor:
-        return bool(cursor.execute(query).fetchone())
 
 
 def run(
@@ -50,13 +46,14 @@ def run(
     rows: RowWork,
     settings: Settings = DEFAULTS,
     limits: Limits = UNLIMITED,
-    fence: Callable[[psycopg.Cursor[Any]], None],
+    fence: Fence,
     progress: Callable[[Progress], None],
     should_stop: Callable[[], bool],
     sleep: Callable[[float], None] = time.sleep,
     connect: Connect | None = None,
     watch: Watch | None = None,
     aside: Aside | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Outcome:
     """Fill every row that `rows` calls unfilled, together with whatever other processes do; called again, go on.
 
@@ -70,6 +67,7 @@ def run(
         connect: opens more such connections, for the other workers and for the thread that hears what is said from
             elsewhere. Without it there is one worker, and nobody is heard.
         watch: the throttles; they are started and stopped here.
+        say: told in which order rows are written from now on, and why, where it is not the usual one.
         aside: where rows that cannot be filled are set aside. Without it the first one ends the work.
 
     Raises:
@@ -89,6 +87,8 @@ def run(
 
     def check() -> None:
         shared.refuse_failed()
+        for notice in shared.notices():
+            say(notice)
         if should_stop():
             raise Stopped
 
@@ -109,6 +109,7 @@ def run(
         if connect is not None:
             steering = Steering(shared, member, connect, control_schema=control_schema, migration=migration)
             stack.enter_context(steering)
+            stack.enter_context(Vacuuming(shared.due_for_vacuum, connect))
             stack.enter_context(Others(shared, connect, limits.workers - 1, other))
         try:
             _worker(0, session, store(session), rows, shared, check=check, report=report, aside=aside).fill_all()
@@ -127,9 +128,15 @@ def _worker(
     report: Callable[[Cursor, int], None], aside: Aside | None,
 ) -> Worker:  # fmt: skip
     around = Surroundings(
-        governor=shared.governor, mode=shared.mode, oldest=shared.oldest, judge=shared.judge, check=check, report=report
+        governor=shared.governor,
+        begin=shared.begin,
+        mode=shared.mode,
+        oldest=shared.oldest,
+        judge=shared.judge,
+        check=check,
+        report=report,
     )
-    return Worker(number, session, store, rows, around, aside=aside, suppress=may_suppress_triggers(session.connection))
+    return Worker(number, session, store, rows, around, aside=aside, rights=Rights.of(session.connection))
 
 
 def _leave(member: Membership, connection: psycopg.Connection[Any]) -> None:

@@ -15,6 +15,7 @@ from zdmigrate.backfill.filling import Filler
 from zdmigrate.backfill.governor import Governor
 from zdmigrate.backfill.leftovers import Leftovers
 from zdmigrate.backfill.relations import Relation
+from zdmigrate.backfill.rights import Rights
 from zdmigrate.backfill.session import Session
 from zdmigrate.backfill.setting_aside import Aside, SettingAside
 from zdmigrate.backfill.state import Cursor, Filled, Moved, Store, Window
@@ -46,9 +47,14 @@ class _Open:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:
-    """What a worker is given by its process. `oldest` says what holds the horizon back; None: nobody knows."""
+    """What a worker is given by its process.
+
+    `begin` is told of a relation before its first window, and of an index that has one of the new columns; `oldest` says
+    what holds the horizon back; None: nobody knows.
+    """
 
     governor: Governor
+    begin: Callable[[Relation, str | None], None]
     mode: Callable[[Relation], Mode]
     oldest: Callable[[], Oldest | None]
     check: Callable[[], None]
@@ -61,7 +67,7 @@ class Worker:
 
     def __init__(
         self, number: int, session: Session, store: Store, rows: RowWork, around: Surroundings, *,
-        aside: Aside | None, suppress: bool,
+        aside: Aside | None, rights: Rights,
     ) -> None:  # fmt: skip
         self._number, self._session, self._store, self._rows, self._around = number, session, store, rows, around
         self._settings = session.settings
@@ -72,7 +78,7 @@ class Worker:
         self._aside = SettingAside(session, rows, aside)
         self._filler = Filler(
             session, store, self._aside, self._may, observe=self._observe, batch_rows=lambda: around.governor.rows,
-            suppress=suppress,
+            rights=rights,
         )  # fmt: skip
 
     def fill_all(self) -> None:
@@ -104,6 +110,8 @@ class Worker:
 
     def _fill_relation(self, relation: Relation) -> None:
         self._aside.begin(relation)
+        columns = [column for column, _ in self._rows.assignments]
+        self._around.begin(relation, relations.index_of(self._session, relation, columns))
         while (cursor := self._adopt(relation)) is not None and not cursor.done:
             try:
                 self._fill_windows(cursor)

@@ -19,6 +19,7 @@ from zdmigrate.compat.states import NONE, Databases, Ground, States, move
 from zdmigrate.compat.walking import Stopped, last_reversible
 from zdmigrate.config import Config
 from zdmigrate.errors import Unsafe, UsageError
+from zdmigrate.migration import migration_paths
 from zdmigrate.plan import Direction, Plan
 from zdmigrate.planning.planner import combine
 from zdmigrate.postgres.scratch import Scratch
@@ -103,7 +104,7 @@ def _planned(ground: Ground, base: str) -> tuple[Plan, ...]:
     try:
         return ground.walk(base).begin()
     except Unsafe as error:
-        if len(ground.ids) != 1:  # none: all of the directory
+        if len(ground.ids or migration_paths(ground.config.dir)) > 1:
             alone = "one that builds on another is checked by itself, after it: zdmigrate check MIGRATION"
             error.hint = f"{error.hint}; {alone}" if error.hint else alone
         raise

@@ -18,12 +18,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
-from typing import Any
 
 import psycopg
+from psycopg import sql
 
+from zdmigrate.control.fence import Fence, lost
 from zdmigrate.control.store import Store
-from zdmigrate.errors import Contended, LeaseHeld, LeaseLost
+from zdmigrate.errors import Contended, LeaseHeld
 from zdmigrate.postgres import session
 from zdmigrate.postgres.session import Connection, Cursor
 
@@ -41,16 +42,10 @@ class Lease:
         self._stop = threading.Event()
         self.key = key
         self.epoch = epoch
-
-    def fence(self, cursor: psycopg.Cursor[Any]) -> None:
-        """Make this transaction one that a takeover waits for.
-
-        Raises:
-            LeaseLost: somebody took over.
-        """
-        statement = f"SELECT FROM {self._store.table('lease')} WHERE migration = %s AND epoch = %s FOR KEY SHARE"
-        if self._lost.is_set() or cursor.execute(statement.encode(), (self.key, self.epoch)).rowcount != 1:
-            raise lost()
+        held = sql.SQL("SELECT FROM {} WHERE migration = {} AND epoch = {}").format(
+            sql.Identifier(store.schema, "lease"), sql.Literal(key), sql.Literal(epoch)
+        )
+        self.fence = Fence(held=held, is_lost=self._lost.is_set)
 
     @property
     def is_lost(self) -> bool:
@@ -96,13 +91,6 @@ class Lease:
         )
         with contextlib.suppress(psycopg.Error):
             self._connection.execute(statement.encode(), (self.key, self.epoch))
-
-
-def lost() -> LeaseLost:
-    """The error of a holder that was replaced."""
-    return LeaseLost(
-        "another process took over this migration; nothing of ours was committed since", hint="run: zdmigrate status"
-    )
 
 
 @contextlib.contextmanager

@@ -444,6 +444,7 @@ class Executor:
                 connect=lambda: self.connect("backfill"),
                 watch=self.watch(self.lease.key, [ident(step.rows.schema, step.rows.table)]),
                 aside=self._aside(step),
+                say=lambda text: self._tell(step, text),
             )
         if not outcome.complete:
             raise Progressed(f"stopped while filling rows ({outcome.rows} so far)", hint="run the command again")

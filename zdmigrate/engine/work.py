@@ -14,6 +14,7 @@ from typing import Any
 from zdmigrate.backfill import governor, quarantine, throttles, values
 from zdmigrate.config import Config
 from zdmigrate.control import lease
+from zdmigrate.control.fence import lost
 from zdmigrate.control.store import Record, Store
 from zdmigrate.engine import bootstrapping, gates, planned
 from zdmigrate.engine.executor import Executor, Limits
@@ -246,7 +247,7 @@ class _Watch:
     def _look(self) -> None:
         executor = self._executor
         if executor.lease.is_lost:
-            raise lease.lost()
+            raise lost()
         record = executor.store.record(executor.connection, executor.migration)
         if record is not None and record.hold_reason is not None:
             raise Waiting(f"on hold: {record.hold_reason}", hint=f"zdmigrate unhold {record.id}")

@@ -93,7 +93,7 @@ class _Recorder:
 
         wanted = Wanted(**{option.field: option.value(config) for option in options.RECORDING})
         found = collect(Path(self._directory.name))
-        self._lines += [f"not everything was recorded: {error}" for error in found.errors]
+        self._lines += found.remarks
         footprint = Footprint.of(
             application=wanted.application or "", version=wanted.version or "", statements=_sent(found),
             tables=[table for name in wanted.models for table in mapped_tables(name)],

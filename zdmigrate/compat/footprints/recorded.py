@@ -80,8 +80,8 @@ def _of_command(wanted: Wanted, report: Report) -> Footprint:
     from zdmigrate.compat.recording.command import record_command
 
     found = record_command(wanted.command, literals=wanted.literals, stdout=STDERR)
-    for error in found.errors:
-        report(f"not everything was recorded: {error}")
+    for remark in found.remarks:
+        report(remark)
     return Footprint.of(statements=found.statements)
 
 

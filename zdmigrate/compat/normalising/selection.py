@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from zdmigrate.compat.normalising.pieces import Piece, closing, text_of
+from zdmigrate.sqltext import folded
 
 __all__ = ["query_of", "temporary_tables", "uses_data"]
 
@@ -35,7 +36,7 @@ def temporary_tables(text: str) -> list[str]:
     if "temp" not in text.lower():
         return []
     names = _TEMPORARY.findall(text)
-    return [name[1:-1].replace('""', '"') if name.startswith('"') else name.lower() for name in names]
+    return [name[1:-1].replace('""', '"') if name.startswith('"') else folded(name) for name in names]
 
 
 def uses_data(pieces: Sequence[Piece]) -> bool:

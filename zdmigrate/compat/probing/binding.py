@@ -8,13 +8,18 @@ import itertools
 import re
 from collections.abc import Iterator, Sequence
 
-from zdmigrate.sqltext import Token, tokens
+from zdmigrate.sqltext import Token, folded, tokens
 
-__all__ = ["Place", "columns_of", "names_in", "relations_of"]
+__all__ = ["Place", "columns_of", "names_in", "relations_of", "target_of"]
 
 _REACH = 8
 """So many tokens a column may stand before the parameter that is compared with it."""
 _BEFORE_RELATION = frozenset(("from", "join", "into", "update", "only", "using", "copy", "table"))
+
+
+_WRITE = frozenset(("insert", "delete", "merge", "copy"))
+_NO_WRITE = frozenset(("for", "key", "do"))
+"""What stands before UPDATE where it locks, or belongs to an INSERT."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,12 +35,7 @@ _NAME = re.compile(r'"((?:[^"]|"")*)"|([A-Za-z_\u0080-\U0010ffff][\w$\u0080-\U00
 
 def names_in(sql: str) -> frozenset[str]:
     """Every identifier that a statement may mean; words in strings and comments too, which does no harm here."""
-    return frozenset(quoted.replace('""', '"') or _folded(word) for quoted, word in _NAME.findall(sql))
-
-
-def _folded(word: str) -> str:
-    """As the server folds names in UTF-8: ASCII alone."""
-    return "".join(letter.lower() if letter.isascii() else letter for letter in word)
+    return frozenset(quoted.replace('""', '"') or folded(word) for quoted, word in _NAME.findall(sql))
 
 
 def relations_of(sql: str) -> tuple[tuple[str | None, str], ...]:
@@ -49,6 +49,16 @@ def relations_of(sql: str) -> tuple[tuple[str | None, str], ...]:
             qualified = len(solid) > position + 2 and solid[position + 1].text == "."
             found[(name, dotted[-1]) if qualified and dotted and dotted[-1] else (None, name)] = None
     return tuple(found)
+
+
+def target_of(sql: str) -> tuple[str | None, str] | None:
+    """(schema, name) of what a statement writes, also after WITH; None for one that only reads."""
+    solid = _solid(sql)
+    words = ["", *(token.text.lower() for token in solid)]
+    for position, (before, word) in enumerate(itertools.pairwise(words)):
+        if word in _WRITE or (word == "update" and before not in _NO_WRITE):
+            return next(iter(relations_of(" ".join(token.text for token in solid[position:]))), None)
+    return None
 
 
 def columns_of(sql: str, columns: frozenset[str]) -> dict[int, Place]:

@@ -353,27 +353,30 @@ def _unexecuted(
 ) -> Iterator[Unproven]:
     """Statements that write what changes, of which no values are known that the server accepts; nor is there another probe
     that writes the table."""
-    subjects = {each.probe.subject for each in made}
     for probe in (each.probe for each in recorded if not each.executes):
         relation = statements.written(probe.sql, shapes)
         if relation is None or (names is not None and relation.name not in names):
             continue
-        if not any(subject.startswith("insert") and subject.endswith(f" of {relation}") for subject in subjects):
+        if not _has_insert(relation, made):
             reason = "no values are known that the server accepts, so it was never executed; give rows of your own"
             yield Unproven(version=version, subject=probe.sql, reason=reason, place=probe.place)
+
+
+def _has_insert(relation: Relation, made: Sequence[Settled]) -> bool:
+    subjects = (each.probe.subject for each in made)
+    return any(subject.startswith("insert") and subject.endswith(f" of {relation}") for subject in subjects)
 
 
 def _silent(
     version: Version, tables: Sequence[MappedTable], homes: Sequence[Home], settled: Sequence[Settled]
 ) -> Iterator[Unproven]:
     """Tables that can be written, of which no row could be made: nothing was proven about writing them."""
-    subjects = {each.probe.subject for each in settled}
     for table in tables:
         home = _at_home(table, homes)
         relation = home.shapes.find(table.name, table.schema)
         if relation is None or relation.kind not in "rp" or not table.columns:
             continue
-        if not any(subject.startswith("insert") and subject.endswith(f" of {relation}") for subject in subjects):
+        if not _has_insert(relation, settled):
             said = home.samples.refusals.get((relation.schema, relation.name))
             reason = "no row could be made that the server accepts" + (f" ({said})" if said else "")
             yield Unproven(version=version, subject=str(relation), reason=f"{reason}; give rows of your own")

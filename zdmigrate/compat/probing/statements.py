@@ -15,17 +15,17 @@ from zdmigrate.compat.probing.binding import Place
 from zdmigrate.compat.probing.probes import Probe
 from zdmigrate.compat.probing.rows import Row, Samples
 from zdmigrate.postgres.shapes import Column, Relation, Shapes
-from zdmigrate.sqltext import ident
+from zdmigrate.sqltext import ident, tokens
 
 __all__ = ["as_insert", "variants", "written"]
 
 NEW = values.FIRST + 8_000
 _PAD = "x"
 _COPY_IN = re.compile(
-    r'\s*COPY\s+(?:BINARY\s+)?(?P<target>(?:"(?:[^"]|"")*"|[^\s("])+)\s*(?:\((?P<columns>[^)]*)\))?\s+FROM\s',
+    r'\s*COPY\s+(?:BINARY\s+)?(?P<target>(?:"(?:[^"]|"")*"|[^\s("])+)\s*'
+    r'(?:\((?P<columns>(?:"(?:[^"]|"")*"|[^)"])*)\))?\s+FROM\s',
     re.IGNORECASE,
 )
-_WRITES = ("insert", "update", "delete", "merge", "copy")
 
 
 def as_insert(statement: Statement, shapes: Shapes) -> Statement | None:
@@ -34,17 +34,22 @@ def as_insert(statement: Statement, shapes: Shapes) -> Statement | None:
     relations = _relations(statement, shapes)
     if found is None or not relations:
         return None
-    all_ = ", ".join(ident(column.name) for column in relations[0].columns if not column.generated)
-    columns = found["columns"] or all_
-    given = ", ".join(f"${number}" for number in range(1, columns.count(",") + 2))
-    sql = f"INSERT INTO {found['target']} ({columns}) VALUES ({given})"
+    listed = [token.name for token in tokens(found["columns"] or "") if token.name is not None]
+    given = listed or [column.name for column in relations[0].columns]
+    # COPY may also give numbers to GENERATED ALWAYS AS IDENTITY; here the server does.
+    refused = {column.name for column in relations[0].columns if column.generated or column.identity == "a"}
+    names = [name for name in given if name not in refused]
+    if not names:
+        return None
+    columns, values_ = ", ".join(map(ident, names)), ", ".join(f"${number}" for number in range(1, len(names) + 1))
+    sql = f"INSERT INTO {found['target']} ({columns}) VALUES ({values_})"
     return Statement(sql=sql, prepared=False, places=statement.places)
 
 
 def written(sql: str, shapes: Shapes) -> Relation | None:
-    """The relation that a statement writes; None for one that begins as a query."""
-    first = next(iter(binding.relations_of(sql)), None)
-    return shapes.find(first[1], first[0]) if first is not None and sql.lstrip().lower().startswith(_WRITES) else None
+    """The relation that a statement writes; None for one that only reads."""
+    target = binding.target_of(sql)
+    return None if target is None else shapes.find(target[1], target[0])
 
 
 def variants(statement: Statement, samples: Samples, shapes: Shapes, taken_for: Sequence[int]) -> Iterator[Probe]:

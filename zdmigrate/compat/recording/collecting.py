@@ -17,11 +17,24 @@ __all__ = ["Recording", "collect"]
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Recording:
-    """The statements, how many Python processes were listened to, and what could not be recorded."""
+    """The statements, how many Python processes were listened to, and what could not be recorded.
+
+    `temporary` are the tables that were made for a session, where statements used them: those are not among the others.
+    """
 
     statements: tuple[Statement, ...] = ()
     processes: int = 0
     errors: tuple[str, ...] = ()
+    temporary: tuple[str, ...] = ()
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What people must know of it."""
+        told = tuple(f"not everything was recorded: {error}" for error in self.errors)
+        if not self.temporary:
+            return told
+        # A table of the schema may be called the same: what is left out is never left out in silence.
+        return (*told, f"not kept, because they use temporary tables: statements that name {', '.join(self.temporary)}")
 
 
 class _Line(msgspec.Struct):
@@ -38,17 +51,20 @@ def collect(directory: Path) -> Recording:
     """The recording in a directory. A line that its process could not finish is left out."""
     lines = [line for path in sorted(directory.glob("*.jsonl")) for line in _lines(path)]
     statements = Footprint.of(statements=(_statement(line) for line in lines if line.sql is not None)).statements
-    temporary = {line.temporary for line in lines}
+    made = {line.temporary for line in lines if line.temporary is not None}
+    used = {statement.sql: names for statement in statements if (names := _temporary(statement, made))}
     return Recording(
-        statements=tuple(_typed(each) for each in statements if not _uses(each, temporary)),
+        statements=tuple(_typed(each) for each in statements if each.sql not in used),
         processes=sum(line.process is not None for line in lines),
         errors=tuple(sorted({line.error for line in lines if line.error is not None})),
+        temporary=tuple(sorted({name for names in used.values() for name in names})),
     )
 
 
-def _uses(statement: Statement, tables: Collection[str | None]) -> bool:
-    named = (name for schema, name in relations_of(statement.sql) if schema in (None, "pg_temp"))
-    return bool(temporary_tables(statement.sql)) or any(name in tables for name in named)
+def _temporary(statement: Statement, made: Collection[str]) -> list[str]:
+    """The tables of a session that a statement makes or uses."""
+    named = [name for schema, name in relations_of(statement.sql) if schema in (None, "pg_temp")]
+    return [*temporary_tables(statement.sql), *(name for name in named if name in made)]
 
 
 def _lines(path: Path) -> Iterator[_Line]:
