@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import json
-import os
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from benchmarks.backfill import lag
 from tests.support.processes import RENAME, Forker, Running, Site, until
-from tests.support.replicas import Replicas, disconnected, paused
-from tests.support.servers import Database
-from zdmigrate.postgres.servers import ScratchServer
+from tests.support.replicas import Replicas, disconnected, paused, setting, slow
+from tests.support.servers import Database, base_for_tests
+from zdmigrate.postgres.servers import ScratchServer, ServerBinaries
 
 _numbers = itertools.count(1)
 TABLE = """
@@ -65,7 +59,7 @@ def filled(site: Site) -> int:
 def under_way(site: Site, **env: str) -> Running:
     """A backfill that has filled something."""
     before = filled(site)
-    running = site.start(*ADVANCE, **env)
+    running = site.start(*ADVANCE, kill=None, **env)
     try:
         until(lambda: filled(site) > before, "the first rows are filled", timeout=10)
     except AssertionError:
@@ -110,3 +104,76 @@ def test_replay_that_stands_still_stops_it_within_two_seconds(shop: Site, replic
     shop.run("backfill", "set", "--rate", "100MB/s").expect(0)
     running.wait().expect(0)
     refuse_wrong(shop, rows)
+
+
+def test_a_standby_that_is_gone_stops_it_within_two_seconds(shop: Site, replicas: Replicas) -> None:
+    rows = 60_000
+    running = under_way(with_rows(shop, rows), ZDMIGRATE_BACKFILL_RATE="2MB/s")
+    streaming = "SELECT count(*) FROM pg_stat_replication"
+    with disconnected(replicas.replica1):
+        until(lambda: shop.value(streaming) == 1, "it is gone")
+        assert last_change(lambda: filled(shop), 4) < 2
+        assert "replica1 is not connected to the primary" in status(shop)
+        stopped = filled(shop)
+        assert stopped < rows
+    until(lambda: filled(shop) > stopped, "it goes on by itself", timeout=20)
+    shop.run("backfill", "set", "--rate", "100MB/s").expect(0)
+    running.wait().expect(0)
+    refuse_wrong(shop, rows)
+
+
+@pytest.mark.parametrize(("megabytes", "seconds"), [(64, 3.0), (2, 60.0)])
+def test_a_slow_standby_is_held_within_the_configured_lag(
+    shop: Site, replicas: Replicas, megabytes: int, seconds: float
+) -> None:
+    rows = 40_000
+    with_rows(shop, rows)
+    env = {"ZDMIGRATE_THROTTLE_MAX_LAG": f"{megabytes}MB", "ZDMIGRATE_THROTTLE_MAX_LAG_TIME": f"{seconds}s"}
+    with slow(replicas.replica1), setting(replicas.replica2, "hot_standby_feedback", "off"):
+        lag.await_replica(replicas.primary, replicas.replica1)
+        with lag.sampled(replicas.primary, replicas.replica1) as samples:
+            running = shop.start(*ADVANCE, **env)
+            began = time.monotonic()
+            until(lambda: filled(shop) == rows, "all rows are filled")
+            took = time.monotonic() - began
+    running.wait().expect(0)
+    seen = lag.lags(samples)
+    print(
+        f"{took:.1f} s, at most {max(each.seconds for each in seen):.2f} s and {max(each.bytes for each in seen)} bytes behind"
+    )
+    assert max(each.seconds for each in seen) <= 1.2 * seconds
+    assert max(each.bytes for each in seen) <= 1.2 * megabytes * 2**20
+    refuse_wrong(shop, rows)
+
+
+# The primary dies ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def crashing(pg_binaries: ServerBinaries, forker: Forker, tmp_path: Path) -> Iterator[Site]:
+    """A server of its own."""
+    with ScratchServer.start(pg_binaries, base=base_for_tests()) as server:
+        server.create_database("shop")
+        yield Site(forker, Database(server, "shop"), tmp_path)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_crash_of_the_primary_loses_nothing_and_repeats_nothing_that_was_durable(
+    crashing: Site, workers: int
+) -> None:
+    rows = 40_000
+    server = crashing.database.server
+    running = under_way(
+        with_rows(crashing, rows), ZDMIGRATE_BACKFILL_RATE="2MB/s", ZDMIGRATE_BACKFILL_WORKERS=str(workers)
+    )
+    until(lambda: filled(crashing) > rows / 10, "some windows are done")
+    server.kill()
+    ended = running.wait(20)
+    print(ended)
+    server.restart()
+    durable = filled(crashing)
+    assert crashing.value("SELECT sum(writes) FROM users") == durable
+    assert 0 < durable < rows
+    crashing.run(*ADVANCE).expect(0)
+    refuse_wrong(crashing, rows)
+    assert 0

@@ -1,8 +1,8 @@
 """How a standby follows what is written, and how much may be written until it is looked at again. Pure.
 
 A limit alone acts too late: what is on its way when it is reached is still to be replayed, which takes a slow standby long.
-So no more is on its way than it replays in half of the time, or than half of the bytes, that it may be behind. While it keeps
-up, what it replays is what is written: then the room is more than that, and grows with every look.
+So no more is on its way than half of the bytes that it may be behind, and than it replays in a small part of the time: its
+speed changes, too. While it keeps up, what it replays is what is written: then the room is more than that, and grows.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from zdmigrate.backfill.throttles.lag import LagLimits
 from zdmigrate.backfill.throttles.reading import Lag
 from zdmigrate.backfill.throttles.slope import Slope
 
-_HALF = 0.5
+_HALF, _EIGHTH = 1 / 2, 1 / 8
 _LOOKS = 0.5
 """Seconds of replay that there is always room for: less than what is replayed between two looks would throttle itself."""
 _LEAST = 512 * 1024
@@ -50,7 +50,7 @@ def _room(lag: Lag, limits: LagLimits, speed: float) -> float | None:
     if limits.bytes is not None:
         rooms.append(max(_HALF * limits.bytes - behind, _BIT * (limits.bytes - behind)))
     if limits.time is not None:
-        seconds = max(_HALF * limits.time.total_seconds(), _LOOKS)
+        seconds = max(_EIGHTH * limits.time.total_seconds(), _LOOKS)
         rooms.append(max(seconds * speed, _LEAST) - behind)
     return min(rooms, default=None)
 
