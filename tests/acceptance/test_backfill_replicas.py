@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.backfill import lag
 from tests.support.processes import RENAME, Forker, Running, Site, until
-from tests.support.replicas import Replicas, disconnected, paused, setting, slow
+from tests.support.replicas import Replicas, disconnected, paused, promoted, setting, slow
 from tests.support.servers import Database, base_for_tests
 from zdmigrate.postgres.servers import ScratchServer, ServerBinaries
 
@@ -132,7 +132,7 @@ def test_a_slow_standby_is_held_within_the_configured_lag(
     with slow(replicas.replica1), setting(replicas.replica2, "hot_standby_feedback", "off"):
         lag.await_replica(replicas.primary, replicas.replica1)
         with lag.sampled(replicas.primary, replicas.replica1) as samples:
-            running = shop.start(*ADVANCE, **env)
+            running = shop.start(*ADVANCE, kill=None, **env)
             began = time.monotonic()
             until(lambda: filled(shop) == rows, "all rows are filled")
             took = time.monotonic() - began
@@ -168,12 +168,40 @@ def test_a_crash_of_the_primary_loses_nothing_and_repeats_nothing_that_was_durab
     )
     until(lambda: filled(crashing) > rows / 10, "some windows are done")
     server.kill()
-    ended = running.wait(20)
-    print(ended)
+    ended = running.wait(20).expect(1)
+    assert f"{RENAME}: the connection to the database was lost" in ended.err
+    assert "hint: what was committed stays" in ended.err
     server.restart()
     durable = filled(crashing)
     assert crashing.value("SELECT sum(writes) FROM users") == durable
     assert 0 < durable < rows
     crashing.run(*ADVANCE).expect(0)
     refuse_wrong(crashing, rows)
-    assert 0
+
+
+def test_a_standby_that_is_promoted_goes_on_with_it(
+    pg_binaries: ServerBinaries, forker: Forker, tmp_path: Path
+) -> None:
+    rows = 40_000
+    with ScratchServer.start(pg_binaries, base=base_for_tests()) as primary:
+        replicas = Replicas(primary, primary.start_replica("replica1"), primary.start_replica("replica2"))
+        primary.create_database("shop")
+        env = {"ZDMIGRATE_URL": either(primary, replicas.replica1)}
+        before = Site(forker, Database(primary, "shop"), tmp_path, env)
+        after = Site(forker, Database(replicas.replica1, "shop"), tmp_path, env)
+        running = under_way(with_rows(before, rows), ZDMIGRATE_BACKFILL_RATE="2MB/s")
+        until(lambda: filled(before) > rows / 10, "some windows are done")
+        primary.kill()
+        assert "the connection to the database was lost" in running.wait(20).expect(1).err
+        promoted(replicas)
+        done = filled(after)
+        assert after.value("SELECT sum(writes) FROM users") == done
+        assert 0 < done < rows
+        after.run(*ADVANCE).expect(0)
+        refuse_wrong(after, rows)
+
+
+def either(*servers: ScratchServer) -> str:
+    """A connection string for whichever of them is the primary."""
+    hosts, ports = (",".join(str(getattr(server, name)) for server in servers) for name in ("host", "port"))
+    return f"host={hosts} port={ports} dbname=shop user=postgres target_session_attrs=read-write"

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psycopg
 from psycopg import sql
+from psycopg.conninfo import make_conninfo
 
 from zdmigrate.postgres.servers import ScratchServer
 
@@ -109,3 +110,11 @@ def setting(server: ScratchServer, name: str, value: str) -> Iterator[None]:
         finally:
             connection.execute(sql.SQL("ALTER SYSTEM RESET {}").format(sql.Identifier(name)))
             connection.execute("SELECT pg_reload_conf()")
+
+
+def promoted(replicas: Replicas) -> None:
+    """The first standby becomes the primary, and the second one follows it."""
+    new = replicas.replica1
+    with new.connect() as connection, replicas.replica2.connect() as other:
+        connection.execute("SELECT pg_promote(true)")
+        _point(other, make_conninfo(new.conninfo("replication"), dbname=None, application_name="replica2"))

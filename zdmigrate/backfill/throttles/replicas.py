@@ -67,8 +67,13 @@ class ReplicaLag:
         """How many of each name must be there. Those that have come since need not, but must not lag either."""
         if self._expected is not None:
             return Counter(self._expected)
-        kept = said.standbys if said.standbys is not None else self._steering.keep_standbys(connection, view.standbys)
-        return dict.fromkeys(view.standbys, 0) | Counter(kept)
+        kept = said.standbys
+        if kept is None:
+            kept = self._steering.keep_standbys(connection, view.standbys, view.timeline)
+        expected = Counter(kept)
+        if said.timeline not in (None, view.timeline):
+            expected = _without_promoted(expected, view)
+        return dict.fromkeys(view.standbys, 0) | expected
 
     def _of(self, name: str, expected: int, view: View, limits: LagLimits, now: float) -> Iterator[Reading]:
         """The readings of all standbys of one name."""
@@ -105,3 +110,9 @@ class ReplicaLag:
         names = ", ".join(sorted({receiver.name for receiver in view.receivers}))
         reason = f"no permission to see the lag of {names}"
         return unknown(self.name, str(limits), reason, words.grant("pg_read_all_stats", connection))
+
+
+def _without_promoted(expected: Counter[str], view: View) -> Counter[str]:
+    """One of them has become the primary since: where a single one is missing, it is that one."""
+    missing = expected - Counter(view.standbys)
+    return expected - missing if missing.total() == 1 else expected

@@ -33,7 +33,7 @@ CREATE TABLE {schema}.backfill_window (
     FOREIGN KEY (migration, step, relation) REFERENCES {schema}.backfill ON DELETE CASCADE
 );
 
--- What was said from another terminal. NULL: as configured.
+-- What was said from another terminal. NULL: as configured. `timeline` is the primary's when it noted who its standbys are.
 CREATE TABLE {schema}.backfill_control (
     migration bigint PRIMARY KEY REFERENCES {schema}.migration (key) ON DELETE CASCADE,
     paused boolean NOT NULL DEFAULT false,
@@ -44,6 +44,7 @@ CREATE TABLE {schema}.backfill_control (
     max_lag bigint CHECK (max_lag > 0),
     max_lag_time interval CHECK (max_lag_time > interval '0'),
     standbys text[],
+    timeline integer,
     changed_by text NOT NULL DEFAULT session_user,
     changed_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
