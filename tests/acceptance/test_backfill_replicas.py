@@ -6,18 +6,19 @@ import itertools
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from benchmarks.backfill import lag
-from tests.support.processes import RENAME, Forker, Running, Site, until
+from tests.support.processes import RENAME, Forker, Running, Site, transaction, until
 from tests.support.replicas import Replicas, disconnected, paused, promoted, setting, slow
 from tests.support.servers import Database, base_for_tests
 from zdmigrate.postgres.servers import ScratchServer, ServerBinaries
 
 _numbers = itertools.count(1)
 TABLE = """
-CREATE TABLE users (id bigint PRIMARY KEY, user_email text NOT NULL, writes integer NOT NULL DEFAULT 0);
+CREATE TABLE users (id bigint PRIMARY KEY, user_email text NOT NULL, note text, writes integer NOT NULL DEFAULT 0);
 CREATE FUNCTION count_writes() RETURNS trigger LANGUAGE plpgsql AS
 $$ BEGIN NEW.writes := OLD.writes + 1; RETURN NEW; END $$;
 CREATE TRIGGER a_count BEFORE UPDATE ON users FOR EACH ROW EXECUTE FUNCTION count_writes();
@@ -43,7 +44,7 @@ def shop(replicas: Replicas, forker: Forker, tmp_path: Path) -> Iterator[Site]:
 
 def with_rows(site: Site, rows: int) -> Site:
     """A table whose every row counts how often it was written, and a migration that is about to fill it."""
-    site.sql(TABLE, f"INSERT INTO users SELECT g, 'user ' || g || repeat('.', 60) FROM generate_series(1, {rows}) g")
+    site.sql(TABLE, f"INSERT INTO users SELECT g, 'user ' || g, repeat('.', 60) FROM generate_series(1, {rows}) g")
     site.sql("VACUUM ANALYZE users")
     site.write(RENAME, 'RenameColumn("users", "user_email", "email_address")')
     site.run("init", "--environment", "development", "--yes").expect(0)
@@ -92,8 +93,8 @@ def last_change(value: Callable[[], int], seconds: float) -> float:
 
 @pytest.mark.parametrize("number", [1, 2])
 def test_replay_that_stands_still_stops_it_within_two_seconds(shop: Site, replicas: Replicas, number: int) -> None:
-    rows, replica = 60_000, (replicas.replica1, replicas.replica2)[number - 1]
-    running = under_way(with_rows(shop, rows), ZDMIGRATE_BACKFILL_RATE="2MB/s")
+    rows, replica = 40_000, (replicas.replica1, replicas.replica2)[number - 1]
+    running = under_way(with_rows(shop, rows), ZDMIGRATE_BACKFILL_RATE="1MB/s")
     with paused(replica):
         assert last_change(lambda: filled(shop), 4) < 2
         until(lambda: f"replica{number} is " in status(shop), "the standby is named")
@@ -107,8 +108,8 @@ def test_replay_that_stands_still_stops_it_within_two_seconds(shop: Site, replic
 
 
 def test_a_standby_that_is_gone_stops_it_within_two_seconds(shop: Site, replicas: Replicas) -> None:
-    rows = 60_000
-    running = under_way(with_rows(shop, rows), ZDMIGRATE_BACKFILL_RATE="2MB/s")
+    rows = 40_000
+    running = under_way(with_rows(shop, rows), ZDMIGRATE_BACKFILL_RATE="1MB/s")
     streaming = "SELECT count(*) FROM pg_stat_replication"
     with disconnected(replicas.replica1):
         until(lambda: shop.value(streaming) == 1, "it is gone")
@@ -205,3 +206,54 @@ def either(*servers: ScratchServer) -> str:
     """A connection string for whichever of them is the primary."""
     hosts, ports = (",".join(str(getattr(server, name)) for server in servers) for name in ("host", "port"))
     return f"host={hosts} port={ports} dbname=shop user=postgres target_session_attrs=read-write"
+
+
+# The horizon ---------------------------------------------------------------------------------------------------------
+
+
+def order(site: Site) -> dict[str, Any]:
+    """What the process that works says of its order of work."""
+    found = site.rows("SELECT document->>'strategy', document->>'why' FROM zdmigrate.backfill_process")
+    return dict(zip(("strategy", "why"), found[0], strict=True)) if found else {"strategy": None, "why": None}
+
+
+HOT = "SELECT n_tup_hot_upd::float / nullif(n_tup_upd, 0) FROM pg_stat_user_tables WHERE relname = 'users'"
+
+
+def test_a_standby_that_feeds_back_its_horizon_makes_windows_take_turns(shop: Site, replicas: Replicas) -> None:
+    rows = 16_000
+    with_rows(shop, rows)
+    with setting(replicas.replica2, "wal_receiver_status_interval", "1s"):
+        running = under_way(shop, ZDMIGRATE_BACKFILL_WINDOW_PAGES="15")
+        until(lambda: order(shop)["strategy"] == "rotating", "windows take turns", timeout=20)
+        assert "standby replica2 (hot_standby_feedback)" in order(shop)["why"]
+        running.wait().expect(0)
+    refuse_wrong(shop, rows)
+    assert shop.value(HOT) >= 0.5
+
+
+def test_without_turns_hardly_an_update_is_hot_then(shop: Site) -> None:
+    """What the one before is compared with: all rows of a page at once."""
+    with_rows(shop, 16_000).run(*ADVANCE, ZDMIGRATE_BACKFILL_STRIPES="1").expect(0)
+    assert shop.value(HOT) < 0.2
+
+
+SNAPSHOT = ("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ", "SELECT FROM pg_class")
+WITH_ID = ("SELECT pg_current_xact_id()",)
+
+
+@pytest.mark.parametrize("statements", [SNAPSHOT, WITH_ID], ids=["snapshot", "id"])
+def test_a_transaction_that_stays_open_is_named_and_the_order_falls_back(
+    shop: Site, statements: tuple[str, ...]
+) -> None:
+    rows = 40_000
+    with_rows(shop, rows)
+    with transaction(shop.database, *statements) as idle:
+        running = under_way(shop, ZDMIGRATE_BACKFILL_RATE="500kB/s")
+        pid = idle.info.backend_pid
+        until(lambda: order(shop)["strategy"] == "plain", "it falls back", timeout=40)
+        assert f"pid {pid} " in order(shop)["why"]
+        shop.run("backfill", "set", "--rate", "100MB/s").expect(0)
+        ended = running.wait().expect(0)
+        assert f"plain, pid {pid} " in ended.err
+    refuse_wrong(shop, rows)
