@@ -9,13 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from zdmigrate.backfill.control import Control
 from zdmigrate.backfill.governor import Governor, Limits
 from zdmigrate.backfill.throttles.hysteresis import Hysteresis
 from zdmigrate.backfill.throttles.lag import LagLimits, judged
 from zdmigrate.backfill.throttles.pursuit import Pursuit
 from zdmigrate.backfill.throttles.reading import Lag
 from zdmigrate.backfill.throttles.timeline import Timeline
-from zdmigrate.backfill.throttles.verdict import Judge, Verdict
+from zdmigrate.backfill.throttles.verdict import Judge, LagTrend, Verdict
 
 MB = 2**20
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -168,6 +169,17 @@ def test_one_that_stands_still_comes_to_its_limit_and_is_named_and_goes_on_when_
     before = world.filled
     world.run(2)
     assert world.filled > before + 2 * MB
+
+
+def test_several_processes_share_the_room() -> None:
+    verdict = Verdict(at=NOON, lag=LagTrend(bytes=0, seconds=0.0, room=1000.0))
+    alone, one_of_four = (Governor(Limits(), lambda: verdict) for _ in range(2))
+    one_of_four.steer(Control(), processes=4)
+    for governor in (alone, one_of_four):
+        assert governor.may_begin()
+        governor.observe(0.01, rows=1, wal=250)
+    assert alone.may_begin()
+    assert not one_of_four.may_begin()
 
 
 def test_batches_are_small_where_there_is_little_room() -> None:

@@ -70,24 +70,44 @@ class Governor:
         self._limits, self._verdict, self._clock, self._sleep = limits, verdict, clock, sleep
         self._lock = threading.Lock()
         self._control = Control()
+        self._processes = 1
         self._bucket = TokenBucket(limits.rate, clock=clock)
         self._looked: datetime | None = None
         self._written = self._row = 0.0
         self.pace = Pace(target=limits.target_latency)
         self.crew = Crew(limits.workers)
 
-    def steer(self, control: Control) -> None:
-        """Something was said from another terminal, or taken back."""
+    def steer(self, control: Control, *, processes: int = 1) -> None:
+        """Something was said from another terminal, or taken back; `processes` share the rate, which is for all of them."""
+        rate = control.rate or self._limits.rate
         with self._lock:
-            self._control = control
-            self._bucket.change(control.rate or self._limits.rate)
+            self._control, self._processes = control, processes
+            self._bucket.change(None if rate is None else rate / processes)
             self.pace.aim(control.target_latency or self._limits.target_latency)
-            self.crew.resize(control.workers or self._limits.workers)
+            self.crew.resize(self.workers)
 
     @property
     def control(self) -> Control:
         """What was said last."""
         return self._control
+
+    @property
+    def processes(self) -> int:
+        """How many share the work."""
+        return self._processes
+
+    @property
+    def workers(self) -> int:
+        """How many of this process may work when nothing is in the way."""
+        return self._control.workers or self._limits.workers
+
+    @property
+    def active(self) -> int:
+        """How many of them may claim work now."""
+        if self._verdict is None:  # nobody watches, so there is no lag to follow
+            return self.workers
+        with self._lock:
+            return max(1, self.crew.active)
 
     @property
     def rows(self) -> int:
@@ -96,7 +116,7 @@ class Governor:
             room = None if self._verdict is None else self._verdict().lag.room
             if room is None or self._row == 0:
                 return self.pace.rows
-            return min(self.pace.rows, max(_FEWEST, int(_PART * room / self._row)))
+            return min(self.pace.rows, max(_FEWEST, int(_PART * room / self._processes / self._row)))
 
     def wait(self, check: Callable[[], None]) -> None:
         """Return when a batch may begin. `check` is asked all the time, and raises to stop."""
@@ -108,10 +128,7 @@ class Governor:
 
     def may_claim(self, number: int) -> bool:
         """Whether worker `number` (from 0) is one of those that may work now. What it has claimed before, it finishes."""
-        if self._verdict is None:  # nobody watches, so there is no lag to follow
-            return number < (self._control.workers or self._limits.workers)
-        with self._lock:
-            return number < max(1, self.crew.active)
+        return number < self.active
 
     def may_begin(self) -> bool:
         """Whether nothing holds back a batch now."""
@@ -127,7 +144,7 @@ class Governor:
             self._looked, self._written = verdict.at, 0.0
             self.crew.observe(load=verdict.lag.load, healthy=verdict.is_healthy)
         room = verdict.lag.room
-        return verdict.is_healthy and (room is None or self._written < room)
+        return verdict.is_healthy and (room is None or self._written < room / self._processes)
 
     def observe(self, seconds: float, *, rows: int, wal: int, contended: bool = False) -> None:
         """A batch has ended: it took so long, and the cluster wrote so many bytes of WAL meanwhile."""

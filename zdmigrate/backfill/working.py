@@ -50,7 +50,7 @@ class Surroundings:
     """What a worker is given by its process.
 
     `begin` is told of a relation before its first window, and of an index that has one of the new columns; `oldest` says
-    what holds the horizon back; None: nobody knows.
+    what holds the horizon back; None: nobody knows. `may_begin_anew`: what an earlier run has finished; one worker of all.
     """
 
     governor: Governor
@@ -60,6 +60,7 @@ class Surroundings:
     check: Callable[[], None]
     report: Callable[[Cursor, int], None]
     judge: Callable[[Relation, Filled], None]
+    may_begin_anew: bool
 
 
 class Worker:
@@ -90,8 +91,7 @@ class Worker:
         finished: set[int] = set()
         again: bool | None = None
         while new := [leaf for leaf in self._leaves() if leaf.oid not in finished]:
-            # Only the first worker begins anew what an earlier run has finished.
-            first_time = again is None and self._number == 0
+            first_time = again is None and self._around.may_begin_anew
             again = self._store.all_done(new) if first_time else False
             for leaf in new:
                 self._adopt(leaf, again=again)

@@ -126,6 +126,7 @@ class Run:
             if phase in (Phase.BACKFILL, Phase.DUAL_WRITE):
                 self._store.set_verified(cursor, record.key, verified=False)
                 self._store.forget_backfill(cursor, record.key)
+                self._store.forget_steering(cursor, record.key)
             self._log(cursor, phase, "revert", "started")
         for step in reversed(self.plan.phase(phase).steps):
             self.executor.undo(step)

@@ -67,13 +67,16 @@ class ReplicaLag:
         """How many of each name must be there. Those that have come since need not, but must not lag either."""
         if self._expected is not None:
             return Counter(self._expected)
-        kept = said.standbys
-        if kept is None:
-            kept = self._steering.keep_standbys(connection, view.standbys, view.timeline)
-        expected = Counter(kept)
-        if said.timeline not in (None, view.timeline):
-            expected = _without_promoted(expected, view)
+        wanted = said.standbys
+        expected = self._seen(connection, said, view) if wanted is None else Counter(wanted)
         return dict.fromkeys(view.standbys, 0) | expected
+
+    def _seen(self, connection: Connection, said: Said, view: View) -> Counter[str]:
+        """Those of the beginning."""
+        if said.seen is None:
+            return Counter(self._steering.keep_standbys(connection, view.standbys, view.timeline))
+        seen = Counter(said.seen)
+        return seen if said.seen_timeline in (None, view.timeline) else _without_promoted(seen, view)
 
     def _of(self, name: str, expected: int, view: View, limits: LagLimits, now: float) -> Iterator[Reading]:
         """The readings of all standbys of one name."""
