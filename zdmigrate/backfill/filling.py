@@ -18,7 +18,6 @@ from zdmigrate.backfill.session import Session
 from zdmigrate.backfill.setting_aside import SettingAside
 from zdmigrate.backfill.state import Filled, Store, Window
 from zdmigrate.backfill.windows import Batch, Pages, Stripe
-from zdmigrate.plan import RowWork
 
 _SPARSE = 200
 """Unfilled rows in a window up to which it is not worth dividing."""
@@ -43,9 +42,8 @@ class Filler:
         The read also prunes what the stripes before have left dead.
         """
         pages = window.pages if pages is None else pages
-        query = statements.unfilled_by_stripe(self._rows(window), window.relation, pages, window.stripes)
         try:
-            found = self.read(window.relation, query)
+            found = self._unfilled_by_stripe(window, pages)
         except psycopg.Error as error:
             if not is_splittable(error):
                 raise
@@ -64,13 +62,11 @@ class Filler:
             part = pending.pop()
             done = here if pending else after
             try:
-                if self._aside.expects_more(window.relation):
-                    self._aside.find(window.relation, part)
                 filled += self._fill_or_pass_over(window, part, done)
             except psycopg.Error as error:
                 if not is_splittable(error):
                     raise
-                if failures.is_of_a_row(error) and self._set_aside(window, part):
+                if failures.is_of_a_row(error) and self._set_aside(window, part.pages, part.condition):
                     pending.append(part)
                 elif len(part.pages) > 1:
                     pending += reversed(part.halves())
@@ -89,16 +85,16 @@ class Filler:
         """
         filled = 0
         for tid in tids:
+            rows = self._aside.rows(Pages.of(tid))
             try:
-                filled += self._write(
-                    window, statements.fill(self._rows(window), window.relation, statements.row(tid)), done
-                )
+                filled += self._write(window, statements.fill(rows, window.relation, statements.row(tid)), done)
             except CONTENTION:
                 self._check()
             except psycopg.Error as error:
                 if not failures.is_of_a_row(error):
                     raise
-                if self._aside.record(window.relation, [Failure.of(tid, error)]):
+                if self._aside.is_wanted:
+                    self._aside.record(window.relation, [Failure.of(tid, error)])
                     continue
                 # The server's DETAIL shows the whole row: it must not travel along as the cause.
                 raise RowFailed(relations.name_of_row(self._session, window.relation, tid), error) from None
@@ -107,7 +103,7 @@ class Filler:
     def unfilled(self, relation: Relation, pages: Pages, limit: int) -> list[str]:
         """The tids of some unfilled rows; none where their condition cannot be evaluated."""
         try:
-            found = self.read(relation, statements.unfilled_tids(self._aside.rows(relation), relation, pages, limit))
+            found = self.read(relation, statements.unfilled_tids(self._aside.rows(pages), relation, pages, limit))
         except psycopg.Error as error:
             if not is_splittable(error):
                 raise
@@ -118,24 +114,37 @@ class Filler:
         """The rows of a query over the relation, waiting for whoever locks all of it."""
         return self._session.patiently(lambda: self._session.read(query), schema=relation.schema, table=relation.name)
 
-    def _rows(self, window: Window) -> RowWork:
-        return self._aside.rows(window.relation)
+    def _unfilled_by_stripe(self, window: Window, pages: Pages) -> list[tuple[int, int]]:
+        """Where a row fails, all of the pages that fail are set aside at once: what follows need not stumble over them."""
 
-    def _set_aside(self, window: Window, part: Batch) -> bool:
-        """Whether rows of a batch that failed were set aside, so that the others may be filled."""
+        def read() -> list[tuple[Any, ...]]:
+            rows = self._aside.rows(pages)
+            return self.read(
+                window.relation, statements.unfilled_by_stripe(rows, window.relation, pages, window.stripes)
+            )
+
         try:
-            return self._aside.is_wanted and self._aside.find(window.relation, part) > 0
+            return read()
+        except psycopg.Error as error:
+            if not failures.is_of_a_row(error) or not self._set_aside(window, pages, pages.condition):
+                raise
+        return read()
+
+    def _set_aside(self, window: Window, pages: Pages, which: sql.Composable) -> bool:
+        """Whether rows of the pages were set aside, so that the others may be filled."""
+        try:
+            return self._aside.find(window.relation, pages, which) > 0
         except CONTENTION:
             return False
 
     def _fill_or_pass_over(self, window: Window, batch: Batch, done: int) -> int:
         """Fill a batch; where rows stay locked, the others of it."""
-        relation = window.relation
+        relation, rows = window.relation, self._aside.rows(batch.pages)
         try:
-            return self._write(window, statements.fill(self._rows(window), relation, batch.condition), done)
+            return self._write(window, statements.fill(rows, relation, batch.condition), done)
         except errors.LockNotAvailable:
             self._await_table(relation)
-            return self._write(window, statements.fill_unlocked(self._rows(window), relation, batch.condition), done)
+            return self._write(window, statements.fill_unlocked(rows, relation, batch.condition), done)
 
     def _write(self, window: Window, update: sql.Composable, done: int) -> int:
         settings = self._rights.settings(window.relation)

@@ -20,6 +20,12 @@ class Pages:
     first: int
     end: int
 
+    @classmethod
+    def of(cls, tid: str) -> Pages:
+        """The page of a row."""
+        page = int(tid[1 : tid.index(",")])
+        return cls(page, page + 1)
+
     def __len__(self) -> int:
         return self.end - self.first
 

@@ -281,7 +281,10 @@ class Project:
         except ZdmigrateError as error:
             failed = error
         except psycopg.errors.InsufficientPrivilege as error:
-            failed = Unsafe(f"{id_}: {error.diag.message_primary}", hint="the role that migrates must own the tables")
+            failed = Unsafe(
+                f"{id_}: {error.diag.message_primary}",
+                hint="the role that migrates must own the tables, and see all of their rows",
+            )
         except psycopg.OperationalError as error:
             if session.is_lost(error):
                 raise _lost(id_, error) from error

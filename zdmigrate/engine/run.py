@@ -101,6 +101,8 @@ class Run:
                 if self.out_of_time():
                     raise Progressed(f"out of time before {step.title}", hint="run the command again")
                 self._do(phase, step)
+        if phase is Phase.BACKFILL:
+            self._refuse_unsynced(record)  # from here on N+1 may be deployed
         with self.executor.fenced() as cursor:
             self._store.complete_phase(cursor, record.key, before=record.phase, after=phase)
             if phase is Phase.BACKFILL:
