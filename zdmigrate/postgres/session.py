@@ -20,6 +20,7 @@ Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
 Cursor: TypeAlias = psycopg.Cursor[tuple[Any, ...]]
 
 CATALOG_PATH = "pg_catalog"
+_LAST_WORDS = ("57P01", "57P02", "57P03")  # ended by an administrator, by a crash, not (yet) accepting connections
 MINIMUM_VERSION = 150000
 
 _IDLE_IN_TRANSACTION = timedelta(seconds=5)
@@ -73,6 +74,11 @@ def _prepare(connection: Connection) -> None:
         raise Unsafe(f"the server is PostgreSQL {connection.info.server_version // 10000}; zdmigrate needs 15 or later")
     with contextlib.suppress(psycopg.Error):  # not on every platform of the server
         connection.execute("SELECT pg_catalog.set_config('client_connection_check_interval', '2000', false)")
+
+
+def is_lost(error: psycopg.Error) -> bool:
+    """Whether the server, or the way to it, is gone: no answer, or an administrator's or a crash's last words."""
+    return isinstance(error, psycopg.OperationalError) and (error.sqlstate is None or error.sqlstate in _LAST_WORDS)
 
 
 @contextlib.contextmanager
