@@ -210,6 +210,18 @@ def test_a_complete_backfill_has_to_be_verified_again(shop: Site) -> None:
     shop.run("advance", "--to", "contract").expect(0)
 
 
+def test_nothing_is_verified_while_a_row_waits(shop: Site) -> None:
+    shop.sql("UPDATE orders SET people = 1 WHERE people = 0")
+    shop.run("advance", "--to", "backfill").expect(0)
+    set_aside(shop, "id = 3")
+    shop.sql("UPDATE zdmigrate.migration SET verified_at = NULL")
+    assert "wait in quarantine" in shop.run("verify", ID).expect(4).out
+    assert shop.value("SELECT verified_at FROM zdmigrate.migration") is None
+    shop.run("quarantine", "retry").expect(0)
+    shop.run("verify", ID).expect(0)
+    assert shop.value("SELECT verified_at FROM zdmigrate.migration") is not None
+
+
 @pytest.mark.parametrize(
     "args",
     [

@@ -131,7 +131,7 @@ class Hooks:
 
     after_batch: Callable[[int], None] = lambda _: None
     in_fence: Callable[[int], None] = lambda _: None  # and before it
-    on_progress: Callable[[worker.Progress], None] = lambda _: None
+    on_progress: Callable[[worker.Snapshot], None] = lambda _: None
     stop: Callable[[int], bool] = lambda _: False
     batches: int = 0
     fences: int = 0
@@ -191,7 +191,7 @@ def recorded(connection: Connection) -> int:
 def test_every_row_is_written_once_and_a_second_run_writes_nothing(main: Connection, key: str) -> None:
     users(main, key=key)
     execute(main, COUNTING)
-    seen: list[worker.Progress] = []
+    seen: list[worker.Snapshot] = []
     assert run(main, Hooks(on_progress=seen.append)) == worker.Outcome(rows=N, complete=True)
     assert execute(main, "SELECT DISTINCT writes, new = old FROM public.users") == [(1, True)]
     assert (seen[-1].rows, seen[-1].pages_done) == (N, seen[-1].pages_total)
@@ -581,7 +581,7 @@ def test_partitions_attached_while_it_runs_are_filled(main: Connection, connect:
     execute(other, "INSERT INTO public.late (id, old) SELECT n, 'late' FROM generate_series(5000, 5999) n")
     seen: list[str] = []
 
-    def attach(progress: worker.Progress) -> None:
+    def attach(progress: worker.Snapshot) -> None:
         if not seen:
             execute(other, "ALTER TABLE public.users ATTACH PARTITION public.late FOR VALUES FROM (5000) TO (6000)")
         seen.append(progress.relation)
@@ -839,7 +839,7 @@ def test_a_rewrite_in_the_middle_begins_the_verification_again(main: Connection,
     execute(main, "UPDATE public.users SET new = old WHERE id < 2000", "VACUUM public.users")
     other, calls = connect(), [0]
 
-    def rewrite(_: worker.Progress) -> None:
+    def rewrite(_: object) -> None:
         calls[0] += 1
         if calls[0] == 2:
             execute(other, "DELETE FROM public.users WHERE id BETWEEN 10 AND 1999", "VACUUM FULL public.users")

@@ -91,7 +91,7 @@ def test_where_nothing_is_hot_a_vacuum_makes_room_while_it_goes_on(main: Connect
     vacuums = "SELECT pg_stat_get_vacuum_count('public.\"Us ers\"'::regclass)"
     seen = [0]
 
-    def await_vacuum(progress: worker.Progress) -> None:
+    def await_vacuum(progress: worker.Snapshot) -> None:
         """The writer rests at each third of the table until the other thread has vacuumed it once more."""
         if progress.pages_done < progress.pages_total * (len(seen) / 3) or len(seen) == 3:
             return

@@ -10,26 +10,18 @@ from zdmigrate.backfill.session import Session
 from zdmigrate.errors import Drift, Unsafe
 
 _LEAVES = """
-WITH root AS (
+WITH RECURSIVE part AS (
     SELECT relation.oid FROM pg_catalog.pg_class AS relation
     JOIN pg_catalog.pg_namespace AS space ON space.oid = relation.relnamespace
     WHERE space.nspname = {schema} AND relation.relname = {table}
-), part AS (
-    SELECT root.oid FROM root
-    UNION SELECT tree.relid::oid FROM root, pg_catalog.pg_partition_tree(root.oid) AS tree
+    UNION SELECT link.inhrelid FROM part JOIN pg_catalog.pg_inherits AS link ON link.inhparent = part.oid
+    WHERE NOT link.inhdetachpending
 )
 SELECT leaf.oid::bigint, space.nspname, leaf.relname, leaf.relkind::text
 FROM part
 JOIN pg_catalog.pg_class AS leaf ON leaf.oid = part.oid
 JOIN pg_catalog.pg_namespace AS space ON space.oid = leaf.relnamespace
 ORDER BY leaf.oid
-"""
-
-_CURRENT = """
-SELECT space.nspname, relation.relname
-FROM pg_catalog.pg_class AS relation
-JOIN pg_catalog.pg_namespace AS space ON space.oid = relation.relnamespace
-WHERE relation.oid = {oid}
 """
 
 _KEY = """
@@ -79,29 +71,27 @@ class Relation:
 
 
 def leaves(session: Session, schema: str, table: str) -> list[Relation]:
-    """The table itself, or the leaves of its partition tree as it is now.
+    """The table itself and what inherits from it, or the leaves of its partition tree, as it is now.
 
     Raises:
         Drift: there is no such table.
-        Unsafe: a partition is a foreign table.
+        Unsafe: a partition or child is a foreign table.
     """
     query = sql.SQL(_LEAVES).format(schema=sql.Literal(schema), table=sql.Literal(table))
     found = session.patiently(lambda: session.read(query), schema=schema, table=table)
     if not found:
-        raise Drift(f"there is no table {schema}.{table} any more", hint="zdmigrate status")
+        raise Drift(
+            f"there is no table {schema}.{table} any more",
+            hint="give it its name back, or bring the table back; then run the command again",
+        )
     for _, space, name, kind in found:
         if kind not in ("r", "p"):
             raise Unsafe(
-                f"{space}.{name}, a partition of {schema}.{table}, is no ordinary table (relkind {kind!r})",
-                hint="detach it, or move its rows into a local partition",
+                f"{space}.{name}, a partition or child of {schema}.{table}, is a foreign table (relkind {kind!r}): its rows "
+                "cannot be filled from here",
+                hint="detach it (ALTER TABLE … DETACH PARTITION, or NO INHERIT), then run the command again",
             )
     return [Relation(oid=oid, schema=space, name=name) for oid, space, name, kind in found if kind == "r"]
-
-
-def current(session: Session, relation: Relation) -> Relation | None:
-    """The relation under the name that it has now; None when it is gone."""
-    found = session.read(sql.SQL(_CURRENT).format(oid=sql.Literal(relation.oid)))
-    return Relation(oid=relation.oid, schema=found[0][0], name=found[0][1]) if found else None
 
 
 def index_of(session: Session, relation: Relation, columns: list[str]) -> str | None:

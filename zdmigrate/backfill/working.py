@@ -48,7 +48,7 @@ class Surroundings:
     """What a worker is given by its process.
 
     `begin` is told of a relation before its first window, and of an index that has one of the new columns; `oldest` says
-    what holds the horizon back; None: nobody knows.
+    what holds the horizon back; None: nobody knows. `may_begin_anew`: what an earlier run has finished; one worker of all.
     """
 
     governor: Governor
@@ -58,6 +58,7 @@ class Surroundings:
     check: Callable[[], None]
     report: Callable[[Cursor, int], None]
     judge: Callable[[Relation, Filled], None]
+    may_begin_anew: bool
 
 
 class Worker:
@@ -87,8 +88,7 @@ class Worker:
         finished: set[int] = set()
         again: bool | None = None
         while new := [leaf for leaf in self._leaves() if leaf.oid not in finished]:
-            # Only the first worker begins anew what an earlier run has finished.
-            first_time = again is None and self._number == 0
+            first_time = again is None and self._around.may_begin_anew
             again = self._store.all_done(new) if first_time else False
             for leaf in new:
                 self._adopt(leaf, again=again)
@@ -113,15 +113,23 @@ class Worker:
             try:
                 self._fill_windows(cursor)
             except Moved:
-                self._open.clear()
-            except errors.UndefinedTable:
-                self._open.clear()
-                now = relations.current(self._session, relation)
+                self._let_go(relation)
+            except (errors.UndefinedTable, errors.UndefinedColumn):
+                self._let_go(relation)
+                now = next((leaf for leaf in self._leaves() if leaf.oid == relation.oid), None)
                 if now == relation:
                     raise
                 if now is None:
-                    return
+                    cursor = None
+                    break
                 relation = now
+        if cursor is None:  # it is no part of the table any more
+            self._around.report(Cursor(relation=relation, filenode=0, bound=0, page=0, done=True), 0)
+
+    def _let_go(self, relation: Relation) -> None:
+        """Windows under way are anybody's: whoever is told that they are its own waits for them."""
+        self._store.give_back(relation, [opened.window for opened in self._open])
+        self._open.clear()
 
     def _fill_windows(self, cursor: Cursor) -> None:
         """Every window that can be had; and then what they left, or a moment's rest where others are still at work."""
@@ -131,7 +139,7 @@ class Worker:
         mine = self._around.governor.may_claim(self._number)
         window = self._store.claim_leftovers(cursor.relation, stripes=self._settings.stripes) if mine else None
         if window is not None:
-            self._fill_leftovers(cursor, window)
+            self._visit(cursor, self._opened(window))
         else:
             self._may()
             self._session.sleep(_POLL)
@@ -142,7 +150,6 @@ class Worker:
             mode = self._around.mode(cursor.relation)
             ripe = next((opened for opened in self._open if self._is_ripe(opened, mode.order)), None)
             if ripe is not None:
-                self._open.remove(ripe)
                 return ripe
             mine = self._around.governor.may_claim(self._number)
             if mine and len(self._open) < mode.windows and (window := self._claim(cursor, mode.order)) is not None:
@@ -168,13 +175,23 @@ class Worker:
         return oldest is None or oldest.xmin > opened.transaction or waited > _PATIENCE.total_seconds()
 
     def _opened(self, window: Window) -> _Open:
-        batches = [] if window.leftovers else self._filler.batches(window)
-        return _Open(window=window, batches=deque(batches))
+        opened = _Open(window=window, batches=deque())
+        self._open.append(opened)
+        if not window.leftovers:
+            opened.batches.extend(self._filler.batches(window))
+        return opened
 
     def _visit(self, cursor: Cursor, opened: _Open) -> None:
-        """Fill its next stripe; with the last one it is done."""
+        """Fill its next stripe; with the last one it is done. Others come first then."""
         if opened.window.leftovers:
-            return self._fill_leftovers(cursor, opened.window)
+            self._fill_leftovers(cursor, opened.window)
+        else:
+            self._fill_stripe(cursor, opened)
+        self._open.remove(opened)
+        if opened.batches:
+            self._open.append(opened)
+
+    def _fill_stripe(self, cursor: Cursor, opened: _Open) -> None:
         self._may()
         if opened.batches:
             batch = opened.batches.popleft()
@@ -183,12 +200,9 @@ class Worker:
             if self._filler.batch(opened.window, batch, after=after):
                 self._rest()
             opened.transaction, opened.since = self._transaction, time.monotonic()
-        if opened.batches:
-            self._open.append(opened)
-        else:
+        if not opened.batches:
             self._store.finish(opened.window)
             self._around.report(cursor, opened.window.pages.end)
-        return None
 
     def _fill_leftovers(self, cursor: Cursor, window: Window) -> None:
         leftovers = Leftovers(
