@@ -16,6 +16,8 @@ from zdmigrate.backfill.relations import Relation
 from zdmigrate.backfill.session import Session
 from zdmigrate.backfill.setting_aside import SettingAside
 from zdmigrate.backfill.state import Filled, Store, Window
+from zdmigrate.backfill.statements import Filling
+from zdmigrate.backfill.transforming import Computing, Function
 from zdmigrate.backfill.windows import Batch, Pages, Stripe
 from zdmigrate.plan import RowWork
 
@@ -29,9 +31,11 @@ class Filler:
     def __init__(
         self, session: Session, store: Store, aside: SettingAside, check: Callable[[], None], *,
         observe: Callable[[float, Filled | None], None], batch_rows: Callable[[], int], suppress: bool,
+        function: Function | None = None,
     ) -> None:  # fmt: skip
         """`observe` is told how long each transaction took, and what it did (None: it gave way to somebody);
-        `batch_rows` says how many rows one may take."""
+        `batch_rows` says how many rows one may take; `function` computes what the plan has no expressions for."""
+        self._computing = None if function is None else Computing(session.connection, function, self.read)
         self._session, self._store, self._aside = session, store, aside
         self._check, self._observe, self._batch_rows, self._suppress = check, observe, batch_rows, suppress
         self.filled = 0
@@ -89,9 +93,7 @@ class Filler:
         filled = 0
         for tid in tids:
             try:
-                filled += self._write(
-                    window, statements.fill(self._rows(window), window.relation, statements.row(tid)), done
-                )
+                filled += self._write(window, self._filling(window, statements.row(tid)).waiting, done)
             except CONTENTION:
                 self._check()
             except psycopg.Error as error:
@@ -100,8 +102,17 @@ class Filler:
                 if self._aside.record(window.relation, [Failure.of(tid, error)]):
                     continue
                 # The server's DETAIL shows the whole row: it must not travel along as the cause.
-                raise RowFailed(relations.name_of_row(self._session, window.relation, tid), error) from None
+                raise RowFailed(
+                    relations.name_of_row(self._session, window.relation, tid), Failure.of(tid, error)
+                ) from None
         return filled
+
+    def reach(self, window: Window) -> Pages:
+        """Pages that may have unfilled rows in the end: where no trigger fills what is written later, all there are."""
+        if self._computing is None:
+            return window.pages
+        ((_, size),) = self.read(window.relation, statements.size(window.relation))
+        return Pages(0, size or 0)
 
     def unfilled(self, relation: Relation, pages: Pages, limit: int) -> list[str]:
         """The tids of some unfilled rows; none where their condition cannot be evaluated."""
@@ -129,12 +140,24 @@ class Filler:
 
     def _fill_or_pass_over(self, window: Window, batch: Batch, done: int) -> int:
         """Fill a batch; where rows stay locked, the others of it."""
-        relation = window.relation
+        filling = self._filling(window, batch.condition)
         try:
-            return self._write(window, statements.fill(self._rows(window), relation, batch.condition), done)
+            return self._write(window, filling.waiting, done)
         except errors.LockNotAvailable:
-            self._await_table(relation)
-            return self._write(window, statements.fill_unlocked(self._rows(window), relation, batch.condition), done)
+            self._await_table(window.relation)
+            return self._write(window, filling.passing, done)
+
+    def _filling(self, window: Window, which: sql.Composable) -> Filling:
+        """What fills rows. Values that a function computes are computed here, and nothing is held meanwhile."""
+        relation = window.relation
+        if self._computing is None:
+            return statements.filling(self._rows(window), relation, which)
+        computed = self._computing.compute(self._rows(window), relation, which)
+        if computed.failures and not self._aside.is_wanted:
+            first = computed.failures[0]
+            raise RowFailed(relations.name_of_row(self._session, relation, first.tid), first)
+        self._aside.record(relation, computed.failures)
+        return self._computing.filling(self._rows(window), relation, computed)
 
     def _write(self, window: Window, update: sql.Composable, done: int) -> int:
         before = statements.suppress_triggers(window.relation) if self._suppress else None

@@ -35,7 +35,7 @@ class Leftovers:
         Raises:
             LockBudgetExceeded: rows stayed locked; it names some, and by whom.
         """
-        left = list(self._with_work(window, window.pages.cut(4 * self._settings.window_pages)))
+        left = list(self._with_work(window, self._filler.reach(window).cut(4 * self._settings.window_pages)))
         if not left:
             return
         pieces = [left]

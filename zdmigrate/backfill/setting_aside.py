@@ -49,11 +49,13 @@ class SettingAside:
             self._pass_over(self._aside.quarantine, relation)
 
     def find(self, relation: Relation, batch: Batch) -> int:
-        """Set aside the rows of a batch whose expressions raise; how many were new.
+        """Set aside the rows of a batch whose expressions raise; how many were new. A function's are known before.
 
         Raises:
             QuarantineFull: there are too many.
         """
+        if self._rows.transform is not None:
+            return 0
         return self.record(relation, isolation.failing(self._session, self.rows(relation), relation, batch))
 
     def record(self, relation: Relation, failures: Sequence[Failure]) -> int:

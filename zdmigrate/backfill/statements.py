@@ -5,6 +5,7 @@ Expressions of a plan mention columns unqualified, so every query below has one 
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 from psycopg import sql
@@ -35,6 +36,19 @@ def fill_unlocked(rows: RowWork, relation: Relation, which: sql.Composable) -> s
     return fill(rows, relation, sql.SQL("ctid = ANY(ARRAY({}))").format(free))
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Filling:
+    """Two statements that fill the same rows: `waiting` for locked ones, and `passing` them over."""
+
+    waiting: sql.Composed
+    passing: sql.Composed
+
+
+def filling(rows: RowWork, relation: Relation, which: sql.Composable) -> Filling:
+    """By the expressions of the plan."""
+    return Filling(fill(rows, relation, which), fill_unlocked(rows, relation, which))
+
+
 def row(tid: str) -> sql.Composed:
     """A condition for one row."""
     return sql.SQL("ctid = {}::tid").format(sql.Literal(tid))
@@ -49,8 +63,13 @@ def unfilled_by_stripe(rows: RowWork, relation: Relation, pages: Pages, count: i
 
 def unfilled_tids(rows: RowWork, relation: Relation, pages: Pages, limit: int) -> sql.Composed:
     """Some unfilled rows."""
-    return sql.SQL("SELECT ctid::text FROM ONLY {} WHERE {} AND ({}) LIMIT {}").format(
-        relation.identifier, pages.condition, _unfilled(rows), sql.Literal(limit)
+    return sql.SQL("{} LIMIT {}").format(tids(rows, relation, pages.condition), sql.Literal(limit))
+
+
+def tids(rows: RowWork, relation: Relation, which: sql.Composable) -> sql.Composed:
+    """The unfilled rows among those that `which` takes."""
+    return sql.SQL("SELECT ctid::text FROM ONLY {} WHERE {} AND ({})").format(
+        relation.identifier, which, _unfilled(rows)
     )
 
 

@@ -12,6 +12,7 @@ from psycopg import errors, sql
 
 from zdmigrate.backfill import failures, relations, statements
 from zdmigrate.backfill.failures import RowFailed
+from zdmigrate.backfill.quarantine import Failure
 from zdmigrate.backfill.relations import Relation
 from zdmigrate.backfill.session import Session
 from zdmigrate.backfill.values import DEFAULTS, Progress, Settings
@@ -159,7 +160,9 @@ class _Check:
             except psycopg.Error as error:
                 if failures.is_of_a_row(error):
                     # The server's DETAIL may show the row: it must not travel along as the cause.
-                    raise RowFailed(relations.name_of_row(self._session, relation, tid), error) from None
+                    raise RowFailed(
+                        relations.name_of_row(self._session, relation, tid), Failure.of(tid, error)
+                    ) from None
                 raise
 
     def _query(self, relation: Relation, query: sql.Composable) -> list[tuple[Any, ...]]:

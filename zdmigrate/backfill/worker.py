@@ -23,6 +23,7 @@ from zdmigrate.backfill.session import Session
 from zdmigrate.backfill.setting_aside import Aside
 from zdmigrate.backfill.state import Cursor, Store
 from zdmigrate.backfill.throttles.watching import Watch
+from zdmigrate.backfill.transforming import Function
 from zdmigrate.backfill.values import DEFAULTS, Outcome, Progress, Settings
 from zdmigrate.backfill.working import Stopped, Surroundings, Worker
 from zdmigrate.control.fence import Fence
@@ -58,6 +59,7 @@ def run(
     connect: Connect | None = None,
     watch: Watch | None = None,
     aside: Aside | None = None,
+    function: Function | None = None,
 ) -> Outcome:
     """Fill every row that `rows` calls unfilled, together with whatever other processes do; called again, go on.
 
@@ -72,6 +74,7 @@ def run(
             elsewhere. Without it there is one worker, and nobody is heard.
         watch: the throttles; they are started and stopped here.
         aside: where rows that cannot be filled are set aside. Without it the first one ends the work.
+        function: what ``rows.transform`` refers to; every worker calls it, in its own thread.
 
     Raises:
         RowFailed: a row cannot be filled, and cannot be set aside; the others of its batch were.
@@ -100,7 +103,15 @@ def run(
     def other(number: int, connection: psycopg.Connection[Any]) -> None:
         theirs = Session(connection=connection, settings=settings, fence=fence, sleep=sleep)
         _worker(
-            number, theirs, store(theirs), rows, shared, check=shared.check, report=shared.report, aside=aside
+            number,
+            theirs,
+            store(theirs),
+            rows,
+            shared,
+            check=shared.check,
+            report=shared.report,
+            aside=aside,
+            function=function,
         ).fill_all()
 
     with contextlib.ExitStack() as stack:
@@ -112,7 +123,9 @@ def run(
             stack.enter_context(steering)
             stack.enter_context(Others(shared, connect, limits.workers - 1, other))
         try:
-            _worker(0, session, store(session), rows, shared, check=check, report=report, aside=aside).fill_all()
+            _worker(
+                0, session, store(session), rows, shared, check=check, report=report, aside=aside, function=function
+            ).fill_all()
         except Stopped:
             return Outcome(rows=store(session).rows(), complete=False)
     shared.refuse_failed()
@@ -125,12 +138,13 @@ def _governor(limits: Limits, watch: Watch | None, sleep: Callable[[float], None
 
 def _worker(
     number: int, session: Session, store: Store, rows: RowWork, shared: Shared, *, check: Callable[[], None],
-    report: Callable[[Cursor, int], None], aside: Aside | None,
+    report: Callable[[Cursor, int], None], aside: Aside | None, function: Function | None,
 ) -> Worker:  # fmt: skip
     around = Surroundings(
         governor=shared.governor, mode=shared.mode, oldest=shared.oldest, judge=shared.judge, check=check, report=report
     )
-    return Worker(number, session, store, rows, around, aside=aside, suppress=may_suppress_triggers(session.connection))
+    suppress = may_suppress_triggers(session.connection)
+    return Worker(number, session, store, rows, around, aside=aside, suppress=suppress, function=function)
 
 
 def _leave(member: Membership, connection: psycopg.Connection[Any]) -> None:

@@ -199,19 +199,12 @@ class Executor:
             yield cursor
 
     def function(self, reference: str) -> Callable[[Any], Any]:
-        """What a step of `Mode.PYTHON` calls.
+        """What a step of `Mode.PYTHON` calls, or one that fills rows.
 
         Raises:
             Drift: the migration's file is gone, or has another function of that name.
         """
-        found = self.functions.get(reference)
-        if found is None:
-            raise Drift(
-                f"{self.migration}: the plan calls {name_of(reference)}(), which is no longer in the migration's file as it "
-                "was when the migration began",
-                hint="restore the file",
-            )
-        return found
+        return functions.find(self.functions, self.migration, reference)
 
     def _run(self, step: Step, action: str, statements: Sequence[str], mode: Mode, locks: Sequence[TableLock]) -> None:
         match mode:
@@ -428,6 +421,7 @@ class Executor:
         assert step.rows is not None
         started = time.monotonic()
         meter = progress.Meter()
+        transform = step.rows.transform
         with session.settings(self.connection, search_path=sync.SEARCH_PATH):
             outcome = worker.run(
                 self.connection,
@@ -444,6 +438,7 @@ class Executor:
                 connect=lambda: self.connect("backfill"),
                 watch=self.watch(self.lease.key, [ident(step.rows.schema, step.rows.table)]),
                 aside=self._aside(step),
+                function=None if transform is None else self.function(transform.function),
             )
         if not outcome.complete:
             raise Progressed(f"stopped while filling rows ({outcome.rows} so far)", hint="run the command again")
@@ -490,6 +485,13 @@ class Executor:
             with self.fenced() as cursor:
                 self.store.forget_backfill(cursor, self.lease.key)
                 self.store.set_verified(cursor, self.lease.key, verified=False)
+            if step.rows.transform is not None:
+                raise Waiting(
+                    f"{counted(found.unfilled, 'row')} of {step.rows.schema}.{step.rows.table} have no value in "
+                    f"{step.rows.transform.column} yet: {', '.join(found.sample)}; written without one since they were read",
+                    hint=f"the next advance fills them: zdmigrate advance {self.migration}; if there are always new ones, "
+                    "a version that does not write the column is still at work, or writes NULL on purpose",
+                )
             raise Unsafe(
                 f"{counted(found.unfilled, 'row')} of {step.rows.schema}.{step.rows.table} not filled: {', '.join(found.sample)}",
                 hint="find out what writes past the sync trigger, or why the expression gives NULL; mend the rows and run "
