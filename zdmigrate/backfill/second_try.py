@@ -206,6 +206,8 @@ class SecondTry:
 
     def _settle(self, cursor: Cursor, tried: Tried) -> Tried:
         number = tried.entry.number
+        if tried.result is Result.BUSY:
+            return tried
         if tried.failure is not None:
             quarantine.failed_again(cursor, number, tried.failure, control_schema=self.control_schema)
         else:

@@ -30,8 +30,8 @@ from zdmigrate.plan import RowWork, Transform
 Function = Callable[[Any], Any]
 """Takes a list of rows, each a mapping from the names that it reads to values; returns a value for each."""
 
-_EXTERNAL, _NULL, _UNFIT, _NUL = "38000", "22004", "22000", "22021"
-"""SQLSTATEs: external routine exception, null value not allowed, data exception, character not in repertoire."""
+_EXTERNAL, _NULL, _UNFIT = "38000", "22004", "22000"
+"""SQLSTATEs: external routine exception, null value not allowed, data exception."""
 
 # Sent and compared in the database's own encoding, whatever that is.
 _IMAGE = (
@@ -215,8 +215,6 @@ def _written(connection: psycopg.Connection[Any], result: _Result, *, is_json: b
     except (psycopg.Error, TypeError, ValueError) as error:
         kind = type(value).__name__
         return Failure.saying(tid, _UNFIT, f"{result.function}() returned {kind}, which cannot be written: {error}")
-    if "\0" in text:
-        return Failure.saying(tid, _NUL, f"{result.function}() returned a text with a NUL character")
     return Value(tid=tid, image=result.given.image, text=text)
 
 
