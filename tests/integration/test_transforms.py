@@ -325,7 +325,7 @@ def test_rows_for_which_it_raises_are_set_aside_and_the_others_filled(place: Pla
         ("integer", 1, 2**40, "22003", 'value "1099511627776" is out of range for type integer'),
         ("varchar(3)", "abc", "abcd", "22001", "value too long for type character varying(3)"),
         ("char(3)", "abc", "abcd", "22001", "value too long for type character(3)"),
-        ("numeric(4,2)", Decimal("1.5"), Decimal("100"), "22003", "numeric field overflow"),
+        ("numeric(4,2)", Decimal("1.5"), Decimal(100), "22003", "numeric field overflow"),
         ("date", dt.date(2026, 1, 1), "soon", "22007", 'invalid input syntax for type date: "soon"'),
         ("text", "x", "a\0b", "22000", "compute() returned str, which cannot be written: "),
         ("text", "x", object(), "22000", "compute() returned object, which cannot be written: cannot adapt type 'object'"),

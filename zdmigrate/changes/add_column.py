@@ -404,6 +404,10 @@ def _filled_by(backfill: object, reads: Iterable[str], where: object) -> dict[st
     """What says how old rows get their values: SQL, or a function and what it is given."""
     names = (reads,) if isinstance(reads, str) else tuple(reads)
     if not callable(backfill):
+        if backfill is not None and not isinstance(backfill, str):
+            raise UsageError(
+                f"AddColumn: backfill must be a SQL expression, or a function of the migration file, got {backfill!r:.80}"
+            )
         if names or where is not None:
             raise UsageError("AddColumn: reads and where are for a backfill that is a function of the migration file")
         text = declared_sql(backfill, "AddColumn: backfill")

@@ -487,8 +487,8 @@ class Executor:
                 self.store.set_verified(cursor, self.lease.key, verified=False)
             if step.rows.transform is not None:
                 raise Waiting(
-                    f"{counted(found.unfilled, 'row')} of {step.rows.schema}.{step.rows.table} have no value in "
-                    f"{step.rows.transform.column} yet: {', '.join(found.sample)}; written without one since they were read",
+                    f"{counted(found.unfilled, 'row')} of {step.rows.schema}.{step.rows.table} without a value in "
+                    f"{step.rows.transform.column}: {', '.join(found.sample)}; written so since the others were read",
                     hint=f"the next advance fills them: zdmigrate advance {self.migration}; if there are always new ones, "
                     "a version that does not write the column is still at work, or writes NULL on purpose",
                 )
