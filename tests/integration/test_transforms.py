@@ -19,6 +19,7 @@ from psycopg import sql
 from psycopg.types.range import Range
 
 from tests.support import servers
+from tests.support.processes import until
 from zdmigrate.backfill import quarantine, verification, worker
 from zdmigrate.backfill.failures import RowFailed
 from zdmigrate.backfill.governor import Limits
@@ -239,6 +240,66 @@ def test_an_update_after_the_read_is_never_overwritten_from_the_older_version(pl
         "SELECT count(*), bool_and(score = length(name) AND writes = 1) FROM public.users WHERE id <> ALL(ARRAY[{}])"
     )
     assert place.execute(others.format(f"{first}, {second}, {third}")) == [(N - 3, True)]
+
+
+@pytest.mark.parametrize(
+    ("there_now", "becomes"),
+    [("'another', NULL", ("another", 7)), ("name, -1", ("value", -1)), ("name, NULL", ("value", 5))],
+)
+def test_a_row_that_took_the_place_of_one_that_was_read(
+    place: Place, other: Connection, there_now: str, becomes: tuple[str, int]
+) -> None:
+    """A place is not a row: after a VACUUM another one may be there, which gets no value of the first."""
+    place.execute(
+        "CREATE TABLE public.users (id integer, name text, score integer) WITH (autovacuum_enabled = false)",
+        "INSERT INTO public.users SELECT n, 'value' FROM generate_series(1, 50) n",
+    )
+    done = False
+
+    def compute(rows: Given) -> list[int]:
+        nonlocal done
+        if not done:
+            done = True
+            ((before, name),) = other.execute("SELECT ctid, name FROM public.users WHERE id = 20").fetchall()
+            other.execute("DELETE FROM public.users WHERE id = 20")
+            other.execute("VACUUM public.users")
+            query = "INSERT INTO public.users (id, name, score) SELECT 21, {} FROM (VALUES ({})) v(name) RETURNING ctid"
+            insert = sql.SQL(query).format(sql.SQL(there_now), sql.Literal(name))
+            assert other.execute(insert).fetchone() == (before,)
+        return lengths(rows)
+
+    place.run(compute)
+    assert becomes in place.execute("SELECT name, score FROM public.users WHERE id = 21")
+    assert place.unfilled() == 0
+
+
+def test_a_writer_whose_commit_was_waited_for(place: Place, other: Connection) -> None:
+    """The server follows the row to its new version, and asks again whether it is what was read."""
+    place.users(30)
+    other.autocommit = False
+    waiting = "SELECT %s = ANY(pg_blocking_pids(%s))"
+    pids = (other.info.backend_pid, place.connection.info.backend_pid)
+
+    def commit() -> None:
+        with place.connect() as third:
+            until(lambda: third.execute(waiting, pids).fetchall() == [(True,)], "the batch waits")
+        other.commit()
+
+    writer = threading.Thread(target=commit)
+
+    def compute(rows: Given) -> list[int]:
+        if writer.ident is None:
+            other.execute("UPDATE public.users SET name = 'abc' WHERE id = 20")
+            writer.start()
+        return lengths(rows)
+
+    patient = dataclasses.replace(
+        QUICK, row_lock_timeout=timedelta(seconds=20), statement_timeout=timedelta(seconds=20)
+    )
+    place.run(compute, settings=patient)
+    writer.join()
+    assert place.execute("SELECT name, score FROM public.users WHERE id = 20") == [("abc", 3)]
+    assert place.unfilled() == 0
 
 
 def test_a_writer_that_is_still_at_it_when_the_values_are_written(place: Place, other: Connection) -> None:
