@@ -12,7 +12,8 @@ import pytest
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from tests.support import checks
-from tests.support.processes import Site, connect, until
+from tests.support.processes import Site, until
+from tests.support.servers import connect
 from zdmigrate.config import Config
 from zdmigrate.postgres.servers import ScratchServer
 

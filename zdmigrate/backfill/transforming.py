@@ -116,9 +116,8 @@ class Computing:
         found = [_Given(tid, image, _named(transform, values)) for tid, image, *values in self._rows(relation, query)]
         type_, is_json = self._type(relation, transform.column)
         results = list(_results(self._function, found))
-        written = [
-            _written(self._connection, result, is_json=is_json) for result in results if isinstance(result, _Result)
-        ]
+        writing = _Writing(self._connection, is_json=is_json)
+        written = [writing.of(result) for result in results if isinstance(result, _Result)]
         failed = [result for result in (*results, *written) if isinstance(result, Failure)]
         values_ = tuple(value for value in written if isinstance(value, Value))
         return Computed(type=type_, values=values_, failures=tuple(failed))
@@ -206,25 +205,30 @@ def _called(function: Function, rows: list[dict[str, Any]]) -> list[Any]:
     return values
 
 
-def _written(connection: psycopg.Connection[Any], result: _Result, *, is_json: bool) -> Value | Failure:
-    tid, value = result.given.tid, result.value
-    if value is None:
-        return Failure.saying(tid, _NULL, f"{result.function}() returned None")
-    try:
-        text = text_of(connection, value, is_json=is_json)
-    except (psycopg.Error, TypeError, ValueError) as error:
-        kind = type(value).__name__
-        return Failure.saying(tid, _UNFIT, f"{result.function}() returned {kind}, which cannot be written: {error}")
-    return Value(tid=tid, image=result.given.image, text=text)
+class _Writing:
+    """Values as the server's types read them. For `is_json`, what is no wrapper of psycopg's is the JSON value itself."""
 
+    def __init__(self, connection: psycopg.Connection[Any], *, is_json: bool) -> None:
+        self._transformer, self._encoding = Transformer(connection), connection.info.encoding
+        self._is_json = is_json
 
-def text_of(connection: psycopg.Connection[Any], value: object, *, is_json: bool) -> str:
-    """A value as the server's types read it; what is no wrapper of psycopg's is the JSON value itself for `is_json`."""
-    adapted = Json(value) if is_json and not isinstance(value, Json | Jsonb) else value
-    dumped = Transformer(connection).get_dumper(adapted, PyFormat.TEXT).dump(adapted)
-    if dumped is None:
-        raise ValueError("it stands for NULL")
-    return bytes(dumped).decode(connection.info.encoding)
+    def of(self, result: _Result) -> Value | Failure:
+        """A row's value, or why it is none."""
+        tid, value = result.given.tid, result.value
+        if value is None:
+            return Failure.saying(tid, _NULL, f"{result.function}() returned None")
+        try:
+            return Value(tid=tid, image=result.given.image, text=self._text(value))
+        except Exception as error:  # noqa: BLE001  # psycopg asks the value, which may be of any class
+            kind = type(value).__name__
+            return Failure.saying(tid, _UNFIT, f"{result.function}() returned {kind}, which cannot be written: {error}")
+
+    def _text(self, value: object) -> str:
+        adapted = Json(value) if self._is_json and not isinstance(value, Json | Jsonb) else value
+        dumped = self._transformer.get_dumper(adapted, PyFormat.TEXT).dump(adapted)
+        if dumped is None:
+            raise ValueError("it stands for NULL")
+        return bytes(dumped).decode(self._encoding)
 
 
 def _transform(rows: RowWork) -> Transform:
