@@ -340,6 +340,32 @@ def test_an_update_of_other_columns_moves_the_row_and_it_is_found_again(place: P
     assert place.execute("SELECT DISTINCT writes, score = length(name) FROM public.users") == [(1, True)]
 
 
+def test_one_snapshot_sees_a_row_that_moves_while_others_are_read(place: Place, other: Connection) -> None:
+    place.users(more="WITH (autovacuum_enabled = false)")
+    place.execute(
+        "INSERT INTO public.users SELECT n, 'x', nullif(1900, n) FROM generate_series(1, 2000) n",
+        "DELETE FROM public.users WHERE id < 100",
+        "VACUUM public.users",  # there is room in the first page, and none in that of row 1900
+    )
+    moved_to = None
+
+    def move(progress: worker.Progress) -> None:
+        """To a page that has been read, from one that has not."""
+        nonlocal moved_to
+        if moved_to is None:
+            other.execute("UPDATE public.users SET name = repeat('x', 80) WHERE id = 1900")
+            ((moved_to,),) = other.execute("SELECT (ctid::text::point)[0] FROM public.users WHERE id = 1900").fetchall()
+            assert moved_to < progress.pages_done
+
+    small = dataclasses.replace(QUICK, window_pages=1)
+    page_by_page = verification.count_unfilled(
+        place.connection, rows=WORK, progress=move, should_stop=lambda: False, settings=small
+    )
+    at_once = verification.count_at_once(place.connection, rows=WORK)
+    assert (page_by_page.unfilled, at_once.unfilled) == (0, 1)
+    assert at_once.sample == ("public.users (id)=(1900)",)
+
+
 def test_types_without_equality_are_compared_too(place: Place, other: Connection) -> None:
     place.execute(
         "CREATE TABLE public.users (id integer PRIMARY KEY, name json, point point, score integer)",

@@ -107,9 +107,14 @@ class Filler:
                 ) from None
         return filled
 
+    @property
+    def computes(self) -> bool:
+        """Whether values come from a function, so that no trigger fills what is written later."""
+        return self._computing is not None
+
     def reach(self, window: Window) -> Pages:
         """Pages that may have unfilled rows in the end: where no trigger fills what is written later, all there are."""
-        if self._computing is None:
+        if not self.computes:
             return window.pages
         ((_, size),) = self.read(window.relation, statements.size(window.relation))
         return Pages(0, size or 0)

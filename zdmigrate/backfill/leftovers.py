@@ -75,6 +75,8 @@ class Leftovers:
         tids = [tid for pages in left[:1] for tid in self._filler.unfilled(relation, pages, _HOT)]
         shown = relations.names_of_rows(self._session, relation, tids[:3])
         found = [holder for tid in tids[:1] for holder in self._holders(relation, tid)]
+        if not found and self._filler.computes:
+            return  # somebody goes on writing rows that no trigger fills: the verification counts them
         budget = self._settings.lock_budget.total_seconds()
         raise LockBudgetExceeded(
             f"rows of {relation} could not be filled within {budget:g} s ({'; '.join(shown) or 'unknown'}): "

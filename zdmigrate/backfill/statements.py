@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from zdmigrate.backfill.windows import Pages
 
 
+_AS_IT_LIES = sql.SQL("SET LOCAL enable_seqscan = on")
+"""A whole table is not read by an index, which batches would rather have than a scan."""
+
+
 def fill(rows: RowWork, relation: Relation, which: sql.Composable) -> sql.Composed:
     """Fill the unfilled rows among those that `which` takes, waiting for locked ones."""
     return sql.SQL("UPDATE ONLY {} SET {} WHERE {} AND ({})").format(
@@ -83,6 +87,23 @@ def count_unfilled(rows: RowWork, relation: Relation, which: sql.Composable) -> 
     return sql.SQL("SELECT count(*), pg_catalog.pg_relation_filenode({}) FROM ONLY {} WHERE {} AND ({})").format(
         sql.Literal(relation.oid), relation.identifier, which, _unfilled(rows)
     )
+
+
+def count_whole(rows: RowWork) -> sql.Composed:
+    """The number of unfilled rows of the table, partitions included, in one snapshot."""
+    return sql.SQL("{}; SELECT count(*) FROM {} WHERE {}").format(
+        _AS_IT_LIES, sql.Identifier(rows.schema, rows.table), _unfilled(rows)
+    )
+
+
+def sample_of_whole(rows: RowWork, limit: int) -> sql.Composed:
+    """(oid, schema, name of the relation, tid) of some of them."""
+    return sql.SQL(
+        "{}; SELECT found.relation::bigint, space.nspname, leaf.relname, found.tid::text "
+        "FROM (SELECT tableoid AS relation, ctid AS tid FROM {} WHERE {} LIMIT {}) AS found "
+        "JOIN pg_catalog.pg_class AS leaf ON leaf.oid = found.relation "
+        "JOIN pg_catalog.pg_namespace AS space ON space.oid = leaf.relnamespace"
+    ).format(_AS_IT_LIES, sql.Identifier(rows.schema, rows.table), _unfilled(rows), sql.Literal(limit))
 
 
 def size(relation: Relation) -> sql.Composed:

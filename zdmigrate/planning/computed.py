@@ -57,7 +57,13 @@ def by_python(
     mentioned = dict.fromkeys((*reads, *(() if where is None else sorted(table.named_in(where)))))
     return ChangePlan(
         window=_window(column),
-        steps=(add, _fill(scope, live, rows), *_not_null(scope, live, column), *_closing(scope, live, rows)),
+        steps=(
+            add,
+            _fill(scope, live, rows),
+            _verify(scope, live, rows),
+            *_not_null(scope, live, column),
+            carry.analyze(scope, live, (name,)),
+        ),
         reads=tuple(f"{table.shown}.{each}" for each in mentioned if each in live.column_names),
         hazards=(*hazards, _meanwhile(column, function), *null),
         gates=(*gates, *accepted),
@@ -87,15 +93,15 @@ def _not_null(scope: Scope, table: schema.Table, column: DraftColumn) -> tuple[S
     return notnull.proven(scope, table, column.name, Phase.BACKFILL, made=made)
 
 
-def _closing(scope: Scope, table: schema.Table, rows: RowWork) -> tuple[Step, ...]:
+def _verify(scope: Scope, table: schema.Table, rows: RowWork) -> Step:
+    """Before anything refuses a row without a value: no trigger would fill one that version N updates."""
     assert rows.transform is not None
     name = rows.transform.column
-    verify = Step(
+    return Step(
         id=scope.step_id(Phase.BACKFILL, f"verify.{name}"), title=f"read every row and prove that none is unfilled, {name}",
         phase=Phase.BACKFILL, mode=Mode.VERIFY, probe=ALWAYS_TODO, locks=on(table, LockMode.ACCESS_SHARE), scans=True,
         rows=rows,
     )  # fmt: skip
-    return carry.analyze(scope, table, (name,)), verify
 
 
 def _meanwhile(column: DraftColumn, function: str) -> Hazard:
