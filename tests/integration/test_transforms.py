@@ -342,10 +342,15 @@ def test_an_update_of_other_columns_moves_the_row_and_it_is_found_again(place: P
 
 def test_one_snapshot_sees_a_row_that_moves_while_others_are_read(place: Place, other: Connection) -> None:
     place.users(more="WITH (autovacuum_enabled = false)")
+    rows = "INSERT INTO public.users SELECT n, 'x', nullif({}, n) FROM generate_series(1, {}) n"
+    place.execute(rows.format(0, 1000))
+    ((page,),) = place.execute("SELECT count(*) FROM public.users WHERE ctid < '(1,0)'")
+    last = 10 * page
     place.execute(
-        "INSERT INTO public.users SELECT n, 'x', nullif(1900, n) FROM generate_series(1, 2000) n",
-        "DELETE FROM public.users WHERE id < 100",
-        "VACUUM public.users",  # there is room in the first page, and none in that of row 1900
+        "TRUNCATE public.users",
+        rows.format(last, last),  # ten full pages
+        "DELETE FROM public.users WHERE id < 20",
+        "VACUUM public.users",  # there is room in the first page alone
     )
     moved_to = None
 
@@ -353,8 +358,10 @@ def test_one_snapshot_sees_a_row_that_moves_while_others_are_read(place: Place, 
         """To a page that has been read, from one that has not."""
         nonlocal moved_to
         if moved_to is None:
-            other.execute("UPDATE public.users SET name = repeat('x', 80) WHERE id = 1900")
-            ((moved_to,),) = other.execute("SELECT (ctid::text::point)[0] FROM public.users WHERE id = 1900").fetchall()
+            other.execute("UPDATE public.users SET name = repeat('x', 80) WHERE id = %s", (last,))
+            ((moved_to,),) = other.execute(
+                "SELECT (ctid::text::point)[0] FROM public.users WHERE score IS NULL"
+            ).fetchall()
             assert moved_to < progress.pages_done
 
     small = dataclasses.replace(QUICK, window_pages=1)
@@ -363,7 +370,7 @@ def test_one_snapshot_sees_a_row_that_moves_while_others_are_read(place: Place, 
     )
     at_once = verification.count_at_once(place.connection, rows=WORK)
     assert (page_by_page.unfilled, at_once.unfilled) == (0, 1)
-    assert at_once.sample == ("public.users (id)=(1900)",)
+    assert at_once.sample == (f"public.users (id)=({last})",)
 
 
 def test_types_without_equality_are_compared_too(place: Place, other: Connection) -> None:
