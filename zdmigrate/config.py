@@ -39,8 +39,8 @@ class Backfill:
     """
 
     window_pages: int = 250
-    stripes: int = 16
-    pause: timedelta = timedelta(milliseconds=10)
+    stripes: int = 24
+    pause: timedelta = timedelta(milliseconds=35)
     workers: int = 1
     target_latency: timedelta = timedelta(milliseconds=50)
     rate: int | None = None

@@ -283,6 +283,8 @@ class Table:
     indexes: tuple[Index, ...] = ()
     constraints: tuple[Constraint, ...] = ()
     triggers: tuple[Trigger, ...] = ()
+    partition_triggers: tuple[Trigger, ...] = ()
+    """Those that partitions, or children, have by themselves."""
     functions: tuple[Function, ...] = ()
     dependents: tuple[Dependent, ...] = ()
     views: tuple[View, ...] = ()
@@ -293,6 +295,11 @@ class Table:
     partition_columns: tuple[str, ...] = ()
     is_partition: bool = False
     inherits: bool = False
+    """Whether it is part of an inheritance tree."""
+    is_child: bool = False
+    """Whether it inherits from another table."""
+    children: tuple[Leaf, ...] = ()
+    """What inherits from it, directly or not; of a partitioned table none."""
     may_create: bool = True
     """Whether the connected role may create indexes: that needs CREATE on the table's schema."""
     may_reference: bool = True
@@ -302,6 +309,8 @@ class Table:
     grants: tuple[Grant, ...] = ()
     """To others than its owner."""
     row_security: bool = False
+    hides_rows: bool = False
+    """Whether its row-level security, or that of a partition or child, holds for the connected role too."""
     reliant: tuple[Reliant, ...] = ()
     sequences: tuple[Sequence, ...] = ()
     comment: str | None = None
@@ -312,6 +321,11 @@ class Table:
     def partitioned(self) -> bool:
         """Whether rows live in partitions."""
         return self.kind == "p"
+
+    @property
+    def all_triggers(self) -> tuple[Trigger, ...]:
+        """Whatever fires for writes into the table."""
+        return (*self.triggers, *self.partition_triggers)
 
     def column(self, name: str) -> Column | None:
         """The column of that name."""

@@ -8,27 +8,29 @@ import socket
 from datetime import timedelta
 
 from benchmarks.backfill.table import MIGRATION
-from zdmigrate.backfill import worker
+from zdmigrate.backfill import throttles, worker
 from zdmigrate.control import lease
 from zdmigrate.control.store import Author, Store
 from zdmigrate.phases import Phase
 from zdmigrate.plan import Mode, Step
 from zdmigrate.postgres import session
+from zdmigrate.throttle_settings import Throttle
 
-UNTHROTTLED = dataclasses.replace(worker.Settings(), pause=timedelta(0))
+UNTHROTTLED = dataclasses.replace(worker.Settings(), pause=timedelta(0), window_pages=1000)
+_TABLE = '"public"."users"'
 
 
 def at_default_pace(conninfo: str) -> None:
-    """With the settings of a configuration that says nothing."""
-    fill(conninfo, worker.Settings())
+    """With the settings of a configuration that says nothing, and with all throttles that it has."""
+    fill(conninfo, worker.Settings(), Throttle())
 
 
 def unthrottled(conninfo: str) -> None:
     """As fast as one worker can."""
-    fill(conninfo, UNTHROTTLED)
+    fill(conninfo, UNTHROTTLED, None)
 
 
-def fill(conninfo: str, settings: worker.Settings) -> None:
+def fill(conninfo: str, settings: worker.Settings, throttle: Throttle | None) -> None:
     """Do the migration's step that fills rows, under its lease and with its bookkeeping."""
 
     def connect() -> session.Connection:
@@ -40,9 +42,13 @@ def fill(conninfo: str, settings: worker.Settings) -> None:
         ttl = timedelta(seconds=10)
         with lease.hold(store, connection, connect, key, holder="benchmark", ttl=ttl) as held:
             assert step.rows is not None
+            watch = None
+            if throttle is not None:
+                watch = throttles.watch(throttle, connect, control_schema=store.schema, migration=key, tables=[_TABLE])
             outcome = worker.run(
                 connection, control_schema=store.schema, migration=key, step=step.id, rows=step.rows,
-                settings=settings, fence=held.fence, progress=lambda _: None, should_stop=lambda: False,
+                settings=settings, fence=held.fence, progress=lambda _: None, should_stop=lambda: False, say=print,
+                connect=connect, watch=watch,
             )  # fmt: skip
             assert outcome.complete
 

@@ -196,7 +196,7 @@ def test_settled_by_hand(shop: Site) -> None:
         ("resolve", "done", "postgres", "public.orders (id)=(5): archived"),
     ]
     assert "settled  archived, ticket 8812 (postgres, " in shop.run("quarantine", "list", ID, "--all").expect(0).out
-    shop.run("advance").expect(1)
+    shop.run("advance").expect(4)
     assert shop.phase(ID) == "dual_write", "nobody but the database says that rows are filled"
 
 
@@ -208,6 +208,18 @@ def test_a_complete_backfill_has_to_be_verified_again(shop: Site) -> None:
     assert "verified: not every row was verified yet" in shop.run("advance", "--to", "contract").expect(4).out
     shop.run("verify").expect(0)
     shop.run("advance", "--to", "contract").expect(0)
+
+
+def test_nothing_is_verified_while_a_row_waits(shop: Site) -> None:
+    shop.sql("UPDATE orders SET people = 1 WHERE people = 0")
+    shop.run("advance", "--to", "backfill").expect(0)
+    set_aside(shop, "id = 3")
+    shop.sql("UPDATE zdmigrate.migration SET verified_at = NULL")
+    assert "wait in quarantine" in shop.run("verify", ID).expect(4).out
+    assert shop.value("SELECT verified_at FROM zdmigrate.migration") is None
+    shop.run("quarantine", "retry").expect(0)
+    shop.run("verify", ID).expect(0)
+    assert shop.value("SELECT verified_at FROM zdmigrate.migration") is not None
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import dataclasses
 import itertools
 import json
 import os
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,11 +19,14 @@ LOCKED = "SELECT FROM users WHERE id = 1 FOR UPDATE"
 _numbers = itertools.count(1)
 
 DOCUMENT = {
-    "rows": 1200, "rows_per_second": 8000.5, "eta_seconds": 90, "wal_per_second": 3 << 20, "p95_ms": 42.0,
-    "strategy": "striped", "why": "83 % of the updates are HOT", "quarantined": 2,
+    "rows": 1200, "rows_per_second": 8000.5, "eta_seconds": 90, "wal_bytes_per_second": 3 << 20, "p95_ms": 42.0,
+    "workers": 2, "strategy": "striped", "why": "83 % of the updates are HOT",
     "throttles": [
-        {"name": "replication_lag", "value": "70 MB", "threshold": "64 MB", "healthy": False, "stopped_seconds": 12.5},
-        {"name": "active_sessions", "value": "3", "threshold": "50", "healthy": True, "stopped_seconds": 0},
+        {
+            "name": "lag of berlin", "value": "70 MB", "threshold": "below 64 MB", "healthy": False, "stopped_seconds": 12.5,
+            "reason": "berlin is 70 MB behind", "hint": None,
+        },
+        {"name": "active sessions", "value": "3", "threshold": "below 50", "healthy": True, "stopped_seconds": 0},
     ],
 }  # fmt: skip
 
@@ -147,7 +151,7 @@ def test_what_cannot_be_set(shop: Site, args: list[str], message: str) -> None:
     done = shop.run("backfill", "set", *args).expect(2)
     assert message in done.err
     assert "Traceback" not in done.err
-    assert shop.value("SELECT count(*) FROM zdmigrate.backfill_control") == 0
+    assert shop.value("SELECT count(*) FROM zdmigrate.backfill_control WHERE changed_at IS NOT NULL") == 0
     assert message in shop.run("backfill", "set", *args, "--format", "json").expect(2).document["error"]["message"]
 
 
@@ -203,10 +207,10 @@ def test_status_shows_what_a_process_says(shop: Site) -> None:
     assert f"{RENAME}  dual_write, backfill is under way\n" in out
     assert "  table    public.users: " in out
     assert "  process  db3 (process 4711), since " in out
-    assert "1,200 rows, 8,000 rows/s, 2 min to go, 3 MB/s of WAL, p95 42 ms, 2 set aside\n" in out
+    assert "1,200 rows, 8,000 rows/s, 2 min to go, 3 MB/s of WAL, p95 42 ms, 2 at work\n" in out
     assert "           striped: 83 % of the updates are HOT\n" in out
-    assert "  stopped  replication_lag: 70 MB (at most 64 MB), for 13 s\n" in out
-    assert "active_sessions" not in out, "what stops nothing is only in the document"
+    assert "  stopped  lag of berlin: 70 MB (allowed below 64 MB), for 13 s\n           berlin is 70 MB behind\n" in out
+    assert "active sessions" not in out, "what stops nothing is only in the document"
     (found,) = shop.run("backfill", "status", "--format", "json").expect(0).document["backfills"]
     assert found["processes"][0]["document"] == DOCUMENT
     assert found["processes"][0]["expired_for"] is None
@@ -264,6 +268,175 @@ def test_two_who_steer_at_once(shop: Site) -> None:
     found = control(shop)
     assert (found["rate"], found["workers"], found["max_lag"]) == (1 << 20, 2, 64 << 20)
     assert len(audit(shop)) == 4
+
+
+# What stops it is said, and what is said ends it ------------------------------------------------------------------------
+
+ROWS = 3000
+AT_ONCE = 3.0
+"""What takes effect within a second, and a machine that has a lot to do."""
+
+
+def working(site: Site, *said: str, **env: Any) -> Running:
+    """An advance that finds what was said before it began, or is stopped by what `env` configures."""
+    with_users(site, rows=ROWS).run("advance", "--to", "dual_write").expect(0)
+    if said:
+        site.run("backfill", *said).expect(0)
+    return site.start("advance", "--to", "backfill", "--format", "json", **env)
+
+
+def progress(running: Running) -> list[dict[str, Any]]:
+    """What it has told of its progress; a line that it is writing is left out."""
+    lines = running.narration.splitlines(keepends=True)
+    events = [json.loads(line) for line in lines if line.endswith("\n")]
+    return [event["progress"] for event in events if event["kind"] == "progress"]
+
+
+def told(running: Running, field: str) -> dict[str, Any]:
+    """The last progress, once it says who stops the work."""
+    found: dict[str, Any] = until(
+        lambda: next((each for each in reversed(progress(running)) if each[field] not in (None, [])), None),
+        f"it says what is {field}",
+    )
+    return found
+
+
+@pytest.fixture
+def paused(site: Site) -> Running:
+    running = working(site, "pause", RENAME, "--reason", "incident 512")
+    told(running, "paused")
+    return running
+
+
+def test_a_pause_that_was_forgotten_is_told_at_once(site: Site) -> None:
+    with_users(site, rows=ROWS).run("advance", "--to", "dual_write").expect(0)
+    site.run("backfill", "pause", RENAME, "--reason", "incident 512").expect(0)
+    site.run("backfill", "set", RENAME, "--rate", "50MB/s").expect(0)
+    running = site.start("advance", "--to", "backfill")
+    until(lambda: "zdmigrate backfill resume" in running.narration, "it says how to go on")
+    line = next(line for line in running.narration.splitlines() if "resume" in line)
+    assert "paused since 20" in line
+    assert line.endswith(f"UTC by postgres: incident 512; to go on: zdmigrate backfill resume {RENAME}")
+    until(lambda: ", paused: incident 512 (" in running.narration, "so does the line of progress")
+    site.run("backfill", "resume").expect(0)
+    running.wait().expect(0)
+
+
+def test_resume_takes_effect_at_once(site: Site, paused: Running) -> None:
+    assert site.value("SELECT count(*) FROM users WHERE email_address IS NOT NULL") == 0
+    site.run("backfill", "resume").expect(0)
+    until(
+        lambda: site.value("SELECT count(*) FROM users WHERE email_address IS NOT NULL"), "it goes on", timeout=AT_ONCE
+    )
+    paused.wait().expect(0)
+
+
+def test_abort_ends_a_process_that_is_paused(site: Site, paused: Running) -> None:
+    site.run("backfill", "abort", "--reason", "enough").expect(0)
+    ended = paused.wait(AT_ONCE).expect(4)
+    assert ended.migration(RENAME)["message"] == "on hold: enough"
+    assert site.value("SELECT count(*) FROM zdmigrate.backfill_process") == 0
+
+
+def test_set_takes_effect_while_it_is_paused(site: Site, paused: Running) -> None:
+    site.run("backfill", "set", "--workers", "3", "--target-latency", "20ms").expect(0)
+    until(
+        lambda: (progress(paused)[-1]["crew"], progress(paused)[-1]["target_ms"]) == (3, 20),
+        "it heard",
+        timeout=AT_ONCE,
+    )
+    workers = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'zdmigrate backfill'"
+    until(lambda: site.value(workers) == 3, "two more workers, and the thread that listens", timeout=AT_ONCE)
+    paused.send(signal.SIGTERM)
+    paused.wait(AT_ONCE).expect(3)
+
+
+def test_sigterm_ends_a_process_that_is_paused(site: Site, paused: Running) -> None:
+    paused.send(signal.SIGTERM)
+    ended = paused.wait(AT_ONCE).expect(3)
+    assert ended.migration(RENAME)["message"].startswith("stopped while filling rows (0 so far)")
+    assert ended.migration(RENAME)["progress"][0]["paused"] == "incident 512"
+    assert site.value("SELECT holder FROM zdmigrate.lease") is None
+    assert site.value("SELECT count(*) FROM zdmigrate.backfill_process") == 0
+
+
+def test_sigterm_while_a_batch_waits_for_a_row(site: Site) -> None:
+    with waiting(site) as running:
+        running.send(signal.SIGTERM)
+        running.wait(AT_ONCE).expect(3)
+    site.run("advance").expect(0)
+
+
+@pytest.fixture
+def throttled(site: Site) -> Iterator[Running]:
+    flag = site.directory / "stop"
+    site.directory.mkdir(parents=True, exist_ok=True)
+    flag.write_text("the disk fills up")
+    running = working(site, ZDMIGRATE_THROTTLE_FLAG_FILE=str(flag))
+    told(running, "throttled")
+    yield running
+    flag.unlink()
+
+
+def test_what_stops_it_is_the_same_everywhere(site: Site, throttled: Running) -> None:
+    (stop,) = told(throttled, "throttled")["throttled"]
+    assert (stop["value"], stop["threshold"]) == ("there", "no such file")
+    assert stop["seconds"] > 0
+    assert stop["reason"].endswith("stop is there: the disk fills up")
+    until(lambda: progress(throttled)[-1]["throttled"][0]["seconds"] > stop["seconds"], "it goes on telling")
+    (found,) = site.run("backfill", "status", "--format", "json").expect(0).document["backfills"]
+    document = found["processes"][0]["document"]
+    assert document["throttled"][0] | {"seconds": 0} == stop | {"seconds": 0}
+    shown = [each for each in document["throttles"] if not each["healthy"]]
+    assert [(each["name"], each["value"], each["threshold"]) for each in shown] == [
+        (stop["name"], "there", "no such file")
+    ]
+    assert shown[0]["stopped_seconds"] == pytest.approx(document["throttled"][0]["seconds"], abs=1)
+    out = site.run("backfill", "status").expect(0).out
+    assert f"  stopped  {stop['name']}: there (allowed no such file), for " in out
+    assert "the disk fills up" in out
+
+
+def test_abort_ends_a_process_that_is_throttled(site: Site, throttled: Running) -> None:
+    site.run("backfill", "abort").expect(0)
+    throttled.wait(AT_ONCE).expect(4)
+
+
+def test_what_it_was_expected_to_cost_and_what_it_cost(site: Site) -> None:
+    running = working(site, "pause", RENAME)
+    told(running, "paused")
+    forecast = "SELECT forecast ->> 'step', heap_bytes FROM zdmigrate.backfill_cost"
+    before = site.rows(forecast)
+    running.send(signal.SIGKILL)
+    running.wait()
+    site.sql("ANALYZE users")  # a forecast of now would say something else
+    site.run("backfill", "resume").expect(0)
+    ended = site.run("advance", "--to", "backfill", "--format", "json").expect(0)
+    assert site.rows(forecast) == before, "the first one's"
+    fill = ended.migration(RENAME)["progress"][0]
+    figures = {each["figure"]: each for each in fill["forecast"]}
+    assert set(figures) == {"rows", "WAL", "table", "indexes", "time"}
+    assert (fill["rows"], figures["rows"]["outcome"]) == (ROWS, ROWS)
+    assert figures["WAL"]["outcome"] > ROWS * 100
+    assert figures["time"]["outcome"] > 0
+    detail = site.value("SELECT detail FROM zdmigrate.event WHERE action = 'do' AND detail LIKE '%%forecast%%'")
+    assert detail.startswith(f"{ROWS} rows; rows: {ROWS:,}, forecast ")
+    last = [
+        each for each in map(json.loads, ended.err.splitlines()) if each["message"].startswith("forecast and outcome")
+    ]
+    assert len(last) == 1
+    needed = {"rows", "rows_per_second", "eta_seconds", "lag_bytes", "wal_bytes_per_second", "p95_ms"}
+    assert needed <= set(fill)
+
+
+def test_a_revert_forgets_what_was_said(site: Site, paused: Running) -> None:
+    paused.send(signal.SIGTERM)
+    paused.wait().expect(3)
+    site.run("revert", RENAME, "--to", "dual_write").expect(0)
+    assert site.value("SELECT count(*) FROM zdmigrate.backfill_control") == 0
+    assert site.value("SELECT count(*) FROM zdmigrate.backfill_cost") == 0
+    site.run("unhold", RENAME).expect(0)
+    site.run("advance").expect(0)
 
 
 # Rights --------------------------------------------------------------------------------------------------------------

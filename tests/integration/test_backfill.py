@@ -21,6 +21,7 @@ from psycopg import sql
 from tests.support import servers
 from zdmigrate.backfill import state, verification, worker
 from zdmigrate.backfill.failures import RowFailed
+from zdmigrate.backfill.rights import Rights
 from zdmigrate.control import install
 from zdmigrate.control.fence import Fence
 from zdmigrate.errors import LeaseLost, LockBudgetExceeded, Unsafe
@@ -130,7 +131,7 @@ class Hooks:
 
     after_batch: Callable[[int], None] = lambda _: None
     in_fence: Callable[[int], None] = lambda _: None  # and before it
-    on_progress: Callable[[worker.Progress], None] = lambda _: None
+    on_progress: Callable[[worker.Snapshot], None] = lambda _: None
     stop: Callable[[int], bool] = lambda _: False
     batches: int = 0
     fences: int = 0
@@ -190,7 +191,7 @@ def recorded(connection: Connection) -> int:
 def test_every_row_is_written_once_and_a_second_run_writes_nothing(main: Connection, key: str) -> None:
     users(main, key=key)
     execute(main, COUNTING)
-    seen: list[worker.Progress] = []
+    seen: list[worker.Snapshot] = []
     assert run(main, Hooks(on_progress=seen.append)) == worker.Outcome(rows=N, complete=True)
     assert execute(main, "SELECT DISTINCT writes, new = old FROM public.users") == [(1, True)]
     assert (seen[-1].rows, seen[-1].pages_done) == (N, seen[-1].pages_total)
@@ -580,7 +581,7 @@ def test_partitions_attached_while_it_runs_are_filled(main: Connection, connect:
     execute(other, "INSERT INTO public.late (id, old) SELECT n, 'late' FROM generate_series(5000, 5999) n")
     seen: list[str] = []
 
-    def attach(progress: worker.Progress) -> None:
+    def attach(progress: worker.Snapshot) -> None:
         if not seen:
             execute(other, "ALTER TABLE public.users ATTACH PARTITION public.late FOR VALUES FROM (5000) TO (6000)")
         seen.append(progress.relation)
@@ -679,7 +680,7 @@ CREATE TRIGGER mark BEFORE UPDATE ON public.users FOR EACH ROW EXECUTE FUNCTION 
 def test_the_tables_own_triggers_do_not_fire(main: Connection) -> None:
     users(main)
     execute(main, UPDATED_AT)
-    assert worker.may_suppress_triggers(main)
+    assert Rights.of(main).triggers
     assert run(main).rows == N
     assert execute(main, "SELECT DISTINCT writes FROM public.users") == [(0,)]
     assert one(main, "SHOW session_replication_role") == "origin"
@@ -716,7 +717,7 @@ def test_an_owner_without_the_privilege_fires_them(main: Connection, as_owner: C
     users(main)
     execute(main, UPDATED_AT)
     plain = as_owner()
-    assert not worker.may_suppress_triggers(plain)
+    assert not Rights.of(plain).triggers
     assert run(plain).rows == N
     assert execute(main, "SELECT DISTINCT writes FROM public.users") == [(1000,)]
 
@@ -727,7 +728,7 @@ def test_a_granted_owner_may_suppress_them(main: Connection, as_owner: Callable[
     plain = as_owner()
     name = one(plain, "SELECT current_user")
     execute(main, f'GRANT SET ON PARAMETER session_replication_role TO "{name}"')
-    assert worker.may_suppress_triggers(plain)
+    assert Rights.of(plain).triggers
     assert run(plain).rows == N
     assert execute(main, "SELECT DISTINCT writes FROM public.users") == [(0,)]
 
@@ -838,7 +839,7 @@ def test_a_rewrite_in_the_middle_begins_the_verification_again(main: Connection,
     execute(main, "UPDATE public.users SET new = old WHERE id < 2000", "VACUUM public.users")
     other, calls = connect(), [0]
 
-    def rewrite(_: worker.Progress) -> None:
+    def rewrite(_: object) -> None:
         calls[0] += 1
         if calls[0] == 2:
             execute(other, "DELETE FROM public.users WHERE id BETWEEN 10 AND 1999", "VACUUM FULL public.users")

@@ -13,9 +13,15 @@ from psycopg import sql
 
 from tests.support import servers
 from zdmigrate.backfill import worker
-from zdmigrate.backfill.governor import Limits
+from zdmigrate.backfill.governor import Governor, Limits
+from zdmigrate.backfill.membership import Membership
 from zdmigrate.backfill.quarantine import Limit, Quarantine
+from zdmigrate.backfill.rights import Rights
+from zdmigrate.backfill.session import Session
 from zdmigrate.backfill.setting_aside import Aside
+from zdmigrate.backfill.state import Store
+from zdmigrate.backfill.strategy import Mode, Oldest, Order
+from zdmigrate.backfill.working import Surroundings, Worker
 from zdmigrate.control import install
 from zdmigrate.control.fence import Fence
 from zdmigrate.errors import LeaseLost
@@ -34,6 +40,8 @@ $$ BEGIN NEW.writes := OLD.writes + 1; RETURN NEW; END $$;
 CREATE TRIGGER a_count BEFORE UPDATE ON public.users FOR EACH ROW EXECUTE FUNCTION public.count_writes();
 ALTER TABLE public.users ENABLE ALWAYS TRIGGER a_count;
 """
+OPEN = 5
+"""Windows that are under way when one is taken away."""
 SMALL = worker.Settings(window_pages=2, stripes=4, pause=timedelta(0))
 
 
@@ -85,6 +93,22 @@ def test_four_workers_write_every_row_once(main: Connection, connect: Callable[[
     assert main.execute('SELECT count(*) FROM "Control".backfill_process').fetchone() == (0,)
 
 
+def test_a_table_that_is_rewritten_under_four_workers(main: Connection, connect: Callable[[], Connection]) -> None:
+    """Each of them finds out in its next batch, and what they have counted in windows that are gone is kept."""
+    rewritten: list[int] = []
+
+    def rewrite(progress: worker.Progress) -> None:
+        if threading.current_thread() is threading.main_thread() and progress.rows > 500 * (len(rewritten) + 1):
+            rewritten.append(progress.rows)
+            with connect() as other:
+                other.execute("VACUUM FULL public.users")
+
+    assert run(main, connect, workers=4, progress=rewrite) == worker.Outcome(rows=N, complete=True)
+    assert len(rewritten) > 1
+    assert written(main) == {(1, True)}
+    assert counted(main) == N
+
+
 def test_two_processes_share_it(main: Connection, connect: Callable[[], Connection]) -> None:
     together = threading.Barrier(2, timeout=30)
     met: list[bool] = []
@@ -126,6 +150,33 @@ def test_what_a_dead_process_has_claimed_is_taken_over(main: Connection, connect
     done = written(main)
     assert done != {(1, True)}
     assert run(main, connect) == worker.Outcome(rows=N, complete=True)
+    assert written(main) == {(1, True)}
+    assert counted(main) == N
+
+
+def test_a_window_that_is_taken_away_leaves_none_behind(main: Connection) -> None:
+    """Where windows take turns a worker has many. When it loses one, the others must not stay its own with nobody at work."""
+    key: dict[str, Any] = {"control_schema": "Control", "migration": 1, "step": "fill"}
+    member = Membership.join(main, ttl=timedelta(minutes=1), **key)
+    horizon = [0]
+
+    def take_away(_: float) -> None:
+        if horizon == [0] and main.execute('SELECT count(*) FROM "Control".backfill_window').fetchone() == (OPEN,):
+            main.execute('UPDATE "Control".backfill_window SET process = 0 WHERE page = 0')
+            horizon[:] = [1 << 60]
+
+    session = Session(connection=main, settings=SMALL, fence=fence(), sleep=take_away)
+    rotating = Mode(order=Order.ROTATING, why="a test")
+    around = Surroundings(
+        governor=Governor(Limits(), sleep=take_away), begin=lambda *_: None, mode=lambda _: rotating, check=lambda: None,
+        oldest=lambda: Oldest(xmin=horizon[0], holder="a test", stands=timedelta(0)), report=lambda *_: None,
+        judge=lambda *_: None,
+    )  # fmt: skip
+    alone = Worker(
+        0, session, Store(session, process=member.process, **key), WORK, around, aside=None, rights=Rights.of(main)
+    )
+    alone.fill_all()
+    assert horizon != [0]
     assert written(main) == {(1, True)}
     assert counted(main) == N
 

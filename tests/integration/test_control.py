@@ -50,7 +50,7 @@ def say(connection: Connection, **values: object) -> None:
 
 
 def said(found: Control) -> Control:
-    return dataclasses.replace(found, changed_by=None, changed_at=None)
+    return dataclasses.replace(found, paused_by=None, paused_at=None, changed_by=None, changed_at=None)
 
 
 def test_nothing_was_said(main: Connection) -> None:
@@ -66,6 +66,28 @@ def test_everything_comes_back_as_it_was_said(main: Connection) -> None:
     assert read(main).standbys == (), "nobody is expected, which is not: as configured"
     say(main, rate=None, standbys=None)
     assert said(read(main)) == dataclasses.replace(EVERYTHING, rate=None, standbys=None)
+
+
+def test_who_has_paused_it_is_not_who_said_something_last(main: Connection, connect: Callable[[], Connection]) -> None:
+    other = connect()
+    other.execute("CREATE ROLE z_oncall SUPERUSER; SET SESSION AUTHORIZATION z_oncall")
+    try:
+        say(other, paused=True, reason="incident 512")
+        paused = read(main)
+        say(main, paused=True, rate=5)
+        assert (read(main).paused_by, read(main).paused_at) == ("z_oncall", paused.paused_at)
+        assert read(main).changed_by == "postgres"
+        assert read(main).pause == f"paused since {paused.paused_at:%Y-%m-%d %H:%M} UTC by z_oncall: incident 512"
+        say(main, paused=False)
+        assert (read(main).paused_by, read(main).paused_at) == (None, None)
+    finally:
+        other.execute("RESET SESSION AUTHORIZATION")
+        main.execute("DROP ROLE z_oncall")
+
+
+def test_standbys_that_were_seen_are_nothing_that_was_said(main: Connection) -> None:
+    main.execute("INSERT INTO z.backfill_control (migration, seen_standbys) VALUES (1, '{a,b}')")
+    assert read(main) == Control()
 
 
 def test_looking_waits_for_nobody(main: Connection, connect: Callable[[], Connection]) -> None:

@@ -232,8 +232,10 @@ def test_auto_means_those_that_replayed_when_it_began(site: Site, tmp_path: Path
         assert until(lambda: connection.execute(receivers).fetchone() == (3,))
         with site.watch() as watch:
             assert watch.wait(LONG).is_healthy
-        stored = connection.execute(f'SELECT standbys FROM "{SCHEMA}".backfill_control'.encode()).fetchone()
-        assert stored == (["replica1", "replica2"],)
+        stored = connection.execute(
+            f'SELECT seen_standbys, standbys, changed_by FROM "{SCHEMA}".backfill_control'.encode()
+        ).fetchone()
+        assert stored == (["replica1", "replica2"], None, None), "seen, and nobody has said so"
 
 
 def test_one_that_has_come_since_must_not_lag_but_may_go_again(site: Site) -> None:

@@ -20,7 +20,7 @@ from psycopg.types.range import Range
 
 from tests.support import servers
 from tests.support.processes import until
-from zdmigrate.backfill import quarantine, verification, worker
+from zdmigrate.backfill import quarantine, values, verification, worker
 from zdmigrate.backfill.failures import RowFailed
 from zdmigrate.backfill.governor import Limits
 from zdmigrate.backfill.quarantine import Entry, Limit, Quarantine, QuarantineFull
@@ -354,7 +354,7 @@ def test_one_snapshot_sees_a_row_that_moves_while_others_are_read(place: Place, 
     )
     moved_to = None
 
-    def move(progress: worker.Progress) -> None:
+    def move(progress: values.Progress) -> None:
         """To a page that has been read, from one that has not."""
         nonlocal moved_to
         if moved_to is None:

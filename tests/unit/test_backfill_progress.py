@@ -98,11 +98,11 @@ def test_the_line_for_people_says_what_is_known() -> None:
 
 
 def test_who_stops_it_is_said_instead_of_when_it_will_be_done() -> None:
-    stop = Throttled(name="lag of replica1", value="80 MB", threshold="64 MB", seconds=11.4)
+    stop = Throttled(name="lag of replica1", value="80 MB", threshold="below 64 MB", seconds=11.4)
     snapshot = Snapshot(
         relation="t", rows=1, pages_done=1, pages_total=2, elapsed_seconds=1, eta_seconds=5, throttled=(stop,)
     )
-    assert snapshot.line() == "t: 1 row, page 1 of 2, stopped by lag of replica1 80 MB, at most 64 MB, for 12 s"
+    assert snapshot.line() == "t: 1 row, page 1 of 2, stopped by lag of replica1: 80 MB, allowed below 64 MB, for 12 s"
     assert (
         dataclasses.replace(snapshot, throttled=(), paused="deploying")
         .line()
@@ -115,7 +115,7 @@ def test_the_document_is_plain_and_has_every_field() -> None:
     snapshot = Meter(clock=Clock()).at(progress(1, 1), Readings(throttled=[stop]))
     document = json.loads(json.dumps(snapshot.to_json()))
     assert set(document) == {field.name for field in dataclasses.fields(Snapshot)}
-    assert document["throttled"] == [{"name": "lag", "value": "1", "threshold": "2", "seconds": 3}]
+    assert document["throttled"] == [{"name": "lag", "value": "1", "threshold": "2", "seconds": 3, "reason": None}]
 
 
 def test_a_verification_has_no_rows_a_second() -> None:

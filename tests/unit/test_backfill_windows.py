@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zdmigrate.backfill.values import Settings
-from zdmigrate.backfill.windows import Batch, Pages, Stripe, stripe_of_row
+from zdmigrate.backfill.windows import Batch, Pages, Stripe
 
 pages = st.builds(lambda first, length: Pages(first, first + length), st.integers(0, 10**9), st.integers(0, 3000))
 
@@ -36,10 +36,6 @@ def test_a_batch_is_a_tid_range_and_a_stripe() -> None:
     assert Batch(Pages(0, 250), Stripe(5, 16)).condition.as_string() == (
         "ctid >= '(0,0)'::tid AND ctid < '(250,0)'::tid AND get_byte(tidsend(ctid), 5) % 16 = 5"
     )
-
-
-def test_a_stripe_count_that_does_not_divide_256_needs_both_bytes_of_the_position() -> None:
-    assert stripe_of_row(24).as_string() == ("(get_byte(tidsend(ctid), 4) * 256 + get_byte(tidsend(ctid), 5)) % 24")
 
 
 @given(st.integers(1, 500), st.integers(0, 50_000), st.integers(1, 10_000))

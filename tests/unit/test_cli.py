@@ -28,6 +28,7 @@ from zdmigrate.cli import COMMANDS, common, main, progress
 from zdmigrate.config import Config
 from zdmigrate.engine.outcome import GateState, MigrationStatus, Outcome
 from zdmigrate.engine.reporting import Event, EventKind, Reporter
+from zdmigrate.engine.stopping import Stop
 from zdmigrate.errors import Drift, LeaseHeld, Unsafe, Waiting
 from zdmigrate.phases import Phase
 from zdmigrate.plan import Plan, Window
@@ -56,7 +57,13 @@ class FakeProject:
 
     @contextlib.contextmanager
     def open(
-        self, config: Config, *, report: Reporter, deployment: str | None = None, artifact: str | None = None
+        self,
+        config: Config,
+        *,
+        report: Reporter,
+        stop: Stop,
+        deployment: str | None = None,
+        artifact: str | None = None,
     ) -> Iterator[FakeProject]:
         self.config = config
         if (deployment, artifact) != (None, None):

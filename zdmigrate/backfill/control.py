@@ -31,7 +31,8 @@ class Control:
         max_lag: bytes that a standby may be behind.
         max_lag_time: how long a standby may be behind.
         standbys: the names of those that must be there.
-        changed_by: the database role that said something last, `changed_at` when.
+        paused_by: the database role that paused it, `paused_at` when.
+        changed_by: the one that said something last, `changed_at` when.
     """
 
     paused: bool = False
@@ -42,8 +43,17 @@ class Control:
     max_lag: int | None = None
     max_lag_time: timedelta | None = None
     standbys: tuple[str, ...] | None = None
+    paused_by: str | None = None
+    paused_at: datetime | None = None
     changed_by: str | None = None
     changed_at: datetime | None = None
+
+    @property
+    def pause(self) -> str:
+        """Who has paused it, since when and why, for people."""
+        since = "" if self.paused_at is None else f" since {self.paused_at:%Y-%m-%d %H:%M} UTC"
+        why = f": {self.reason}" if self.reason else ""
+        return f"paused{since}{f' by {self.paused_by}' if self.paused_by else ''}{why}"
 
     @property
     def limits(self) -> dict[str, Any]:
@@ -54,11 +64,14 @@ class Control:
 LIMITS = ("rate", "workers", "target_latency", "max_lag", "max_lag_time", "standbys")
 """What can be set; the rest is said by pausing."""
 _SAID = ("paused", "reason", *LIMITS)
+_BY = ("paused_by", "paused_at", "changed_by", "changed_at")
 
-_READ = "SELECT {names}, changed_by, changed_at FROM {table} WHERE migration = {migration}"
+_READ = "SELECT {names}, {by} FROM {table} WHERE migration = {migration}"
 _MAKE = "INSERT INTO {table} (migration) VALUES ({migration}) ON CONFLICT DO NOTHING"
 _WRITE = """
-UPDATE {table} SET ({names}, changed_by, changed_at) = ROW ({values}, session_user, clock_timestamp())
+UPDATE {table} SET ({names}, changed_by, changed_at) = ROW ({values}, session_user, clock_timestamp()),
+    paused_by = CASE WHEN paused AND {paused} THEN paused_by WHEN {paused} THEN session_user END,
+    paused_at = CASE WHEN paused AND {paused} THEN paused_at WHEN {paused} THEN clock_timestamp() END
 WHERE migration = {migration}
 """
 
@@ -80,14 +93,15 @@ def write(cursor: Cursor, control: Control, *, control_schema: str, migration: i
     values = (getattr(control, name) for name in _SAID)
     listed = (list(value) if isinstance(value, tuple) else value for value in values)
     text = sql.SQL(", ").join(map(sql.Literal, listed))
-    cursor.execute(sql.SQL(_WRITE).format(**_names(control_schema, migration), values=text))
+    names = _names(control_schema, migration)
+    cursor.execute(sql.SQL(_WRITE).format(**names, values=text, paused=sql.Literal(control.paused)))
 
 
 def _fetch(where: Connection | Cursor, names: Mapping[str, sql.Composable], query: str) -> Control:
     row = where.execute(sql.SQL(query).format(**names)).fetchone()
     if row is None:
         return Control()
-    found = dict(zip((*_SAID, "changed_by", "changed_at"), row, strict=True))
+    found = dict(zip((*_SAID, *_BY), row, strict=True))
     standbys = found.pop("standbys")
     return Control(**found, standbys=None if standbys is None else tuple(standbys))
 
@@ -97,6 +111,7 @@ def _names(control_schema: str, migration: int) -> dict[str, sql.Composable]:
         "table": sql.Identifier(control_schema, "backfill_control"),
         "migration": sql.Literal(migration),
         "names": sql.SQL(", ").join(map(sql.Identifier, _SAID)),
+        "by": sql.SQL(", ").join(map(sql.Identifier, _BY)),
     }
 
 
@@ -152,11 +167,23 @@ class Table:
     done: bool
 
 
+# What is claimed and not done does not count as done.
+_TABLES_OF = {"backfill": "backfill", "window": "backfill_window"}
+_TABLES = """
+SELECT relation_name, (state.rows + under_way.rows)::bigint, (page - under_way.pages)::bigint, bound, done
+FROM {backfill} AS state, LATERAL (
+    SELECT coalesce(sum(w.rows), 0) AS rows,
+           coalesce(sum(w.pages * (w.stripes - w.stripe) / w.stripes) FILTER (WHERE w.page >= 0), 0) AS pages
+    FROM {window} AS w WHERE (w.migration, w.step, w.relation) = (state.migration, state.step, state.relation)
+) AS under_way
+WHERE migration = {migration} ORDER BY 1
+"""
+
+
 def tables(connection: psycopg.Connection[Any], *, control_schema: str, migration: int) -> list[Table]:
     """The tables and partitions that were begun."""
-    query = sql.SQL("SELECT relation_name, rows, page, bound, done FROM {} WHERE migration = {} ORDER BY 1").format(
-        sql.Identifier(control_schema, "backfill"), sql.Literal(migration)
-    )
+    names = {name: sql.Identifier(control_schema, table) for name, table in _TABLES_OF.items()}
+    query = sql.SQL(_TABLES).format(**names, migration=sql.Literal(migration))
     with connection.cursor(row_factory=tuple_row) as cursor:
         rows = cursor.execute(query).fetchall()
     return [

@@ -13,13 +13,13 @@ from zdmigrate.backfill import failures, relations, statements
 from zdmigrate.backfill.failures import CONTENTION, RowFailed
 from zdmigrate.backfill.quarantine import Failure
 from zdmigrate.backfill.relations import Relation
+from zdmigrate.backfill.rights import Rights
 from zdmigrate.backfill.session import Session
 from zdmigrate.backfill.setting_aside import SettingAside
 from zdmigrate.backfill.state import Filled, Store, Window
 from zdmigrate.backfill.statements import Filling
 from zdmigrate.backfill.transforming import Computing, Function
 from zdmigrate.backfill.windows import Batch, Pages, Stripe
-from zdmigrate.plan import RowWork
 
 _SPARSE = 200
 """Unfilled rows in a window up to which it is not worth dividing."""
@@ -30,14 +30,14 @@ class Filler:
 
     def __init__(
         self, session: Session, store: Store, aside: SettingAside, check: Callable[[], None], *,
-        observe: Callable[[float, Filled | None], None], batch_rows: Callable[[], int], suppress: bool,
+        observe: Callable[[float, Filled | None], None], batch_rows: Callable[[], int], rights: Rights,
         function: Function | None = None,
     ) -> None:  # fmt: skip
         """`observe` is told how long each transaction took, and what it did (None: it gave way to somebody);
         `batch_rows` says how many rows one may take; `function` computes what the plan has no expressions for."""
         self._computing = None if function is None else Computing(session.connection, function, self.read)
         self._session, self._store, self._aside = session, store, aside
-        self._check, self._observe, self._batch_rows, self._suppress = check, observe, batch_rows, suppress
+        self._check, self._observe, self._batch_rows, self._rights = check, observe, batch_rows, rights
         self.filled = 0
 
     def batches(self, window: Window, pages: Pages | None = None) -> list[Batch]:
@@ -46,9 +46,8 @@ class Filler:
         The read also prunes what the stripes before have left dead.
         """
         pages = window.pages if pages is None else pages
-        query = statements.unfilled_by_stripe(self._rows(window), window.relation, pages, window.stripes)
         try:
-            found = self.read(window.relation, query)
+            found = self._unfilled_by_stripe(window, pages)
         except psycopg.Error as error:
             if not is_splittable(error):
                 raise
@@ -67,13 +66,11 @@ class Filler:
             part = pending.pop()
             done = here if pending else after
             try:
-                if self._aside.expects_more(window.relation):
-                    self._aside.find(window.relation, part)
                 filled += self._fill_or_pass_over(window, part, done)
             except psycopg.Error as error:
                 if not is_splittable(error):
                     raise
-                if failures.is_of_a_row(error) and self._set_aside(window, part):
+                if failures.is_of_a_row(error) and self._set_aside(window, part.pages, part.condition):
                     pending.append(part)
                 elif len(part.pages) > 1:
                     pending += reversed(part.halves())
@@ -93,18 +90,18 @@ class Filler:
         filled = 0
         for tid in tids:
             try:
-                filled += self._write(window, self._filling(window, statements.row(tid)).waiting, done)
+                filled += self._write(window, self._filling(window, Pages.of(tid), statements.row(tid)).waiting, done)
             except CONTENTION:
                 self._check()
             except psycopg.Error as error:
                 if not failures.is_of_a_row(error):
                     raise
-                if self._aside.record(window.relation, [Failure.of(tid, error)]):
+                if self._aside.is_wanted:
+                    self._aside.record(window.relation, [Failure.of(tid, error)])
                     continue
                 # The server's DETAIL shows the whole row: it must not travel along as the cause.
-                raise RowFailed(
-                    relations.name_of_row(self._session, window.relation, tid), Failure.of(tid, error)
-                ) from None
+                name = relations.name_of_row(self._session, window.relation, tid)
+                raise RowFailed(name, Failure.of(tid, error)) from None
         return filled
 
     @property
@@ -122,7 +119,7 @@ class Filler:
     def unfilled(self, relation: Relation, pages: Pages, limit: int) -> list[str]:
         """The tids of some unfilled rows; none where their condition cannot be evaluated."""
         try:
-            found = self.read(relation, statements.unfilled_tids(self._aside.rows(relation), relation, pages, limit))
+            found = self.read(relation, statements.unfilled_tids(self._aside.rows(pages), relation, pages, limit))
         except psycopg.Error as error:
             if not is_splittable(error):
                 raise
@@ -133,42 +130,55 @@ class Filler:
         """The rows of a query over the relation, waiting for whoever locks all of it."""
         return self._session.patiently(lambda: self._session.read(query), schema=relation.schema, table=relation.name)
 
-    def _rows(self, window: Window) -> RowWork:
-        return self._aside.rows(window.relation)
+    def _unfilled_by_stripe(self, window: Window, pages: Pages) -> list[tuple[int, int]]:
+        """Where a row fails, all of the pages that fail are set aside at once: what follows need not stumble over them."""
 
-    def _set_aside(self, window: Window, part: Batch) -> bool:
-        """Whether rows of a batch that failed were set aside, so that the others may be filled."""
+        def read() -> list[tuple[Any, ...]]:
+            rows = self._aside.rows(pages)
+            return self.read(
+                window.relation, statements.unfilled_by_stripe(rows, window.relation, pages, window.stripes)
+            )
+
         try:
-            return self._aside.is_wanted and self._aside.find(window.relation, part) > 0
+            return read()
+        except psycopg.Error as error:
+            if not failures.is_of_a_row(error) or not self._set_aside(window, pages, pages.condition):
+                raise
+        return read()
+
+    def _set_aside(self, window: Window, pages: Pages, which: sql.Composable) -> bool:
+        """Whether rows of the pages were set aside, so that the others may be filled."""
+        try:
+            return self._aside.find(window.relation, pages, which) > 0
         except CONTENTION:
             return False
 
     def _fill_or_pass_over(self, window: Window, batch: Batch, done: int) -> int:
         """Fill a batch; where rows stay locked, the others of it."""
-        filling = self._filling(window, batch.condition)
+        filling = self._filling(window, batch.pages, batch.condition)
         try:
             return self._write(window, filling.waiting, done)
         except errors.LockNotAvailable:
             self._await_table(window.relation)
             return self._write(window, filling.passing, done)
 
-    def _filling(self, window: Window, which: sql.Composable) -> Filling:
-        """What fills rows. Values that a function computes are computed here, and nothing is held meanwhile."""
+    def _filling(self, window: Window, pages: Pages, which: sql.Composable) -> Filling:
+        """What fills rows of the pages. Values that a function computes are computed here, and nothing is held meanwhile."""
         relation = window.relation
         if self._computing is None:
-            return statements.filling(self._rows(window), relation, which)
-        computed = self._computing.compute(self._rows(window), relation, which)
+            return statements.filling(self._aside.rows(pages), relation, which)
+        computed = self._computing.compute(self._aside.rows(pages), relation, which)
         if computed.failures and not self._aside.is_wanted:
             first = computed.failures[0]
             raise RowFailed(relations.name_of_row(self._session, relation, first.tid), first)
         self._aside.record(relation, computed.failures)
-        return self._computing.filling(self._rows(window), relation, computed)
+        return self._computing.filling(self._aside.rows(pages), relation, computed)
 
     def _write(self, window: Window, update: sql.Composable, done: int) -> int:
-        before = statements.suppress_triggers(window.relation) if self._suppress else None
+        settings = self._rights.settings(window.relation)
         began = time.monotonic()
         try:
-            taken = self._store.fill(window, update, stripe=done, before=before)
+            taken = self._store.fill(window, update, stripe=done, before=settings)
         except CONTENTION:
             self._observe(time.monotonic() - began, None)
             raise

@@ -50,22 +50,42 @@ class Governor:
         self._limits, self._verdict, self._clock, self._sleep = limits, verdict, clock, sleep
         self._lock = threading.Lock()
         self._control = Control()
+        self._processes = 1
         self._bucket = TokenBucket(limits.rate, clock=clock)
         self.pace = Pace(target=limits.target_latency)
         self.crew = Crew(limits.workers)
 
-    def steer(self, control: Control) -> None:
-        """Something was said from another terminal, or taken back."""
+    def steer(self, control: Control, *, processes: int = 1) -> None:
+        """Something was said from another terminal, or taken back; `processes` share the rate, which is for all of them."""
+        rate = control.rate or self._limits.rate
         with self._lock:
-            self._control = control
-            self._bucket.change(control.rate or self._limits.rate)
+            self._control, self._processes = control, processes
+            self._bucket.change(None if rate is None else rate / processes)
             self.pace.aim(control.target_latency or self._limits.target_latency)
-            self.crew.resize(control.workers or self._limits.workers)
+            self.crew.resize(self.workers)
 
     @property
     def control(self) -> Control:
         """What was said last."""
         return self._control
+
+    @property
+    def processes(self) -> int:
+        """How many share the work."""
+        return self._processes
+
+    @property
+    def workers(self) -> int:
+        """How many of this process may work when nothing is in the way."""
+        return self._control.workers or self._limits.workers
+
+    @property
+    def active(self) -> int:
+        """How many of them may claim work now."""
+        if self._verdict is None:  # nobody watches, so there is no lag to follow
+            return self.workers
+        with self._lock:
+            return max(1, self.crew.active)
 
     @property
     def rows(self) -> int:
@@ -83,10 +103,7 @@ class Governor:
 
     def may_claim(self, number: int) -> bool:
         """Whether worker `number` (from 0) is one of those that may work now. What it has claimed before, it finishes."""
-        if self._verdict is None:  # nobody watches, so there is no lag to follow
-            return number < (self._control.workers or self._limits.workers)
-        with self._lock:
-            return number < max(1, self.crew.active)
+        return number < self.active
 
     def follow(self, *, lag_bytes: float | None, lag_seconds: float | None, slope: float | None) -> None:
         """Readings have come in: the number of those who may work follows the lag."""

@@ -50,7 +50,10 @@ SELECT leaf.oid::bigint, space.nspname, leaf.relname,
              ORDER BY EXISTS (SELECT FROM pg_index i WHERE i.indrelid = leaf.oid AND a.attnum = ANY (i.indkey)), a.attnum)
 FROM pg_class root
 JOIN pg_namespace n ON n.oid = root.relnamespace AND n.nspname = %(schema)s
-CROSS JOIN LATERAL (SELECT root.oid UNION SELECT relid FROM pg_partition_tree(root.oid) WHERE isleaf) AS part(oid)
+CROSS JOIN LATERAL (
+    WITH RECURSIVE tree(oid) AS (SELECT root.oid UNION SELECT i.inhrelid FROM pg_inherits i JOIN tree ON i.inhparent = tree.oid)
+    SELECT oid FROM tree
+) AS part
 JOIN pg_class leaf ON leaf.oid = part.oid
 JOIN pg_namespace space ON space.oid = leaf.relnamespace
 WHERE root.relname = %(table)s AND leaf.relkind = 'r'

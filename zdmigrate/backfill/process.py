@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable
-from datetime import timedelta
+from collections import deque
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
@@ -14,12 +15,12 @@ import psycopg
 from zdmigrate.backfill import control
 from zdmigrate.backfill.governor import Governor
 from zdmigrate.backfill.membership import Membership
-from zdmigrate.backfill.progress import Meter, Readings, Snapshot
+from zdmigrate.backfill.progress import Meter, Readings, Snapshot, Throttled
 from zdmigrate.backfill.relations import Relation
 from zdmigrate.backfill.state import Cursor, Filled
 from zdmigrate.backfill.strategy import Mode, Oldest, Strategy
 from zdmigrate.backfill.throttles.reading import Horizon
-from zdmigrate.backfill.throttles.verdict import LagTrend
+from zdmigrate.backfill.throttles.verdict import LagTrend, Verdict
 from zdmigrate.backfill.throttles.watching import Watch
 from zdmigrate.backfill.values import Progress
 from zdmigrate.backfill.working import Stopped
@@ -27,8 +28,12 @@ from zdmigrate.backfill.working import Stopped
 Connect = Callable[[], psycopg.Connection[Any]]
 
 NO_LAG = LagTrend()
+VACUUM_SHARE = 0.1
+"""Of a relation, that may be left dead before it is vacuumed."""
 LOOK = 0.5
 """Seconds between two looks at what was said; what is said takes effect within a second."""
+TELL = 1.0
+"""Longest that progress is not told, also while nothing moves."""
 
 
 class Shared:
@@ -37,10 +42,14 @@ class Shared:
     def __init__(self, governor: Governor, rows: int, watch: Watch | None) -> None:
         self.governor, self._watch = governor, watch
         self._lock = threading.Lock()
-        self._rows = rows
+        self._mine, self._others = 0, rows
+        self._seen: tuple[int, int] | None = None
         self._relation = ""
         self._pages: dict[int, tuple[int, int]] = {}
         self._strategies: dict[int, Strategy] = {}
+        self._begun: dict[int, Relation] = {}
+        self._vacuumed: dict[int, int] = {}
+        self._notices: deque[str] = deque()
         self._standing: tuple[int, float] = (0, 0.0)
         self._meter = Meter()
         self._ended = threading.Event()
@@ -48,17 +57,29 @@ class Shared:
 
     # What workers ask and say --------------------------------------------------------------------------------------
 
+    def begin(self, relation: Relation, indexed: str | None) -> None:
+        """A worker comes to a relation; `indexed` is an index that has one of the new columns."""
+        with self._lock:
+            if relation.oid not in self._strategies:
+                self._strategies[relation.oid] = Strategy(indexed=indexed)
+                if indexed is not None:
+                    self._note(relation)
+            self._begun[relation.oid] = relation
+            self._vacuumed.setdefault(relation.oid, self._pages[relation.oid][0])
+
     def mode(self, relation: Relation) -> Mode:
         """How the relation's windows are written."""
-        return self._strategy(relation).mode
+        return self._strategies[relation.oid].mode
 
     def judge(self, relation: Relation, filled: Filled) -> None:
         """A stripe was written."""
-        strategy, oldest = self._strategy(relation), self.oldest()
+        oldest = self.oldest()
         with self._lock:
-            self._rows += filled.rows
+            self._mine += filled.rows
             self._meter.wrote(filled.wal)
-            strategy.observe(updated=filled.rows, hot=filled.hot, oldest=oldest, now=filled.transaction)
+            strategy = self._strategies[relation.oid]
+            if strategy.observe(updated=filled.rows, hot=filled.hot, oldest=oldest, now=filled.transaction):
+                self._note(relation)
 
     def oldest(self) -> Oldest | None:
         """What holds the horizon back, and for how long it has not moved."""
@@ -85,6 +106,12 @@ class Shared:
         if self._ended.is_set():
             raise Stopped
 
+    def see(self, rows: int, pages: tuple[int, int] | None) -> None:
+        """All processes together have filled that many rows, and done that many pages of how many."""
+        with self._lock:
+            self._others = rows - self._mine
+            self._seen = pages
+
     # What the process asks -----------------------------------------------------------------------------------------
 
     def end(self, failure: BaseException | None = None) -> None:
@@ -99,43 +126,56 @@ class Shared:
             raise self._failure
 
     @property
-    def progress(self) -> Progress:
-        """How far it is."""
-        with self._lock:
-            return self._progress()
-
-    @property
     def snapshot(self) -> Snapshot:
-        """The same, with how it goes."""
+        """How far it is, and how it goes: the same for the progress line and for `status`."""
+        return self._snapshot(None if self._watch is None else self._watch.verdict)
+
+    def document(self, snapshot: Snapshot) -> dict[str, Any]:
+        """What `status` shows of this process."""
+        with self._lock:
+            orders = {strategy.mode for strategy in self._strategies.values()}
+        return snapshot.to_json() | {
+            "strategy": ", ".join(sorted({mode.order for mode in orders})),
+            "why": "; ".join(sorted({mode.why for mode in orders})),
+            "throttles": [] if self._watch is None else _throttles(self._watch.verdict),
+        }
+
+    def _snapshot(self, verdict: Verdict | None) -> Snapshot:
         governor = self.governor
-        verdict = None if self._watch is None else self._watch.verdict
+        control = governor.control
         readings = Readings(
             p95_ms=governor.pace.p95_ms, target_ms=governor.pace.target_ms,
             lag_bytes=None if verdict is None else verdict.lag.bytes,
             lag_seconds=None if verdict is None else verdict.lag.seconds,
-            workers=governor.crew.active, paused=governor.control.reason if governor.control.paused else None,
+            workers=governor.active, crew=governor.workers, processes=governor.processes,
+            throttled=() if verdict is None else _throttled(verdict),
+            paused=(control.reason or "") if control.paused else None,
         )  # fmt: skip
         with self._lock:
             return self._meter.at(self._progress(), readings)
 
-    @property
-    def document(self) -> dict[str, Any]:
-        """What `status` shows of this process."""
-        with self._lock:
-            orders = {strategy.mode for strategy in self._strategies.values()}
-        found = self.snapshot.to_json() | {
-            "strategy": ", ".join(sorted({mode.order for mode in orders})),
-            "why": "; ".join(sorted({mode.why for mode in orders})),
-        }
-        return found if self._watch is None else found | {"throttles": self._watch.verdict.to_json()}
+    def notices(self) -> Iterator[str]:
+        """What was chosen, and why, since this was asked last."""
+        while self._notices:
+            yield self._notices.popleft()
 
-    def _strategy(self, relation: Relation) -> Strategy:
+    def due_for_vacuum(self) -> Relation | None:
+        """A relation of which a tenth was written since it was vacuumed, where dead rows are left for VACUUM."""
         with self._lock:
-            return self._strategies.setdefault(relation.oid, Strategy())
+            for oid, relation in self._begun.items():
+                page, bound = self._pages[oid]
+                if self._strategies[oid].mode.vacuum and page - self._vacuumed[oid] >= max(1, bound * VACUUM_SHARE):
+                    self._vacuumed[oid] = page
+                    return relation
+        return None
+
+    def _note(self, relation: Relation) -> None:
+        mode = self._strategies[relation.oid].mode
+        self._notices.append(f"{relation}: {mode.order}, {mode.why}")
 
     def _progress(self) -> Progress:
-        done, total = (sum(each) for each in zip((0, 0), *self._pages.values(), strict=True))
-        return Progress(relation=self._relation, rows=self._rows, pages_done=done, pages_total=total)
+        done, total = self._seen or (sum(each) for each in zip((0, 0), *self._pages.values(), strict=True))
+        return Progress(relation=self._relation, rows=self._mine + self._others, pages_done=done, pages_total=total)
 
     def _standing_since(self, horizon: Horizon) -> Oldest:
         now = time.monotonic()
@@ -146,13 +186,56 @@ class Shared:
         return Oldest(xmin=horizon.xmin, holder=horizon.holder, stands=stands)
 
 
+def _throttled(verdict: Verdict) -> tuple[Throttled, ...]:
+    """What stops the work; empty where nothing does, or where it has only just begun to ask."""
+    seconds = verdict.stopped_for(datetime.now(UTC)).total_seconds()
+    if verdict.is_healthy or (verdict.at is None and seconds < TELL):
+        return ()
+    return tuple(
+        Throttled(name=each.name, value=each.value, threshold=each.threshold, seconds=seconds, reason=each.reason)
+        for each in verdict.stopping
+    )
+
+
+def _throttles(verdict: Verdict) -> list[dict[str, Any]]:
+    """Every reading, and for how long the work has been stopped where it is one for which it is."""
+    stopped = verdict.stopped_for(datetime.now(UTC)).total_seconds()
+    found = verdict.readings if verdict.silence is None else (verdict.silence, *verdict.readings)
+    return [each.to_json() | {"stopped_seconds": 0.0 if each.healthy else stopped} for each in found]
+
+
+class Narrator:
+    """Tells how it goes: when asked to, and at least every `TELL` seconds if `when_due` is called often."""
+
+    def __init__(self, shared: Shared, tell: Callable[[Snapshot], None]) -> None:
+        self._shared, self._tell = shared, tell
+        self._told = time.monotonic()
+
+    def now(self) -> None:
+        """Tell."""
+        self._told = time.monotonic()
+        self._tell(self._shared.snapshot)
+
+    def when_due(self) -> None:
+        """Tell, if it was long ago: nothing is done while somebody has stopped it, which is what has to be told."""
+        if time.monotonic() - self._told >= TELL:
+            self.now()
+
+
 class Steering:
     """A thread with a connection of its own: says that the process is alive and how it goes, and hears what was said."""
 
     def __init__(
-        self, shared: Shared, member: Membership, connect: Connect, *, control_schema: str, migration: int
+        self,
+        shared: Shared,
+        member: Membership,
+        others: Others,
+        connect: Connect,
+        *,
+        control_schema: str,
+        migration: int,
     ) -> None:
-        self._shared, self._member, self._connect = shared, member, connect
+        self._shared, self._member, self._others, self._connect = shared, member, others, connect
         self._control_schema, self._migration = control_schema, migration
         self._connection: psycopg.Connection[Any] | None = None
         self._stopping = threading.Event()
@@ -167,20 +250,29 @@ class Steering:
 
     def _run(self) -> None:
         while not self._stopping.is_set():
-            try:
-                self._round()
-            except psycopg.Error:  # a lost connection is opened again; whoever hears nothing keeps what was said last
-                self._disconnect()
+            self._try_round()
             self._stopping.wait(LOOK)
+        self._try_round()  # what was spent since the last one
         self._disconnect()
+
+    def _try_round(self) -> None:
+        try:
+            self._round()
+        except psycopg.Error:  # a lost connection is opened again; whoever hears nothing keeps what was said last
+            self._disconnect()
 
     def _round(self) -> None:
         if self._connection is None:
             self._connection = self._connect()
+        governor = self._shared.governor
         said = control.read(self._connection, control_schema=self._control_schema, migration=self._migration)
-        self._shared.governor.steer(said)
+        snapshot = self._shared.snapshot
+        company = self._member.beat(self._connection, snapshot, self._shared.document(snapshot))
+        if company.pages_total:
+            self._shared.see(company.rows, (company.pages_done, company.pages_total))
+        governor.steer(said, processes=1 + company.others)
         self._shared.follow()
-        self._member.beat(self._connection, self._shared.document)
+        self._others.hire(governor.workers - 1)
 
     def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
@@ -192,24 +284,32 @@ class Steering:
 class Others:
     """The other workers of the process: threads with connections of their own. Leaving waits for them."""
 
-    def __init__(
-        self, shared: Shared, connect: Connect, count: int, work: Callable[[int, psycopg.Connection[Any]], None]
-    ) -> None:
+    def __init__(self, shared: Shared, connect: Connect, work: Callable[[int, psycopg.Connection[Any]], None]) -> None:
         self._shared, self._connect, self._work = shared, connect, work
-        self._threads = [
-            threading.Thread(target=self._run, args=(number,), name=f"zdmigrate worker {number}", daemon=True)
-            for number in range(1, count + 1)
-        ]
+        self._lock = threading.Lock()
+        self._threads: list[threading.Thread] = []
+        self._open = False
 
     def __enter__(self) -> None:
-        for thread in self._threads:
-            thread.start()
+        self._open = True
 
     def __exit__(self, *failed: object) -> None:
         if any(failed):
             self._shared.end()
+        with self._lock:
+            self._open = False
         for thread in self._threads:
             thread.join()
+
+    def hire(self, count: int) -> None:
+        """There are at least so many. Any thread may say so; those that are too many work no longer, and stay."""
+        with self._lock:
+            while self._open and len(self._threads) < count:
+                number = len(self._threads) + 1
+                name = f"zdmigrate worker {number}"
+                thread = threading.Thread(target=self._run, args=(number,), name=name, daemon=True)
+                self._threads.append(thread)
+                thread.start()
 
     def _run(self, number: int) -> None:
         try:

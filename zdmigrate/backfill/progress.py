@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import Any
 
 from zdmigrate.backfill.values import Progress
-from zdmigrate.wording import size, spoken
+from zdmigrate.wording import counted, size, spoken
 
 MEMORY = timedelta(seconds=20)
 """How far back a rate looks: what was done that long ago counts 37 %."""
@@ -24,9 +24,12 @@ class Throttled:
     value: str
     threshold: str
     seconds: float
+    reason: str | None = None
 
     def __str__(self) -> str:
-        return f"{self.name} {self.value}, at most {self.threshold}, for {spoken(timedelta(seconds=self.seconds))}"
+        why = f" ({self.reason})" if self.reason and self.value == "unknown" else ""
+        allowed, since = self.threshold, spoken(timedelta(seconds=self.seconds))
+        return f"{self.name}: {self.value}{why}, allowed {allowed}, for {since}"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +38,7 @@ class Snapshot:
 
     `rows` are those that all processes have filled, earlier ones too; `pages_done` and `pages_total` are of all
     relations, `relation` is the one under way. Rates are of the last `MEMORY`, stops included. `eta_seconds` is None
-    while nothing moves.
+    while nothing moves. `paused` is why somebody paused it, empty where no reason was given.
     """
 
     relation: str
@@ -53,6 +56,7 @@ class Snapshot:
     lag_seconds: float | None = None
     workers: int | None = None
     crew: int | None = None
+    processes: int | None = None
     throttled: tuple[Throttled, ...] = ()
     paused: str | None = None
 
@@ -77,7 +81,9 @@ class Snapshot:
         if lag := [*self._lag()]:
             yield f"lag {' and '.join(lag)}"
         if self.workers is not None:
-            yield f"{self.workers} of {self.crew or self.workers} workers"
+            yield f"{self.workers} of {counted(self.crew or self.workers, 'worker')}"
+        if self.processes is not None and self.processes > 1:
+            yield f"{self.processes} processes"
         yield from self._outlook()
 
     def _lag(self) -> Iterator[str]:
@@ -105,6 +111,7 @@ class Readings:
     lag_seconds: float | None = None
     workers: int | None = None
     crew: int | None = None
+    processes: int | None = None
     throttled: Sequence[Throttled] = ()
     paused: str | None = None
 
@@ -156,6 +163,7 @@ class Meter:
         # Less than before: a relation's file was replaced, and it begins anew.
         self._rows.add(max(0, progress.rows - before.rows), now)
         self._pages.add(max(0, progress.pages_done - before.pages_done), now)
+        self._wal.add(0, now)
         self._last = progress
         return Snapshot(
             relation=progress.relation,
@@ -173,6 +181,7 @@ class Meter:
             lag_seconds=readings.lag_seconds,
             workers=readings.workers,
             crew=readings.crew,
+            processes=readings.processes,
             throttled=tuple(readings.throttled),
             paused=readings.paused,
         )

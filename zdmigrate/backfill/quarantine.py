@@ -170,20 +170,14 @@ class Quarantine:
             )
             return sum(new for (new,) in own.execute(statement, prepare=False).fetchall())
 
-    def is_empty(self, connection: psycopg.Connection[Any], relation: Relation) -> bool:
-        """Whether no row of the relation is set aside by this step."""
-        with connection.cursor(row_factory=tuple_row) as cursor:
-            query = sql.SQL("SELECT FROM {open} LIMIT 1").format(open=self._open(relation))
-            return cursor.execute(query, prepare=False).rowcount == 0
-
-    def passed_over(self, connection: psycopg.Connection[Any], relation: Relation, condition: str) -> str:
-        """`condition` (over the relation's row), false for rows that are set aside: for those it is not evaluated."""
+    def tids(self, connection: psycopg.Connection[Any], relation: Relation) -> sql.Composed:
+        """A query for the places of the relation's rows that are set aside by this step; a condition may follow."""
         with connection.cursor(row_factory=tuple_row) as cursor:
             key = _object(_key_of(cursor, relation, relation.name))
-        text = sql.SQL("CASE WHEN EXISTS (SELECT FROM {open} AND zd_entry.key = {key}) THEN false ELSE (").format(
-            open=self._open(relation), key=key
-        )
-        return f"{text.as_string(connection)}{condition}) END"
+        # Not as a join: without statistics the planner takes each row to be compared with each entry.
+        return sql.SQL(
+            "SELECT ctid::text FROM ONLY {relation} WHERE (EXISTS (SELECT FROM {open} AND zd_entry.key = {key})) IS TRUE"
+        ).format(relation=relation.identifier, open=self._open(relation), key=key)
 
     def _open(self, relation: Relation) -> sql.Composed:
         return sql.SQL(

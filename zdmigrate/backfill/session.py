@@ -53,10 +53,6 @@ class Session:
         """The rows of a query, in a transaction of its own."""
         return self._at_once("READ ONLY", self.settings.read_timeout, query)
 
-    def read_last(self, queries: sql.Composable) -> list[Row]:
-        """Several statements in a transaction that writes nothing; the rows of the last. It takes as long as a batch may."""
-        return self._at_once("READ ONLY", self.settings.statement_timeout, queries)
-
     @contextlib.contextmanager
     def writing(self) -> Iterator[psycopg.Cursor[Row]]:
         """A fenced transaction for a few short statements."""

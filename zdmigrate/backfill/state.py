@@ -9,6 +9,7 @@ that was taken over, or of a relation whose file was replaced: the same statemen
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import psycopg
@@ -216,15 +217,14 @@ class Store:
         wanted = self._sql(_CLAIM_LEFTOVERS, relation, stripes=sql.Literal(stripes))
         return self._window(relation, self._patiently(relation, wanted))
 
-    def fill(self, window: Window, update: sql.Composable, *, stripe: int, before: sql.Composable | None) -> Filled:
-        """Run `update` and note in one transaction that the stripes before `stripe` are done.
+    def fill(self, window: Window, update: sql.Composable, *, stripe: int, before: Iterable[sql.Composable]) -> Filled:
+        """Run `update` and note in one transaction that the stripes before `stripe` are done; `before` goes first.
 
         Raises:
             Moved: nothing was done.
         """
         statement = self._of(window, _FILL, fill=update, stripe=sql.Literal(stripe))
-        first = [self._of(window, _LOCK), *([] if before is None else [before])]
-        returned = self._session.write_batch(*first, statement)
+        returned = self._session.write_batch(*before, self._of(window, _LOCK), statement)
         if not returned:
             self._session.refuse_lost()
             raise Moved
@@ -241,13 +241,13 @@ class Store:
         if not (self._session.write_durably(statement) if window.leftovers else self._session.write(statement)):
             raise Moved
 
-    def give_back(self) -> None:
-        """Leave windows under way to others, who need not wait then."""
+    def give_back(self, relation: Relation, windows: Sequence[Window]) -> None:
+        """Leave windows of the relation that are still this process's to whoever comes first."""
+        pages = sql.Literal([LEFTOVERS if window.leftovers else window.pages.first for window in windows])
         statement = (
-            "UPDATE {window} SET process = 0 "
-            "WHERE migration = {migration} AND step = {step} AND process = {process} RETURNING 1"
+            "UPDATE {window} SET process = 0 WHERE {key} AND process = {process} AND page = ANY({pages}) RETURNING 1"
         )
-        self._session.write(self._sql(statement))
+        self._patiently(relation, self._sql(statement, relation, pages=pages))
 
     def _patiently(self, relation: Relation, statement: sql.Composed) -> list[Row]:
         return self._session.patiently(

@@ -143,12 +143,14 @@ class _Check:
                 return self._read_pages(relation, filenode)
             except _Moved:
                 continue
-            except errors.UndefinedTable:
-                now = relations.current(self._session, relation)
+            except (errors.UndefinedTable, errors.UndefinedColumn):
+                now = next((leaf for leaf in self._leaves() if leaf.oid == relation.oid), None)
                 if now == relation:
                     raise
-                if now is not None:
-                    relation = now
+                if now is None:
+                    break
+                relation = now
+        self.unfilled[relation.oid], self.sample[relation.oid], self.pages[relation.oid] = 0, [], (0, 0)
         return True
 
     def _read_pages(self, relation: Relation, filenode: int) -> bool:

@@ -20,6 +20,12 @@ class Pages:
     first: int
     end: int
 
+    @classmethod
+    def of(cls, tid: str) -> Pages:
+        """The page of a row."""
+        page = int(tid[1 : tid.index(",")])
+        return cls(page, page + 1)
+
     def __len__(self) -> int:
         return self.end - self.first
 
@@ -81,13 +87,11 @@ class Batch:
 def stripe_of_row(count: int) -> sql.Composed:
     """The number of a row's stripe.
 
-    A tid is sent as four bytes of page and two of position. Measured on one slow core: 35 ns a row, where
-    ``(ctid::text::point)[1]`` takes 130; a window is read once for each of its stripes.
+    A tid is sent as four bytes of page and two of position, of which the last is enough: every row is in one stripe, and
+    only rows of less than 28 bytes are so many on a page that stripes are not quite equal. It costs 20 ns a row (tried
+    on one core), where ``(ctid::text::point)[1]`` takes 130; a window is read once for each of its stripes.
     """
-    if 256 % count == 0:
-        return sql.SQL("get_byte(tidsend(ctid), 5) % {}").format(sql.Literal(count))
-    position = sql.SQL("(get_byte(tidsend(ctid), 4) * 256 + get_byte(tidsend(ctid), 5))")
-    return sql.SQL("{} % {}").format(position, sql.Literal(count))
+    return sql.SQL("get_byte(tidsend(ctid), 5) % {}").format(sql.Literal(count))
 
 
 def _tid(page: int) -> sql.Composed:

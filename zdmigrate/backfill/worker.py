@@ -18,29 +18,25 @@ import psycopg
 from zdmigrate.backfill.failures import RowFailed
 from zdmigrate.backfill.governor import Governor, Limits
 from zdmigrate.backfill.membership import Membership
-from zdmigrate.backfill.process import Connect, Others, Shared, Steering
+from zdmigrate.backfill.process import Connect, Narrator, Others, Shared, Steering
+from zdmigrate.backfill.progress import Snapshot
+from zdmigrate.backfill.rights import Rights
 from zdmigrate.backfill.session import Session
 from zdmigrate.backfill.setting_aside import Aside
 from zdmigrate.backfill.state import Cursor, Store
 from zdmigrate.backfill.throttles.watching import Watch
 from zdmigrate.backfill.transforming import Function
-from zdmigrate.backfill.values import DEFAULTS, Outcome, Progress, Settings
+from zdmigrate.backfill.vacuuming import Vacuuming
+from zdmigrate.backfill.values import DEFAULTS, Outcome, Settings
 from zdmigrate.backfill.working import Stopped, Surroundings, Worker
 from zdmigrate.control.fence import Fence
 from zdmigrate.plan import RowWork
 
-__all__ = ["Outcome", "Progress", "RowFailed", "Settings", "may_suppress_triggers", "run"]
+__all__ = ["Outcome", "RowFailed", "Settings", "Snapshot", "run"]
 
 UNLIMITED = Limits()
 ALIVE = timedelta(seconds=10)
 """How long after it was last heard of a process keeps what it has claimed."""
-
-
-def may_suppress_triggers(connection: psycopg.Connection[Any]) -> bool:
-    """Whether the role may keep a table's own triggers from firing for the backfill (always as superuser)."""
-    query = "SELECT pg_catalog.has_parameter_privilege('session_replication_role', 'SET')"
-    with connection.cursor(row_factory=psycopg.rows.scalar_row) as cursor:
-        return bool(cursor.execute(query).fetchone())
 
 
 def run(
@@ -53,27 +49,32 @@ def run(
     settings: Settings = DEFAULTS,
     limits: Limits = UNLIMITED,
     fence: Fence,
-    progress: Callable[[Progress], None],
+    progress: Callable[[Snapshot], None],
     should_stop: Callable[[], bool],
     sleep: Callable[[float], None] = time.sleep,
     connect: Connect | None = None,
     watch: Watch | None = None,
     aside: Aside | None = None,
+    say: Callable[[str], None] = lambda _: None,
+    joining: bool = False,
     function: Function | None = None,
 ) -> Outcome:
     """Fill every row that `rows` calls unfilled, together with whatever other processes do; called again, go on.
 
     Takes ROW EXCLUSIVE on the table and row locks, none of them for longer than `settings.statement_timeout`.
-    Where every relation was finished before, all are looked through again.
+    Where every relation was finished before, all are looked through again, unless it is `joining`.
 
     Args:
         connection: in autocommit mode and direct; its role owns the table. The first worker uses it, in this thread.
         fence: called first in every transaction that writes; raises when the lease is lost.
-        should_stop: asked between batches, in this thread.
+        progress: told in this thread how it goes: after each window, and every second while nothing moves.
+        should_stop: asked between batches, and every moment while it waits, in this thread.
         connect: opens more such connections, for the other workers and for the thread that hears what is said from
             elsewhere. Without it there is one worker, and nobody is heard.
         watch: the throttles; they are started and stopped here.
+        say: told in which order rows are written from now on, and why, where it is not the usual one.
         aside: where rows that cannot be filled are set aside. Without it the first one ends the work.
+        joining: help another process, which has begun it and whose lease the fence is about.
         function: what ``rows.transform`` refers to; every worker calls it, in its own thread.
 
     Raises:
@@ -83,68 +84,77 @@ def run(
         LeaseLost: from the fence; nothing was written after it.
         psycopg.OperationalError: the connection was lost.
     """
-    member = Membership.join(connection, control_schema=control_schema, migration=migration, step=step, ttl=ALIVE)
-    session = Session(connection=connection, settings=settings, fence=fence, sleep=sleep)
+    member = Membership(
+        connection, control_schema=control_schema, migration=migration, step=step, ttl=ALIVE, leads=not joining
+    )
 
     def store(of: Session) -> Store:
         return Store(of, control_schema=control_schema, migration=migration, step=step, process=member.process)
 
-    shared = Shared(_governor(limits, watch, sleep), store(session).rows(), watch)
+    def part(number: int, of: Session, check: Callable[[], None], report: Callable[[Cursor, int], None]) -> Worker:
+        around = Surroundings(
+            governor=shared.governor, begin=shared.begin, mode=shared.mode, oldest=shared.oldest, judge=shared.judge, check=check,
+            report=report, may_begin_anew=number == 0 and not joining,
+        )  # fmt: skip
+        rights = Rights.of(of.connection)
+        return Worker(number, of, store(of), rows, around, aside=aside, rights=rights, function=function)
 
     def check() -> None:
         shared.refuse_failed()
+        for notice in shared.notices():
+            say(notice)
         if should_stop():
             raise Stopped
+        narrator.when_due()
 
     def report(cursor: Cursor, page: int) -> None:
         shared.report(cursor, page)
-        progress(shared.progress)
+        narrator.now()
 
     def other(number: int, connection: psycopg.Connection[Any]) -> None:
-        theirs = Session(connection=connection, settings=settings, fence=fence, sleep=sleep)
-        _worker(
-            number,
-            theirs,
-            store(theirs),
-            rows,
-            shared,
-            check=shared.check,
-            report=shared.report,
-            aside=aside,
-            function=function,
-        ).fill_all()
+        theirs = Session(connection=connection, settings=settings, fence=fence, sleep=_checked(sleep, shared.check))
+        part(number, theirs, shared.check, shared.report).fill_all()
 
+    mine = Session(connection=connection, settings=settings, fence=fence, sleep=_checked(sleep, check))
+    shared = Shared(_governor(limits, watch, sleep), store(mine).rows(), watch)
+    narrator = Narrator(shared, progress)
     with contextlib.ExitStack() as stack:
         stack.callback(_leave, member, connection)
-        if watch is not None:
-            stack.enter_context(watch)
+        _enter(stack, watch)
         if connect is not None:
-            steering = Steering(shared, member, connect, control_schema=control_schema, migration=migration)
-            stack.enter_context(steering)
-            stack.enter_context(Others(shared, connect, limits.workers - 1, other))
+            others = Others(shared, connect, other)
+            _enter(stack, Steering(shared, member, others, connect, control_schema=control_schema, migration=migration))
+            _enter(stack, Vacuuming(shared.due_for_vacuum, connect))
+            _enter(stack, others)
         try:
-            _worker(
-                0, session, store(session), rows, shared, check=check, report=report, aside=aside, function=function
-            ).fill_all()
+            part(0, mine, check, report).fill_all()
         except Stopped:
-            return Outcome(rows=store(session).rows(), complete=False)
+            shared.end()
+            return Outcome(rows=store(mine).rows(), complete=False)
     shared.refuse_failed()
-    return Outcome(rows=store(session).rows(), complete=True)
+    filled = store(mine).rows()
+    shared.see(filled, None)
+    narrator.now()
+    return Outcome(rows=filled, complete=True)
+
+
+def _enter(stack: contextlib.ExitStack, what: contextlib.AbstractContextManager[object] | None) -> None:
+    if what is not None:
+        stack.enter_context(what)
+
+
+def _checked(sleep: Callable[[float], None], check: Callable[[], None]) -> Callable[[float], None]:
+    """Rest, and look whether to stop: a lock that is waited for may be held for long."""
+
+    def rest(seconds: float) -> None:
+        sleep(seconds)
+        check()
+
+    return rest
 
 
 def _governor(limits: Limits, watch: Watch | None, sleep: Callable[[float], None]) -> Governor:
     return Governor(limits, None if watch is None else lambda: watch.verdict, sleep=sleep)
-
-
-def _worker(
-    number: int, session: Session, store: Store, rows: RowWork, shared: Shared, *, check: Callable[[], None],
-    report: Callable[[Cursor, int], None], aside: Aside | None, function: Function | None,
-) -> Worker:  # fmt: skip
-    around = Surroundings(
-        governor=shared.governor, mode=shared.mode, oldest=shared.oldest, judge=shared.judge, check=check, report=report
-    )
-    suppress = may_suppress_triggers(session.connection)
-    return Worker(number, session, store, rows, around, aside=aside, suppress=suppress, function=function)
 
 
 def _leave(member: Membership, connection: psycopg.Connection[Any]) -> None:

@@ -15,6 +15,7 @@ from zdmigrate.backfill.filling import Filler
 from zdmigrate.backfill.governor import Governor
 from zdmigrate.backfill.leftovers import Leftovers
 from zdmigrate.backfill.relations import Relation
+from zdmigrate.backfill.rights import Rights
 from zdmigrate.backfill.session import Session
 from zdmigrate.backfill.setting_aside import Aside, SettingAside
 from zdmigrate.backfill.state import Cursor, Filled, Moved, Store, Window
@@ -45,14 +46,20 @@ class _Open:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:
-    """What a worker is given by its process. `oldest` says what holds the horizon back; None: nobody knows."""
+    """What a worker is given by its process.
+
+    `begin` is told of a relation before its first window, and of an index that has one of the new columns; `oldest` says
+    what holds the horizon back; None: nobody knows. `may_begin_anew`: what an earlier run has finished; one worker of all.
+    """
 
     governor: Governor
+    begin: Callable[[Relation, str | None], None]
     mode: Callable[[Relation], Mode]
     oldest: Callable[[], Oldest | None]
     check: Callable[[], None]
     report: Callable[[Cursor, int], None]
     judge: Callable[[Relation, Filled], None]
+    may_begin_anew: bool
 
 
 class Worker:
@@ -60,7 +67,7 @@ class Worker:
 
     def __init__(
         self, number: int, session: Session, store: Store, rows: RowWork, around: Surroundings, *,
-        aside: Aside | None, suppress: bool, function: Function | None = None,
+        aside: Aside | None, rights: Rights, function: Function | None = None,
     ) -> None:  # fmt: skip
         self._number, self._session, self._store, self._rows, self._around = number, session, store, rows, around
         self._settings = session.settings
@@ -70,7 +77,7 @@ class Worker:
         self._aside = SettingAside(session, rows, aside)
         self._filler = Filler(
             session, store, self._aside, self._may, observe=self._observe, batch_rows=lambda: around.governor.rows,
-            suppress=suppress, function=function,
+            rights=rights, function=function,
         )  # fmt: skip
 
     def fill_all(self) -> None:
@@ -82,8 +89,7 @@ class Worker:
         finished: set[int] = set()
         again: bool | None = None
         while new := [leaf for leaf in self._leaves() if leaf.oid not in finished]:
-            # Only the first worker begins anew what an earlier run has finished.
-            first_time = again is None and self._number == 0
+            first_time = again is None and self._around.may_begin_anew
             again = self._store.all_done(new) if first_time else False
             for leaf in new:
                 self._adopt(leaf, again=again)
@@ -101,20 +107,30 @@ class Worker:
         return cursor
 
     def _fill_relation(self, relation: Relation) -> None:
-        self._aside.begin(relation)
+        columns = [column for column, _ in self._rows.assignments]
+        self._around.begin(relation, relations.index_of(self._session, relation, columns))
         while (cursor := self._adopt(relation)) is not None and not cursor.done:
+            self._aside.begin(cursor)
             try:
                 self._fill_windows(cursor)
             except Moved:
-                self._open.clear()
-            except errors.UndefinedTable:
-                self._open.clear()
-                now = relations.current(self._session, relation)
+                self._let_go(relation)
+            except (errors.UndefinedTable, errors.UndefinedColumn):
+                self._let_go(relation)
+                now = next((leaf for leaf in self._leaves() if leaf.oid == relation.oid), None)
                 if now == relation:
                     raise
                 if now is None:
-                    return
+                    cursor = None
+                    break
                 relation = now
+        if cursor is None:  # it is no part of the table any more
+            self._around.report(Cursor(relation=relation, filenode=0, bound=0, page=0, done=True), 0)
+
+    def _let_go(self, relation: Relation) -> None:
+        """Windows under way are anybody's: whoever is told that they are its own waits for them."""
+        self._store.give_back(relation, [opened.window for opened in self._open])
+        self._open.clear()
 
     def _fill_windows(self, cursor: Cursor) -> None:
         """Every window that can be had; and then what they left, or a moment's rest where others are still at work."""
@@ -124,7 +140,7 @@ class Worker:
         mine = self._around.governor.may_claim(self._number)
         window = self._store.claim_leftovers(cursor.relation, stripes=self._settings.stripes) if mine else None
         if window is not None:
-            self._fill_leftovers(cursor, window)
+            self._visit(cursor, self._opened(window))
         else:
             self._may()
             self._session.sleep(_POLL)
@@ -135,7 +151,6 @@ class Worker:
             mode = self._around.mode(cursor.relation)
             ripe = next((opened for opened in self._open if self._is_ripe(opened, mode.order)), None)
             if ripe is not None:
-                self._open.remove(ripe)
                 return ripe
             mine = self._around.governor.may_claim(self._number)
             if mine and len(self._open) < mode.windows and (window := self._claim(cursor, mode.order)) is not None:
@@ -161,13 +176,23 @@ class Worker:
         return oldest is None or oldest.xmin > opened.transaction or waited > _PATIENCE.total_seconds()
 
     def _opened(self, window: Window) -> _Open:
-        batches = [] if window.leftovers else self._filler.batches(window)
-        return _Open(window=window, batches=deque(batches))
+        opened = _Open(window=window, batches=deque())
+        self._open.append(opened)
+        if not window.leftovers:
+            opened.batches.extend(self._filler.batches(window))
+        return opened
 
     def _visit(self, cursor: Cursor, opened: _Open) -> None:
-        """Fill its next stripe; with the last one it is done."""
+        """Fill its next stripe; with the last one it is done. Others come first then."""
         if opened.window.leftovers:
-            return self._fill_leftovers(cursor, opened.window)
+            self._fill_leftovers(cursor, opened.window)
+        else:
+            self._fill_stripe(cursor, opened)
+        self._open.remove(opened)
+        if opened.batches:
+            self._open.append(opened)
+
+    def _fill_stripe(self, cursor: Cursor, opened: _Open) -> None:
         self._may()
         if opened.batches:
             batch = opened.batches.popleft()
@@ -176,12 +201,9 @@ class Worker:
             if self._filler.batch(opened.window, batch, after=after):
                 self._rest()
             opened.transaction, opened.since = self._transaction, time.monotonic()
-        if opened.batches:
-            self._open.append(opened)
-        else:
+        if not opened.batches:
             self._store.finish(opened.window)
             self._around.report(cursor, opened.window.pages.end)
-        return None
 
     def _fill_leftovers(self, cursor: Cursor, window: Window) -> None:
         leftovers = Leftovers(

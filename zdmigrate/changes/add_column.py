@@ -116,7 +116,7 @@ class AddColumn(Change):
         return {} if self.function is None or self._function is None else {self.function: self._function}
 
     def one_shot(self, scope: Scope) -> OneShot:
-        table = scope.live_table(self.schema, self.table)
+        table = scope.live_table(self.schema, self.table, tree=self._inherited)
         if table.column(self.name) is not None:
             return OneShot(there=True)
         null = "" if self.nullable else " NOT NULL"
@@ -173,8 +173,13 @@ class AddColumn(Change):
             gates=tuple(gate for part in parts for gate in part.gates),
         )
 
+    @property
+    def _inherited(self) -> bool:
+        """Whether children get what the parent gets: indexes, keys and identities they do not."""
+        return self.identity is None and not self.inline
+
     def _column(self, scope: Scope) -> ChangePlan:
-        table = scope.table(self.schema, self.table)
+        table = scope.table(self.schema, self.table, tree=self._inherited)
         table.refuse_taken(self.name)
         type_ = scope.type_name(self.type)
         if self.generated is not None:

@@ -51,12 +51,13 @@ def _status_lines(status: BackfillStatus) -> Iterator[str]:
 
 
 def _control_lines(control: Control) -> Iterator[str]:
-    by = f" ({control.changed_by}, {moment(control.changed_at)})" if control.changed_at else ""
     if control.paused:
-        yield f"  paused   {control.reason or 'no reason given'}{by}"
+        since = moment(control.paused_at) if control.paused_at else ""
+        yield f"  paused   {control.reason or 'no reason given'} ({control.paused_by}, {since})"
     if control.limits:
         said = ", ".join(f"{name} {limit_text(name, value)}" for name, value in control.limits.items())
-        yield f"  set      {said}{'' if control.paused else by}"
+        by = f" ({control.changed_by}, {moment(control.changed_at)})" if control.changed_at else ""
+        yield f"  set      {said}{by}"
 
 
 def _table_text(table: Table) -> str:
@@ -77,6 +78,7 @@ def _process_lines(process: Process) -> Iterator[str]:
     for throttle in throttles if isinstance(throttles, list) else []:
         if isinstance(throttle, Mapping) and throttle.get("healthy") is False:
             yield f"  stopped  {_throttle_text(throttle)}"
+            yield from (f"           {said}" for name in ("reason", "hint") if (said := throttle.get(name)))
 
 
 def _silence(process: Process) -> str:
@@ -89,9 +91,11 @@ _PACE: tuple[tuple[str, Callable[[float], str]], ...] = (
     ("rows", lambda value: f"{value:,.0f} rows"),
     ("rows_per_second", lambda value: f"{value:,.0f} rows/s"),
     ("eta_seconds", lambda value: f"{_spoken(value)} to go"),
-    ("wal_per_second", lambda value: f"{sized(value)}/s of WAL"),
-    ("p95_ms", lambda value: f"p95 {brief(timedelta(milliseconds=value))}"),
-    ("quarantined", lambda value: f"{value:,.0f} set aside"),
+    ("wal_bytes_per_second", lambda value: f"{sized(value)}/s of WAL"),
+    ("p95_ms", lambda value: f"p95 {value:.0f} ms"),
+    ("lag_bytes", lambda value: f"lag {sized(value)}"),
+    ("lag_seconds", lambda value: f"{value:.1f} s behind"),
+    ("workers", lambda value: f"{value:.0f} at work"),
 )
 _LONGEST = timedelta(days=36500).total_seconds()
 
@@ -106,7 +110,7 @@ def _pace(document: Mapping[str, Any]) -> Iterator[str]:
 
 def _throttle_text(throttle: Mapping[str, Any]) -> str:
     threshold = throttle.get("threshold")
-    allowed = "" if threshold is None else f" (at most {threshold})"
+    allowed = "" if threshold is None else f" (allowed {threshold})"
     stopped = throttle.get("stopped_seconds")
     since = f", for {_spoken(stopped)}" if _is_number(stopped) else ""
     return f"{throttle.get('name')}: {throttle.get('value')}{allowed}{since}"

@@ -7,10 +7,22 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zdmigrate.cli import COMMANDS
-from zdmigrate.cli.common import Command, Configured, Duration, Names, Size, audit_options, common_options, complete_ids
+from zdmigrate.cli.common import (
+    Command,
+    Configured,
+    Duration,
+    Names,
+    Size,
+    audit_options,
+    common_options,
+    complete_ids,
+    workers_option,
+)
 from zdmigrate.cli.runtime import current
 
 if TYPE_CHECKING:
+    from datetime import timedelta
+
     from zdmigrate.engine.steering import BackfillStatus
 
 _id = click.argument("migration", metavar="[ID]", required=False, shell_complete=complete_ids)
@@ -113,7 +125,7 @@ def abort(*, migration: str | None, reason: str | None, deployment: str | None, 
 @click.option(
     "--rate", type=Configured(Size(per_second=True)), metavar="20MB/s", help="WAL a second, of all processes."
 )
-@click.option("--workers", type=Configured(click.IntRange(1, 1000)), metavar="N", help="Workers of each process.")
+@click.option("--workers", type=Configured(click.IntRange(1, 64)), metavar="N", help="Workers of each process.")
 @click.option("--target-latency", type=Configured(Duration(positive=True)), metavar="50ms", help="p95 of a batch.")
 @click.option("--max-lag", type=Configured(Size()), metavar="64MB", help="What a standby may be behind, in WAL.")
 @click.option("--max-lag-time", type=Configured(Duration(positive=True)), metavar="10s", help="The same, in time.")
@@ -138,6 +150,29 @@ def set(  # noqa: A001 (what it is called)
     with app.project(deployment=deployment, artifact=artifact) as project:
         _show(project.steering().set(migration, values))
     return 0
+
+
+@backfill.command(cls=Command, short_help="Work on one that an advance elsewhere has begun.")
+@_id
+@workers_option
+@click.option("--max-runtime", type=Duration(), metavar="50m", help="Stop after this time, with exit code 3.")
+@audit_options
+@common_options()
+def work(*, migration: str | None, max_runtime: timedelta | None, deployment: str | None, artifact: str | None) -> int:
+    """Work on a backfill that an advance elsewhere has begun: another process, on this machine or another one.
+
+    All that it writes is on behalf of that advance. Where that has ended, or died and its lease has run out, this
+    one stops too, with exit code 3, unless another advance has taken over: then it helps that one. With a hold it ends with
+    exit code 4, and with 0 when no row is left to fill.
+
+    \b
+    Example:
+      zdmigrate backfill work
+      zdmigrate backfill work 20261121 --workers 4 --max-runtime 8h
+    """
+    app = current()
+    with app.project(deployment=deployment, artifact=artifact) as project:
+        return app.show(project.join(migration, max_runtime=max_runtime))
 
 
 def _value(given: Any) -> Any:

@@ -92,6 +92,23 @@ def pending_option(function: F) -> F:
     )(function)
 
 
+def workers_option(function: F) -> F:
+    """``--workers N``, in the place of the configuration's."""
+
+    def remember(ctx: click.Context, _param: click.Parameter, value: int | None) -> None:
+        if value is not None:
+            ctx.ensure_object(dict)["backfill.workers"] = str(value)
+
+    return click.option(
+        "--workers",
+        type=click.IntRange(1, 64),
+        metavar="N",
+        expose_value=False,
+        callback=remember,
+        help="Workers of this process that fill rows (default: as configured).",
+    )(function)
+
+
 def evidence_option(help: str) -> Callable[[F], F]:  # noqa: A002 (click's word)
     """``--evidence FILE``, repeatable; `zdmigrate.compat.evidence` reads the files."""
     return click.option(

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from zdmigrate.engine.outcome import MigrationStatus, Outcome
     from zdmigrate.engine.project import Project
     from zdmigrate.engine.reporting import Reporter
+    from zdmigrate.engine.stopping import Stop
 
 PENDING = (3, 4, 5)
 
@@ -60,10 +61,18 @@ class App:
                 start=Path.cwd(),
                 environ=os.environ,
                 file=None if named is None else Path(named),
-                options={key: self._options.get(key) for key in ("url", "dir", "schema")},
+                options={key: self._options.get(key) for key in ("url", "dir", "schema", "backfill.workers")},
             )
         loaded: Config = self._options["loaded"]
         return loaded
+
+    @property
+    def stop(self) -> Stop:
+        """What SIGTERM asks to stop; an `App` is made anew wherever one is asked for."""
+        from zdmigrate.engine.stopping import Stop
+
+        stop: Stop = self._options.setdefault("stop", Stop())
+        return stop
 
     def exit_code(self, code: int) -> int:
         """`code`, or 0 for one that `--pending-ok` accepts."""
@@ -81,7 +90,9 @@ class App:
             self.narrate(f"configuration {file}, database {url.display(url.conninfo(self.config.url))}")
         with (
             self.reporter() as report,
-            Project.open(self.config, report=report, deployment=deployment, artifact=artifact) as project,
+            Project.open(
+                self.config, report=report, deployment=deployment, artifact=artifact, stop=self.stop
+            ) as project,
         ):
             yield project
 
@@ -174,7 +185,7 @@ def run(ctx: click.Context, body: Callable[[click.Context], int | None]) -> None
     app = App(ctx)
     _check_format(ctx, app)
     try:
-        with _terminable():
+        with _terminable(app.stop.ask):
             code = app.exit_code(body(ctx) or 0)
     except (click.ClickException, click.exceptions.Exit, click.Abort):
         raise
@@ -221,14 +232,18 @@ def _reach(app: App) -> str:
 
 
 @contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM unwinds the stack, so that the lease is given back and servers are stopped."""
+def _terminable(ask: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    """SIGTERM unwinds the stack, so that the lease is given back and servers are stopped.
+
+    Unless `ask` says that the command ends by itself, as when there is no more time.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def terminate(_signal: int, _frame: FrameType | None) -> None:
-        raise Terminated
+        if not ask():
+            raise Terminated
 
     before = signal.signal(signal.SIGTERM, terminate)
     try:

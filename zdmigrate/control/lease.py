@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
+from typing import Protocol
 
 import psycopg
 from psycopg import sql
@@ -91,6 +92,51 @@ class Lease:
         )
         with contextlib.suppress(psycopg.Error):
             self._connection.execute(statement.encode(), (self.key, self.epoch))
+
+
+class Right(Protocol):
+    """The right to write on behalf of a lease: one's own, or another's that was joined."""
+
+    key: int
+    fence: Fence
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether it is known to have ended."""
+
+
+class Joined:
+    """Somebody else's lease, of a backfill that is helped. It ends when theirs runs out or passes on, or the backfill ends.
+
+    A takeover waits for the transactions of those who have joined as for those of the holder.
+    """
+
+    def __init__(self, store: Store, connection: Connection, key: int, epoch: int) -> None:
+        self._connection = connection
+        self.key = key
+        self.epoch = epoch
+        held = sql.SQL(
+            "SELECT FROM {lease} WHERE migration = {key} AND epoch = {epoch} AND expires_at > pg_catalog.clock_timestamp() "
+            "AND EXISTS (SELECT FROM {migration} AS m WHERE m.key = {key} AND m.running = 'backfill')"
+        )
+        names = {name: sql.Identifier(store.schema, name) for name in ("lease", "migration")}
+        self.fence = Fence(held=held.format(**names, key=sql.Literal(key), epoch=sql.Literal(epoch)))
+
+    @property
+    def is_lost(self) -> bool:
+        """Asks; for the thread that the connection belongs to."""
+        with self._connection.cursor() as cursor:
+            return cursor.execute(self.fence.held.as_string(cursor).encode()).rowcount != 1
+
+
+def join(store: Store, connection: Connection, key: int) -> Joined | None:
+    """The right to help whoever holds the lease; None where nobody does."""
+    statement = (
+        f"SELECT epoch FROM {store.table('lease')} "
+        "WHERE migration = %s AND holder IS NOT NULL AND expires_at > clock_timestamp()"
+    )
+    row = connection.execute(statement.encode(), (key,)).fetchone()
+    return None if row is None else Joined(store, connection, key, row[0])
 
 
 @contextlib.contextmanager

@@ -14,14 +14,17 @@ from typing import Any, LiteralString
 import psycopg
 import tenacity
 
-from zdmigrate.backfill import governor, progress, quarantine, values, verification, worker
+from zdmigrate.backfill import control, governor, progress, quarantine, values, verification, worker
+from zdmigrate.backfill.forecast import Difference, Forecast
 from zdmigrate.backfill.setting_aside import Aside
+from zdmigrate.backfill.spending import Spending
 from zdmigrate.backfill.throttles.watching import Watch
-from zdmigrate.control.lease import Lease
+from zdmigrate.control.lease import Right
 from zdmigrate.control.store import Event as AuditEvent
 from zdmigrate.control.store import Store
 from zdmigrate.engine import functions
 from zdmigrate.engine.reporting import Event, EventKind, Reporter
+from zdmigrate.engine.stopping import Stop
 from zdmigrate.errors import Drift, Irreversible, LockBudgetExceeded, Progressed, Unsafe, Waiting
 from zdmigrate.phases import Phase
 from zdmigrate.plan import LockMode, Mode, Step, TableLock, name_of
@@ -42,6 +45,9 @@ _OWN_KIND = (
 )
 
 _SHOWN = 120
+
+_WORTH_COMPARING = 1000
+"""Rows from which on a forecast says something."""
 
 _ATTEMPTS = 3
 """How often a concurrent build begins anew that the server ended because of a deadlock."""
@@ -72,12 +78,12 @@ class Executor:
     """Runs steps of one migration while its lease is held.
 
     `connect` opens another connection for a purpose; `watch` makes the throttles of a migration (its key) that fills
-    tables.
+    tables; `forecast` is what a step is expected to cost.
     """
 
     connection: session.Connection
     store: Store
-    lease: Lease
+    lease: Right
     migration: str
     limits: Limits
     report: Reporter
@@ -85,6 +91,8 @@ class Executor:
     functions: Mapping[str, Callable[[Any], Any]]
     connect: Callable[[str], session.Connection]
     watch: Callable[[int, Sequence[str]], Watch]
+    forecast: Callable[[Step], Forecast | None]
+    stop: Stop
     sleep: Callable[[float], None] = time.sleep
 
     def do(self, step: Step) -> None:
@@ -420,10 +428,30 @@ class Executor:
     def _backfill(self, step: Step) -> None:
         assert step.rows is not None
         started = time.monotonic()
-        meter = progress.Meter()
+        self._tell_paused(step)
+        spending = Spending(control_schema=self.store.schema, migration=self.lease.key, step=step.id, rows=step.rows)
+        spending.begin(self.connection, self._write, lambda: self.forecast(step))
+        outcome = self.fill(step)
+        if not outcome.complete:
+            raise Progressed(f"stopped while filling rows ({outcome.rows} so far)", hint="run the command again")
+        found = spending.differences(self.connection, outcome.rows) if outcome.rows >= _WORTH_COMPARING else ()
+        with self.fenced() as cursor:
+            detail = "; ".join([counted(outcome.rows, "row"), *map(str, found)])
+            self._log(cursor, step, "do", (repr(step.rows),), started, detail=detail)
+        self._tell_outcome(step, found)
+        self._refuse_unfilled()
+
+    def fill(self, step: Step, *, joining: bool = False) -> values.Outcome:
+        """Fill the rows of a step, as far as there is time; `joining` somebody who has begun it.
+
+        Raises:
+            LeaseLost: the right to do so has ended.
+        """
+        assert step.rows is not None
         transform = step.rows.transform
-        with session.settings(self.connection, search_path=sync.SEARCH_PATH):
-            outcome = worker.run(
+        function = None if transform is None else self.function(transform.function)
+        with self.stop.listening(), session.settings(self.connection, search_path=sync.SEARCH_PATH):
+            return worker.run(
                 self.connection,
                 control_schema=self.store.schema,
                 migration=self.lease.key,
@@ -432,19 +460,40 @@ class Executor:
                 settings=self.limits.backfill,
                 limits=self.limits.pace,
                 fence=self.lease.fence,
-                progress=lambda p: self._progress(step, meter.at(p)),
+                progress=lambda now: self._progress(step, now),
                 should_stop=self.should_stop,
                 sleep=self.sleep,
                 connect=lambda: self.connect("backfill"),
                 watch=self.watch(self.lease.key, [ident(step.rows.schema, step.rows.table)]),
                 aside=self._aside(step),
-                function=None if transform is None else self.function(transform.function),
+                say=lambda text: self._tell(step, text),
+                joining=joining,
+                function=function,
             )
-        if not outcome.complete:
-            raise Progressed(f"stopped while filling rows ({outcome.rows} so far)", hint="run the command again")
+
+    def _write(self, action: Callable[[session.Cursor], object]) -> None:
         with self.fenced() as cursor:
-            self._log(cursor, step, "do", (repr(step.rows),), started, detail=counted(outcome.rows, "row"))
-        self._refuse_unfilled()
+            action(cursor)
+
+    def _tell_paused(self, step: Step) -> None:
+        """Said long ago, perhaps, and forgotten: nobody shall wait without knowing for what."""
+        said = control.read(self.connection, control_schema=self.store.schema, migration=self.lease.key)
+        if said.paused:
+            message = f"{said.pause}; to go on: zdmigrate backfill resume {self.migration}"
+            self.report(
+                Event(kind=EventKind.WAITING, migration=self.migration, message=message, phase=step.phase, step=step.id)
+            )
+
+    def _tell_outcome(self, step: Step, found: Sequence[Difference]) -> None:
+        if found:
+            message = f"forecast and outcome: {'; '.join(map(str, found))}"
+            figures = [dataclasses.asdict(each) | {"ratio": each.ratio} for each in found]
+            self.report(
+                Event(
+                    kind=EventKind.NOTE, migration=self.migration, message=message, phase=step.phase, step=step.id,
+                    progress={"forecast": figures},
+                )
+            )  # fmt: skip
 
     def _aside(self, step: Step) -> Aside:
         where = quarantine.Quarantine(
@@ -470,7 +519,7 @@ class Executor:
         assert step.rows is not None
         started = time.monotonic()
         meter = progress.Meter()
-        with session.settings(self.connection, search_path=sync.SEARCH_PATH):
+        with self.stop.listening(), session.settings(self.connection, search_path=sync.SEARCH_PATH):
             if step.rows.transform is not None:  # there is no trigger that would fill rows which move
                 found = verification.count_at_once(
                     self.connection, rows=step.rows, settings=self.limits.backfill, sleep=self.sleep

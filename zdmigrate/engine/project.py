@@ -18,12 +18,14 @@ from zdmigrate.config import Config
 from zdmigrate.control import install
 from zdmigrate.control.store import Author, HistoryEntry, Record, Store
 from zdmigrate.control.store import Event as AuditEvent
-from zdmigrate.engine import bootstrapping, forecasting, gates, planned, reports
+from zdmigrate.engine import bootstrapping, forecasting, gates, planned, reports, steering
 from zdmigrate.engine import environment as environments
+from zdmigrate.engine.joining import Joining
 from zdmigrate.engine.outcome import GateState, MigrationStatus, Outcome
 from zdmigrate.engine.quarantining import Quarantining
 from zdmigrate.engine.reporting import Event, EventKind, Reporter
 from zdmigrate.engine.steering import Steering
+from zdmigrate.engine.stopping import Stop
 from zdmigrate.engine.work import Work
 from zdmigrate.errors import Contended, Progressed, Unsafe, UsageError, Waiting, ZdmigrateError
 from zdmigrate.migration import MigrationFile, find_id, load_directory, load_file, migration_paths
@@ -40,28 +42,31 @@ class Project:
     """One directory of migrations and one database. Made by `open`."""
 
     def __init__(
-        self, config: Config, connection: Connection, *, report: Reporter, deployment: str | None, artifact: str | None
-    ) -> None:
+        self, config: Config, connection: Connection, *, report: Reporter, deployment: str | None, artifact: str | None,
+        stop: Stop,
+    ) -> None:  # fmt: skip
         self._config = config
         self._connection = connection
         self._report = report
+        self._stop = stop
         author = Author(host=socket.gethostname(), deployment=deployment, artifact=artifact)
         self._store = Store(config.schema, config.project, author)
-        self._work = Work(config=config, connection=connection, store=self._store, report=report)
+        self._work = Work(config=config, connection=connection, store=self._store, report=report, stop=stop)
 
     @classmethod
     @contextlib.contextmanager
     def open(
-        cls, config: Config, *, report: Reporter, deployment: str | None = None, artifact: str | None = None
-    ) -> Iterator[Project]:
-        """Connect, and disconnect at the end.
+        cls, config: Config, *, report: Reporter, deployment: str | None = None, artifact: str | None = None,
+        stop: Stop | None = None,
+    ) -> Iterator[Project]:  # fmt: skip
+        """Connect, and disconnect at the end. `stop` ends what is under way in good order, as `max_runtime` does.
 
         Raises:
             psycopg.OperationalError: no connection.
             Unsafe: the connection is not fit (pooler, standby, too old).
         """
         with contextlib.closing(session.connect(url.conninfo(config.url), purpose="work")) as connection:
-            yield cls(config, connection, report=report, deployment=deployment, artifact=artifact)
+            yield cls(config, connection, report=report, deployment=deployment, artifact=artifact, stop=stop or Stop())
 
     def init(
         self, *, environment: str | None, app_role: str | None, confirmed: bool, evidence: bool | None = None
@@ -155,6 +160,24 @@ class Project:
             )
         )
 
+    def join(self, id_: str | None, *, max_runtime: timedelta | None = None) -> Outcome:
+        """Help with a backfill that another process has begun, until no row is left to fill."""
+        self._check_environment()
+        record = steering.chosen(self._known_records(), id_)
+        deadline = _deadline(max_runtime)
+
+        def work() -> str:
+            file = self._file_or_none(record.id)
+            joining = Joining(
+                work=self._work,
+                migration=record.id,
+                functions={} if file is None else file.functions,
+                out_of_time=lambda: self._stop.asked or time.monotonic() >= deadline,
+            )
+            return joining.help()
+
+        return Outcome(migrations=(self._guarded(record.id, work),))
+
     def revert(
         self, id_: str, *, target: Phase, overrides: Mapping[str, str] | None = None, allow_lossy: bool = False
     ) -> Outcome:
@@ -237,15 +260,20 @@ class Project:
     def _patiently(self, id_: str, work: Callable[[], str | None], give_up: float) -> MigrationStatus:
         """Once, and again while it waits for something and there is time."""
         told = None
+        if self._stop.asked:
+            return self._guarded(id_, self._stopped)
         while True:
             status = self._guarded(id_, work)
             left = give_up - time.monotonic()
-            if status.exit_code not in (Waiting.exit_code, Contended.exit_code) or left <= 0:
+            if status.exit_code not in (Waiting.exit_code, Contended.exit_code) or left <= 0 or self._stop.asked:
                 return status
             if status.message != told:
                 told = status.message
                 self._report(Event(kind=EventKind.WAITING, migration=id_, message=status.message or "waiting"))
             time.sleep(min(_POLL, left))
+
+    def _stopped(self) -> str | None:
+        raise Progressed("asked to stop before it began", hint="run the command again")
 
     def _guarded(self, id_: str, work: Callable[[], str | None]) -> MigrationStatus:
         """The migration's status, with what went wrong in it and in the audit."""
@@ -255,7 +283,10 @@ class Project:
         except ZdmigrateError as error:
             failed = error
         except psycopg.errors.InsufficientPrivilege as error:
-            failed = Unsafe(f"{id_}: {error.diag.message_primary}", hint="the role that migrates must own the tables")
+            failed = Unsafe(
+                f"{id_}: {error.diag.message_primary}",
+                hint="the role that migrates must own the tables, and see all of their rows",
+            )
         except psycopg.OperationalError:
             raise
         except psycopg.Error as error:

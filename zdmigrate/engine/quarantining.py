@@ -10,8 +10,9 @@ from datetime import timedelta
 
 import psycopg
 
-from zdmigrate.backfill import quarantine, worker
+from zdmigrate.backfill import quarantine
 from zdmigrate.backfill.quarantine import Entry
+from zdmigrate.backfill.rights import Rights
 from zdmigrate.backfill.second_try import Result, SecondTry, Tried
 from zdmigrate.backfill.transforming import Function
 from zdmigrate.control.store import Event, Record, Store
@@ -191,7 +192,7 @@ class Quarantining:
             doubt=lambda cursor: self.store.set_verified(cursor, record.key, verified=False),
             lock_timeout=self.lock_timeout,
             statement_timeout=max(_STATEMENT, self.lock_timeout + _STATEMENT),
-            suppress=worker.may_suppress_triggers(self.connection),
+            suppress=Rights.of(self.connection).triggers,
             function=lambda reference: functions.find(self.functions(record.id), record.id, reference),
         )
 

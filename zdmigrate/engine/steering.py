@@ -134,10 +134,7 @@ class Steering:
         return record
 
     def _chosen(self, id_: str | None) -> Record:
-        records = self._records()
-        if id_ is not None:
-            return records[find_id(records, id_)]
-        return only([record for record in records.values() if record.running is Phase.BACKFILL], "is in its backfill")
+        return chosen(self._records(), id_)
 
     def _records(self) -> dict[str, Record]:
         return {record.id: record for record in self.store.records(self.connection)}
@@ -158,6 +155,17 @@ class Steering:
             processes=tuple(control.processes(connection, control_schema=schema, migration=key)),
             quarantined=quarantine.open_count(connection, control_schema=schema, migration=key),
         )
+
+
+def chosen(records: Mapping[str, Record], id_: str | None) -> Record:
+    """The one that is named, or the one that is in its backfill.
+
+    Raises:
+        UsageError: there is none, or several.
+    """
+    if id_ is not None:
+        return records[find_id(records, id_)]
+    return only([record for record in records.values() if record.running is Phase.BACKFILL], "is in its backfill")
 
 
 def only(records: list[Record], what: str) -> Record:

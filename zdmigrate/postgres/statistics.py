@@ -23,7 +23,10 @@ SELECT leaf.oid::bigint, n.nspname, c.relname, format('%%s.%%s', space.nspname, 
 FROM pg_class c
 JOIN pg_namespace n ON n.oid = c.relnamespace
 JOIN unnest(%s::text[], %s::text[]) w(schema, name) ON n.nspname = w.schema AND c.relname = w.name
-CROSS JOIN LATERAL (SELECT c.oid UNION SELECT relid FROM pg_partition_tree(c.oid) WHERE isleaf) AS part(oid)
+CROSS JOIN LATERAL (
+    WITH RECURSIVE tree(oid) AS (SELECT c.oid UNION SELECT i.inhrelid FROM pg_inherits i JOIN tree ON i.inhparent = tree.oid)
+    SELECT oid FROM tree
+) AS part
 JOIN pg_class leaf ON leaf.oid = part.oid
 JOIN pg_namespace space ON space.oid = leaf.relnamespace
 WHERE leaf.relkind = 'r'

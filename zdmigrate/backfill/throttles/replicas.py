@@ -65,7 +65,9 @@ class ReplicaLag:
         """How many of each name must be there. Those that have come since need not, but must not lag either."""
         if self._expected is not None:
             return Counter(self._expected)
-        kept = said.standbys if said.standbys is not None else self._steering.keep_standbys(connection, view.standbys)
+        kept = said.standbys if said.standbys is not None else said.seen
+        if kept is None:
+            kept = self._steering.keep_standbys(connection, view.standbys)
         return dict.fromkeys(view.standbys, 0) | Counter(kept)
 
     def _of(self, name: str, expected: int, view: View, limits: LagLimits, now: float) -> Iterator[Reading]:

@@ -9,23 +9,24 @@ from datetime import timedelta
 from zdmigrate.postgres.session import Connection
 from zdmigrate.sqltext import ident
 
-_READ = "SELECT max_lag, max_lag_time, standbys FROM {control} WHERE migration = %s"
+_READ = "SELECT max_lag, max_lag_time, standbys, seen_standbys FROM {control} WHERE migration = %s"
 
 # Whoever comes second keeps what the first has seen: a standby that is gone since is missing.
 _KEEP = """
-INSERT INTO {control} AS c (migration, standbys) VALUES (%s, %s)
-ON CONFLICT (migration) DO UPDATE SET standbys = coalesce(c.standbys, excluded.standbys)
-RETURNING standbys
+INSERT INTO {control} AS c (migration, seen_standbys) VALUES (%s, %s)
+ON CONFLICT (migration) DO UPDATE SET seen_standbys = coalesce(c.seen_standbys, excluded.seen_standbys)
+RETURNING seen_standbys
 """
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Said:
-    """None: nothing, so what is configured holds. `max_lag` is in bytes."""
+    """None: nothing, so what is configured holds. `max_lag` is in bytes, `seen` are the standbys of the beginning."""
 
     max_lag: int | None = None
     max_lag_time: timedelta | None = None
     standbys: tuple[str, ...] | None = None
+    seen: tuple[str, ...] | None = None
 
 
 class Steering:
@@ -39,8 +40,8 @@ class Steering:
         row = connection.execute(self._sql(_READ), (self._migration,)).fetchone()
         if row is None:
             return Said()
-        max_lag, max_lag_time, names = row
-        return Said(max_lag=max_lag, max_lag_time=max_lag_time, standbys=None if names is None else tuple(names))
+        max_lag, max_lag_time, standbys, seen = row
+        return Said(max_lag=max_lag, max_lag_time=max_lag_time, standbys=_names(standbys), seen=_names(seen))
 
     def keep_standbys(self, connection: Connection, names: Sequence[str]) -> tuple[str, ...]:
         """Store them unless some are stored; those that are."""
@@ -50,3 +51,7 @@ class Steering:
 
     def _sql(self, statement: str) -> bytes:
         return statement.replace("{control}", self._table).encode()
+
+
+def _names(found: Sequence[str] | None) -> tuple[str, ...] | None:
+    return None if found is None else tuple(found)

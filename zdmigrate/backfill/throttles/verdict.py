@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from zdmigrate.backfill.throttles import words
-from zdmigrate.backfill.throttles.reading import Horizon, Lag, Reading
+from zdmigrate.backfill.throttles.reading import Horizon, Lag, Reading, unknown
 from zdmigrate.backfill.throttles.slope import Slope
 
 
@@ -31,6 +31,7 @@ class Verdict:
         reasons, hints: why the work must stop, and what would help.
         stopped_since: by this machine's clock; None: it may go on.
         horizon: None: not known.
+        silence: what stands for an answer that does not come.
     """
 
     at: datetime | None
@@ -40,11 +41,18 @@ class Verdict:
     stopped_since: datetime | None = None
     lag: LagTrend = LagTrend()
     horizon: Horizon | None = None
+    silence: Reading | None = None
 
     @property
     def is_healthy(self) -> bool:
         """Whether the work may go on."""
         return self.stopped_since is None
+
+    @property
+    def stopping(self) -> tuple[Reading, ...]:
+        """The readings for which the work must stop."""
+        unhealthy = tuple(each for each in self.readings if not each.healthy)
+        return unhealthy if self.silence is None else (self.silence, *unhealthy)
 
     def stopped_for(self, now: datetime) -> timedelta:
         """How long it has been stopped."""
@@ -67,7 +75,8 @@ def silent(last: Verdict, *, answered: datetime, tolerance: timedelta, now: date
     """What is to be thought when nobody has answered since `answered`: the values are of then, and the work stops."""
     reason = f"the throttles are unknown for {words.duration(now - answered)}: {why}"
     since = last.stopped_since or answered + tolerance
-    return dataclasses.replace(last, reasons=(reason, *last.reasons), stopped_since=since)
+    silence = unknown("throttles", "an answer", reason)
+    return dataclasses.replace(last, reasons=(reason, *last.reasons), stopped_since=since, silence=silence)
 
 
 class Judge:

@@ -33,7 +33,8 @@ CREATE TABLE {schema}.backfill_window (
     FOREIGN KEY (migration, step, relation) REFERENCES {schema}.backfill ON DELETE CASCADE
 );
 
--- What was said from another terminal. NULL: as configured.
+-- What was said from another terminal. NULL: as configured, or nobody has said anything. `seen_standbys` are those that
+-- streamed when the backfill began; nobody has said so.
 CREATE TABLE {schema}.backfill_control (
     migration bigint PRIMARY KEY REFERENCES {schema}.migration (key) ON DELETE CASCADE,
     paused boolean NOT NULL DEFAULT false,
@@ -44,8 +45,25 @@ CREATE TABLE {schema}.backfill_control (
     max_lag bigint CHECK (max_lag > 0),
     max_lag_time interval CHECK (max_lag_time > interval '0'),
     standbys text[],
-    changed_by text NOT NULL DEFAULT session_user,
-    changed_at timestamptz NOT NULL DEFAULT clock_timestamp()
+    seen_standbys text[],
+    paused_by text,
+    paused_at timestamptz,
+    changed_by text,
+    changed_at timestamptz
+);
+
+-- What a step was expected to cost when it began (as `zdmigrate plan` would have said), how large the table was, and what
+-- all processes together have spent on it.
+CREATE TABLE {schema}.backfill_cost (
+    migration bigint NOT NULL REFERENCES {schema}.migration (key) ON DELETE CASCADE,
+    step text NOT NULL,
+    began_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    forecast jsonb,
+    heap_bytes bigint NOT NULL,
+    index_bytes bigint NOT NULL,
+    wal_bytes bigint NOT NULL DEFAULT 0,
+    seconds double precision NOT NULL DEFAULT 0,
+    PRIMARY KEY (migration, step)
 );
 
 -- Rows whose expression fails. `key` is the primary key as text, or the ctid; never more of the row than configured.

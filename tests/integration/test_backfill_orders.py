@@ -1,0 +1,132 @@
+"""In which order rows are written, and what that costs: WAL, room, index entries. Counted by the server."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from tests.support import servers
+from zdmigrate.backfill import worker
+from zdmigrate.control import install
+from zdmigrate.control.fence import Fence
+from zdmigrate.plan import RowWork
+
+Connection = psycopg.Connection[Any]
+Connect = Callable[[], Connection]
+ROWS = 20_000
+LIMIT = 30.0
+WORK = RowWork(
+    schema="public", table="Us ers", assignments=(("new", '"old"'),), unfilled='"new" IS DISTINCT FROM "old"'
+)
+SCHEMA = f"""
+INSERT INTO "Control".migration (key, project, id, checksum) OVERRIDING SYSTEM VALUE VALUES (1, 'default', '1', '');
+INSERT INTO "Control".lease (migration, epoch) VALUES (1, 1);
+CREATE TABLE public."Us ers" (id integer PRIMARY KEY, old text, new text, other text) WITH (autovacuum_enabled = off);
+INSERT INTO public."Us ers" (id, old, other) SELECT n, 'value ' || n, repeat('x', 100) FROM generate_series(1, {ROWS}) AS n;
+"""
+
+
+@pytest.fixture
+def connect(database: servers.Database) -> Connect:
+    return lambda: servers.connect(database)
+
+
+@pytest.fixture
+def main(connect: Connect) -> Iterator[Connection]:
+    with connect() as connection:
+        with connection.transaction(), connection.cursor() as cursor:
+            install.upgrade(cursor, "Control", 0)
+        connection.execute(SCHEMA.encode())
+        yield connection
+
+
+def run(connection: Connection, connect: Connect | None, **given: Any) -> list[str]:
+    """Everything is filled; what was said."""
+    said: list[str] = []
+    fence = Fence(held=sql.SQL('SELECT FROM "Control".lease WHERE (migration, epoch) = (1, 1)'))
+    hooks: dict[str, Any] = {"should_stop": lambda: False, "progress": lambda _: None} | given
+    outcome = worker.run(
+        connection, control_schema="Control", migration=1, step="fill", rows=WORK, fence=fence, connect=connect,
+        settings=worker.Settings(window_pages=10, stripes=8, pause=timedelta(0)), say=said.append, **hooks,
+    )  # fmt: skip
+    assert outcome == worker.Outcome(rows=ROWS, complete=True)
+    return said
+
+
+def one(connection: Connection, query: str) -> Any:
+    row = connection.execute(query.encode()).fetchone()
+    assert row is not None
+    return row[0]
+
+
+@pytest.mark.parametrize(
+    "index",
+    ['("new")', '("id") INCLUDE ("new")', '(lower("new"))', '("id") WHERE "new" IS NULL'],
+    ids=["key", "included", "expression", "predicate"],
+)  # fmt: skip
+def test_a_new_column_that_is_indexed_already_means_plain_windows(
+    main: Connection, connect: Connect, index: str
+) -> None:
+    main.execute(f'CREATE INDEX "by new" ON public."Us ers" {index}'.encode())
+    (said,) = run(main, connect)
+    assert said == "public.Us ers: plain, index by new has a new column, so no update can be HOT"
+
+
+def test_a_brin_index_keeps_no_update_from_being_hot(main: Connection, connect: Connect) -> None:
+    if main.info.server_version < 160000:
+        pytest.skip("it does before PostgreSQL 16")
+    main.execute('CREATE INDEX ON public."Us ers" USING brin (new)')
+    assert run(main, connect) == []
+
+
+def test_where_nothing_is_hot_a_vacuum_makes_room_while_it_goes_on(main: Connection, connect: Connect) -> None:
+    main.execute('CREATE INDEX ON public."Us ers" (new)')
+    before = one(main, "SELECT pg_relation_size('public.\"Us ers\"')")
+    vacuums = "SELECT pg_stat_get_vacuum_count('public.\"Us ers\"'::regclass)"
+    seen = [0]
+
+    def await_vacuum(progress: worker.Snapshot) -> None:
+        """The writer rests at each third of the table until the other thread has vacuumed it once more."""
+        if progress.pages_done < progress.pages_total * (len(seen) / 3) or len(seen) == 3:
+            return
+        deadline = time.monotonic() + LIMIT
+        while (now := one(main, vacuums)) == seen[-1]:
+            assert time.monotonic() < deadline, "nobody has vacuumed the table"
+            time.sleep(0.01)
+        seen.append(now)
+
+    run(main, connect, progress=await_vacuum)
+    # Without any, every row has a second version in the end; the column itself is an eighth of a row.
+    assert one(main, "SELECT pg_relation_size('public.\"Us ers\"')") < 1.75 * before
+
+
+def test_page_images_are_compressed_where_the_role_may(main: Connection, connect: Connect) -> None:
+    role = f"filler_{one(main, 'SELECT current_database()')}"
+    main.execute(
+        f'CREATE ROLE {role}; GRANT ALL ON SCHEMA public, "Control" TO {role}; '
+        f'GRANT ALL ON ALL TABLES IN SCHEMA "Control" TO {role}; ALTER TABLE public."Us ers" OWNER TO {role}'.encode()
+    )
+    try:
+        as_it_is = wal_of_a_run(main, connect, role)
+        main.execute(f"GRANT SET ON PARAMETER wal_compression TO {role}".encode())
+        compressed = wal_of_a_run(main, connect, role)
+    finally:
+        main.execute(f"DROP OWNED BY {role} CASCADE; DROP ROLE {role}".encode())
+    assert compressed < 0.8 * as_it_is
+
+
+def wal_of_a_run(main: Connection, connect: Connect, role: str) -> int:
+    main.execute('UPDATE public."Us ers" SET new = NULL; DELETE FROM "Control".backfill')
+    main.execute('VACUUM FULL public."Us ers"')
+    main.execute("CHECKPOINT")
+    begin = one(main, "SELECT pg_current_wal_insert_lsn()")
+    with connect() as connection:
+        connection.execute(f"SET ROLE {role}".encode())
+        run(connection, None)
+    return int(one(main, f"SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '{begin}')"))
