@@ -17,6 +17,8 @@ from zdmigrate.backfill.rights import Rights
 from zdmigrate.backfill.session import Session
 from zdmigrate.backfill.setting_aside import SettingAside
 from zdmigrate.backfill.state import Filled, Store, Window
+from zdmigrate.backfill.statements import Filling
+from zdmigrate.backfill.transforming import Computing, Function
 from zdmigrate.backfill.windows import Batch, Pages, Stripe
 
 _SPARSE = 200
@@ -29,9 +31,11 @@ class Filler:
     def __init__(
         self, session: Session, store: Store, aside: SettingAside, check: Callable[[], None], *,
         observe: Callable[[float, Filled | None], None], batch_rows: Callable[[], int], rights: Rights,
+        function: Function | None = None,
     ) -> None:  # fmt: skip
         """`observe` is told how long each transaction took, and what it did (None: it gave way to somebody);
-        `batch_rows` says how many rows one may take."""
+        `batch_rows` says how many rows one may take; `function` computes what the plan has no expressions for."""
+        self._computing = None if function is None else Computing(session.connection, function, self.read)
         self._session, self._store, self._aside = session, store, aside
         self._check, self._observe, self._batch_rows, self._rights = check, observe, batch_rows, rights
         self.filled = 0
@@ -85,9 +89,8 @@ class Filler:
         """
         filled = 0
         for tid in tids:
-            rows = self._aside.rows(Pages.of(tid))
             try:
-                filled += self._write(window, statements.fill(rows, window.relation, statements.row(tid)), done)
+                filled += self._write(window, self._filling(window, Pages.of(tid), statements.row(tid)).waiting, done)
             except CONTENTION:
                 self._check()
             except psycopg.Error as error:
@@ -97,8 +100,21 @@ class Filler:
                     self._aside.record(window.relation, [Failure.of(tid, error)])
                     continue
                 # The server's DETAIL shows the whole row: it must not travel along as the cause.
-                raise RowFailed(relations.name_of_row(self._session, window.relation, tid), error) from None
+                name = relations.name_of_row(self._session, window.relation, tid)
+                raise RowFailed(name, Failure.of(tid, error)) from None
         return filled
+
+    @property
+    def computes(self) -> bool:
+        """Whether values come from a function, so that no trigger fills what is written later."""
+        return self._computing is not None
+
+    def reach(self, window: Window) -> Pages:
+        """Pages that may have unfilled rows in the end: where no trigger fills what is written later, all there are."""
+        if not self.computes:
+            return window.pages
+        ((_, size),) = self.read(window.relation, statements.size(window.relation))
+        return Pages(0, size or 0)
 
     def unfilled(self, relation: Relation, pages: Pages, limit: int) -> list[str]:
         """The tids of some unfilled rows; none where their condition cannot be evaluated."""
@@ -139,12 +155,24 @@ class Filler:
 
     def _fill_or_pass_over(self, window: Window, batch: Batch, done: int) -> int:
         """Fill a batch; where rows stay locked, the others of it."""
-        relation, rows = window.relation, self._aside.rows(batch.pages)
+        filling = self._filling(window, batch.pages, batch.condition)
         try:
-            return self._write(window, statements.fill(rows, relation, batch.condition), done)
+            return self._write(window, filling.waiting, done)
         except errors.LockNotAvailable:
-            self._await_table(relation)
-            return self._write(window, statements.fill_unlocked(rows, relation, batch.condition), done)
+            self._await_table(window.relation)
+            return self._write(window, filling.passing, done)
+
+    def _filling(self, window: Window, pages: Pages, which: sql.Composable) -> Filling:
+        """What fills rows of the pages. Values that a function computes are computed here, and nothing is held meanwhile."""
+        relation = window.relation
+        if self._computing is None:
+            return statements.filling(self._aside.rows(pages), relation, which)
+        computed = self._computing.compute(self._aside.rows(pages), relation, which)
+        if computed.failures and not self._aside.is_wanted:
+            first = computed.failures[0]
+            raise RowFailed(relations.name_of_row(self._session, relation, first.tid), first)
+        self._aside.record(relation, computed.failures)
+        return self._computing.filling(self._aside.rows(pages), relation, computed)
 
     def _write(self, window: Window, update: sql.Composable, done: int) -> int:
         settings = self._rights.settings(window.relation)

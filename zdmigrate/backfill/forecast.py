@@ -149,7 +149,7 @@ def _of_step(
         )
         plain += _logged(storage, costs.cost(heap, server, pacing, stripes=1, measured=measured))
         new_bytes += heap.rows * (heap.value + heap.toasted)
-    indexed = [c for s in found for i in s.indexes for c in i.columns if c in dict(rows.assignments)]
+    indexed = [c for s in found for i in s.indexes for c in i.columns if c in dict(rows.sources)]
     guessed = [s.relation for s in found if s.pages and not heaps.is_counted(s)]
     return Forecast(
         step=step.id,
@@ -159,7 +159,7 @@ def _of_step(
         new_bytes=new_bytes,
         basis="probe" if mine else "guess" if guessed else "statistics",
         stripes=not indexed,
-        notes=tuple(_notes(indexed, guessed, server)),
+        notes=(*_notes(indexed, guessed, server), *_of_python(rows)),
     )
 
 
@@ -173,6 +173,11 @@ def _notes(indexed: Sequence[str], guessed: Sequence[str], server: ServerFacts) 
         yield "a standby feeds its horizon back (hot_standby_feedback), which keeps dead rows longer"
     if server.standbys is None:
         yield "this role does not see standbys; GRANT pg_read_all_stats would help"
+
+
+def _of_python(rows: RowWork) -> Iterator[str]:
+    if rows.transform is not None:
+        yield f"the time that {rows.transform.call} takes is not known, and comes on top"
 
 
 # Probes --------------------------------------------------------------------------------------------------------------

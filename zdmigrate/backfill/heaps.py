@@ -65,7 +65,7 @@ def _rows(storage: Storage, tuples: layout.Lengths, usable: int) -> float:
 
 def _unfilled_share(storage: Storage, rows: RowWork) -> float:
     """The share of rows in which some value is missing: NULL in the new column, and not by its expression too."""
-    return max((_missing(storage, *each) for each in rows.assignments), default=1.0)
+    return max((_missing(storage, *each) for each in rows.sources), default=1.0)
 
 
 def _missing(storage: Storage, target: str, expression: str) -> float:
@@ -93,7 +93,7 @@ def _order(storage: Storage, columns: Sequence[str]) -> float:
 def _values(storage: Storage, rows: RowWork, added: Mapping[str, str]) -> tuple[dict[str, float], float]:
     """The width of each value that is set, and what all of them have out of line."""
     widths, toasted = {}, 0.0
-    for target, expression in rows.assignments:
+    for target, expression in rows.sources:
         made_of = _columns_of(storage, target, expression)
         there = storage.column(target)
         length = there.length if there is not None else _length(added.get(target, ""))

@@ -131,6 +131,8 @@ def measure(
         Unsafe: the server is a standby.
     """
     _refuse_standby(connection)
+    if rows.transform is not None:
+        return Report(probed=(), said=(f"not probed: {rows.transform.call} of the migration file gives the values",))
     leaves = _leaves(connection, rows, control_schema, suppress=suppress)
     chosen = [leaf for leaf in leaves if leaf.pages][:_RELATIONS]
     probed: list[Probed] = []

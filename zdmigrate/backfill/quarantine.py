@@ -43,8 +43,13 @@ class Failure:
     @classmethod
     def of(cls, tid: str, error: psycopg.Error) -> Failure:
         """What may be kept of an error."""
-        message = error.diag.message_primary or type(error).__name__
-        return cls(tid=tid, sqlstate=error.sqlstate or "", message=_cut(message, _LONGEST_MESSAGE))
+        message = error.diag.message_primary or (type(error).__name__ if error.pgresult else str(error))
+        return cls.saying(tid, error.sqlstate or "", message)
+
+    @classmethod
+    def saying(cls, tid: str, sqlstate: str, message: str) -> Failure:
+        """With as much of the message as is kept."""
+        return cls(tid=tid, sqlstate=sqlstate, message=_cut(message, _LONGEST_MESSAGE))
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

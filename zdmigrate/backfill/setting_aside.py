@@ -72,7 +72,7 @@ class SettingAside:
             QuarantineFull: there are too many.
             psycopg.errors.QueryCanceled: it took too long; fewer rows may not.
         """
-        if self._aside is None:
+        if self._aside is None or self._rows.transform is not None:  # what a function fails for is known at once
             return 0
         before = len(self._known_in(pages))
         query = self._aside.quarantine.tids(self._session.connection, relation)

@@ -25,6 +25,7 @@ from zdmigrate.backfill.session import Session
 from zdmigrate.backfill.setting_aside import Aside
 from zdmigrate.backfill.state import Cursor, Store
 from zdmigrate.backfill.throttles.watching import Watch
+from zdmigrate.backfill.transforming import Function
 from zdmigrate.backfill.vacuuming import Vacuuming
 from zdmigrate.backfill.values import DEFAULTS, Outcome, Settings
 from zdmigrate.backfill.working import Stopped, Surroundings, Worker
@@ -56,6 +57,7 @@ def run(
     aside: Aside | None = None,
     say: Callable[[str], None] = lambda _: None,
     joining: bool = False,
+    function: Function | None = None,
 ) -> Outcome:
     """Fill every row that `rows` calls unfilled, together with whatever other processes do; called again, go on.
 
@@ -73,6 +75,7 @@ def run(
         say: told in which order rows are written from now on, and why, where it is not the usual one.
         aside: where rows that cannot be filled are set aside. Without it the first one ends the work.
         joining: help another process, which has begun it and whose lease the fence is about.
+        function: what ``rows.transform`` refers to; every worker calls it, in its own thread.
 
     Raises:
         RowFailed: a row cannot be filled, and cannot be set aside; the others of its batch were.
@@ -94,7 +97,8 @@ def run(
             governor=shared.governor, begin=shared.begin, mode=shared.mode, oldest=shared.oldest, judge=shared.judge, check=check,
             report=report, may_begin_anew=number == 0 and not joining,
         )  # fmt: skip
-        return Worker(number, of, store(of), rows, around, aside=aside, rights=Rights.of(of.connection))
+        rights = Rights.of(of.connection)
+        return Worker(number, of, store(of), rows, around, aside=aside, rights=rights, function=function)
 
     def check() -> None:
         shared.refuse_failed()

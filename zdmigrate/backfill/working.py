@@ -20,6 +20,7 @@ from zdmigrate.backfill.session import Session
 from zdmigrate.backfill.setting_aside import Aside, SettingAside
 from zdmigrate.backfill.state import Cursor, Filled, Moved, Store, Window
 from zdmigrate.backfill.strategy import Mode, Oldest, Order
+from zdmigrate.backfill.transforming import Function
 from zdmigrate.backfill.windows import Batch
 from zdmigrate.plan import RowWork
 
@@ -68,7 +69,7 @@ class Worker:
 
     def __init__(
         self, number: int, session: Session, store: Store, rows: RowWork, around: Surroundings, *,
-        aside: Aside | None, rights: Rights,
+        aside: Aside | None, rights: Rights, function: Function | None = None,
     ) -> None:  # fmt: skip
         self._number, self._session, self._store, self._rows, self._around = number, session, store, rows, around
         self._settings = session.settings
@@ -79,7 +80,7 @@ class Worker:
         self._aside = SettingAside(session, rows, aside)
         self._filler = Filler(
             session, store, self._aside, self._may, observe=self._observe, batch_rows=lambda: around.governor.rows,
-            rights=rights,
+            rights=rights, function=function,
         )  # fmt: skip
 
     def fill_all(self) -> None:

@@ -207,19 +207,12 @@ class Executor:
             yield cursor
 
     def function(self, reference: str) -> Callable[[Any], Any]:
-        """What a step of `Mode.PYTHON` calls.
+        """What a step of `Mode.PYTHON` calls, or one that fills rows.
 
         Raises:
             Drift: the migration's file is gone, or has another function of that name.
         """
-        found = self.functions.get(reference)
-        if found is None:
-            raise Drift(
-                f"{self.migration}: the plan calls {name_of(reference)}(), which is no longer in the migration's file as it "
-                "was when the migration began",
-                hint="restore the file",
-            )
-        return found
+        return functions.find(self.functions, self.migration, reference)
 
     def _run(self, step: Step, action: str, statements: Sequence[str], mode: Mode, locks: Sequence[TableLock]) -> None:
         match mode:
@@ -455,6 +448,8 @@ class Executor:
             LeaseLost: the right to do so has ended.
         """
         assert step.rows is not None
+        transform = step.rows.transform
+        function = None if transform is None else self.function(transform.function)
         with self.stop.listening(), session.settings(self.connection, search_path=sync.SEARCH_PATH):
             return worker.run(
                 self.connection,
@@ -473,6 +468,7 @@ class Executor:
                 aside=self._aside(step),
                 say=lambda text: self._tell(step, text),
                 joining=joining,
+                function=function,
             )
 
     def _expect(self, step: Step, cost: Spending) -> None:
@@ -543,20 +539,32 @@ class Executor:
         started = time.monotonic()
         meter = progress.Meter()
         with self.stop.listening(), session.settings(self.connection, search_path=sync.SEARCH_PATH):
-            found = verification.count_unfilled(
-                self.connection,
-                rows=step.rows,
-                progress=lambda p: self._progress(step, meter.read(p)),
-                should_stop=self.should_stop,
-                settings=self.limits.backfill,
-                sleep=self.sleep,
-            )
+            if step.rows.transform is not None:  # there is no trigger that would fill rows which move
+                found = verification.count_at_once(
+                    self.connection, rows=step.rows, settings=self.limits.backfill, sleep=self.sleep
+                )
+            else:
+                found = verification.count_unfilled(
+                    self.connection,
+                    rows=step.rows,
+                    progress=lambda p: self._progress(step, meter.read(p)),
+                    should_stop=self.should_stop,
+                    settings=self.limits.backfill,
+                    sleep=self.sleep,
+                )
         if not found.complete:
             raise Progressed("stopped while verifying", hint="run the command again")
         if found.unfilled:
             with self.fenced() as cursor:
                 self.store.forget_backfill(cursor, self.lease.key)
                 self.store.set_verified(cursor, self.lease.key, verified=False)
+            if step.rows.transform is not None:
+                raise Waiting(
+                    f"{counted(found.unfilled, 'row')} of {step.rows.schema}.{step.rows.table} without a value in "
+                    f"{step.rows.transform.column}: {', '.join(found.sample)}; written so since the others were read",
+                    hint=f"the next advance fills them: zdmigrate advance {self.migration}; if there are always new ones, "
+                    "a version that does not write the column is still at work, or writes NULL on purpose",
+                )
             raise Unsafe(
                 f"{counted(found.unfilled, 'row')} of {step.rows.schema}.{step.rows.table} not filled: {', '.join(found.sample)}",
                 hint="find out what writes past the sync trigger, or why the expression gives NULL; mend the rows and run "

@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any
 
 import psycopg
 
-from zdmigrate.errors import ZdmigrateError
+from zdmigrate.errors import Drift, ZdmigrateError
+from zdmigrate.plan import name_of
 from zdmigrate.postgres.session import Connection
+
+
+def find(functions: Mapping[str, Callable[[Any], Any]], migration: str, reference: str) -> Callable[[Any], Any]:
+    """What a plan refers to.
+
+    Raises:
+        Drift: the migration's file is gone, or has another function of that name.
+    """
+    found = functions.get(reference)
+    if found is None:
+        raise Drift(
+            f"{migration}: the plan calls {name_of(reference)}(), which is no longer in the migration's file as it "
+            "was when the migration began",
+            hint="restore the file",
+        )
+    return found
 
 
 def called(migration: str, function: Callable[[Any], Any], connection: Connection) -> Iterator[object]:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import psycopg
 
@@ -253,6 +254,7 @@ class Project:
             store=self._store,
             report=self._report,
             lock_timeout=self._config.lock_timeout,
+            functions=self._functions,
         )
 
     def _patiently(self, id_: str, work: Callable[[], str | None], give_up: float) -> MigrationStatus:
@@ -375,6 +377,10 @@ class Project:
         with contextlib.suppress(UsageError):
             return load_file(self._path(id_))
         return None
+
+    def _functions(self, id_: str) -> Mapping[str, Callable[[Any], Any]]:
+        file = self._file_or_none(id_)
+        return {} if file is None else file.functions
 
     def _plan_of(self, file: MigrationFile, record: Record | None, snapshot: object) -> Plan:
         if record is not None and record.in_flight and record.plan is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 
 import psycopg
@@ -14,8 +14,9 @@ from zdmigrate.backfill import quarantine
 from zdmigrate.backfill.quarantine import Entry
 from zdmigrate.backfill.rights import Rights
 from zdmigrate.backfill.second_try import Result, SecondTry, Tried
+from zdmigrate.backfill.transforming import Function
 from zdmigrate.control.store import Event, Record, Store
-from zdmigrate.engine import steering
+from zdmigrate.engine import functions, steering
 from zdmigrate.engine.reporting import Event as Narrated
 from zdmigrate.engine.reporting import EventKind, Reporter
 from zdmigrate.errors import Drift, Unsafe, UsageError, Waiting
@@ -71,6 +72,8 @@ class Quarantining:
     store: Store
     report: Reporter
     lock_timeout: timedelta
+    functions: Callable[[str], Mapping[str, Function]]
+    """What the file of a migration (its id) has for its plan, by reference; nothing where the file is gone."""
 
     def list(self, id_: str | None, *, settled: bool, limit: int) -> list[Listing]:
         """One migration's, or those of all that have any."""
@@ -190,6 +193,7 @@ class Quarantining:
             lock_timeout=self.lock_timeout,
             statement_timeout=max(_STATEMENT, self.lock_timeout + _STATEMENT),
             suppress=Rights.of(self.connection).triggers,
+            function=lambda reference: functions.find(self.functions(record.id), record.id, reference),
         )
 
     @contextlib.contextmanager
