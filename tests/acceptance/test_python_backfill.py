@@ -266,7 +266,7 @@ calls = 0
 def sizes(rows):
     global calls
     calls += 1
-    if calls == 3:
+    if calls == 3 and "HELPS" not in os.environ:
         with psycopg.connect(os.environ["ZDMIGRATE_URL"], application_name="inside") as connection:
             connection.execute("SELECT pg_advisory_lock(4711)")
     return [len(row["name"]) for row in rows]
@@ -299,6 +299,21 @@ def test_killed_inside_the_function_nothing_is_held_and_the_next_goes_on(users: 
         assert running.wait().code == -signal.SIGKILL
     assert 0 < before < 400
     users.run("advance", *NULLS, *TRIGGERS, **SMALL).expect(0)
+    assert users.rows("SELECT DISTINCT writes, size = length(name) FROM users") == [(1, True)]
+
+
+def test_another_process_goes_on_while_one_is_inside(users: Site) -> None:
+    users.sql(*COUNT_WRITES, "INSERT INTO users (name) SELECT repeat('x', g % 50) FROM generate_series(1, 2000) g")
+    write(users, WAITING)
+    with connect(users.database) as locked:
+        locked.execute("SELECT pg_advisory_lock(4711)")
+        first = users.start("advance", *NULLS, *TRIGGERS, **SMALL)
+        until(lambda: users.value(INSIDE), "the function is inside")
+        second = users.start("backfill", "work", ID, HELPS="1", **SMALL)
+        until(lambda: users.value("SELECT count(size) FROM users") > 2000, "the other one fills the rest")
+        locked.execute("SELECT pg_advisory_unlock(4711)")
+        first.wait().expect(0)
+        second.wait().expect(0)
     assert users.rows("SELECT DISTINCT writes, size = length(name) FROM users") == [(1, True)]
 
 

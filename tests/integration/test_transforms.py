@@ -391,6 +391,17 @@ def test_types_without_equality_are_compared_too(place: Place, other: Connection
     assert place.execute("SELECT score, count(*) FROM public.users GROUP BY 1 ORDER BY 1") == [(2, 19), (3, 1)]
 
 
+def test_rows_without_a_value_that_never_end_are_left_to_the_verification(place: Place, other: Connection) -> None:
+    place.users(200)
+
+    def compute(rows: Given) -> list[int]:
+        other.execute("INSERT INTO public.users (id, name) SELECT max(id) + 1, 'late' FROM public.users")
+        return lengths(rows)
+
+    assert place.run(compute).complete
+    assert place.unfilled() > 0
+
+
 # Bad rows ------------------------------------------------------------------------------------------------------------
 
 
