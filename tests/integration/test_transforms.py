@@ -6,6 +6,7 @@ import dataclasses
 import datetime as dt
 import enum
 import ipaddress
+import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -474,6 +475,13 @@ def test_too_many_end_the_work(place: Place) -> None:
         place.run(lambda rows: [1 // 0 for _ in rows], limit=Limit(rows=20, share=1))
 
 
+@pytest.mark.parametrize("workers", [1, 3])
+def test_one_that_calls_exit_is_no_end_of_the_command(place: Place, workers: int) -> None:
+    place.users(500)
+    with pytest.raises(QuarantineFull, match="SystemExit: 0"):
+        place.run(lambda _: sys.exit(0), limit=Limit(rows=20, share=1), workers=workers)
+
+
 def test_without_a_place_for_them_the_first_ends_the_work(place: Place) -> None:
     place.users(20)
     with pytest.raises(RowFailed, match=r"public.users \(id\)=\(\d+\) cannot be filled: ZeroDivisionError"):
@@ -485,6 +493,7 @@ def test_without_a_place_for_them_the_first_ends_the_work(place: Place) -> None:
     [
         (lambda rows: [1] * (len(rows) - 1), r"compute\(\) returned \d+ values for \d+ rows"),
         (lambda rows: (1 for _ in [*rows, 0]), r"compute\(\) returned \d+ values for \d+ rows"),
+        (lambda rows: rows.clear() or [], r"compute\(\) returned 0 values for \d+ rows"),
         (lambda _: None, r"compute\(\) returned NoneType, and not a list"),
         (lambda rows: "x" * len(rows), r"compute\(\) returned str, and not a list"),
         (lambda rows: dict.fromkeys(range(len(rows))), r"compute\(\) returned dict, and not a list"),

@@ -26,6 +26,7 @@ from zdmigrate.backfill.session import Row
 from zdmigrate.backfill.statements import Filling
 from zdmigrate.errors import Drift, ZdmigrateError
 from zdmigrate.plan import RowWork, Transform
+from zdmigrate.wording import counted
 
 Function = Callable[[Any], Any]
 """Takes a list of rows, each a mapping from the names that it reads to values; returns a value for each."""
@@ -178,7 +179,8 @@ def _results(function: Function, rows: Sequence[_Given]) -> Iterator[_Result | F
         values = _called(function, [dict(row.values) for row in rows])
     except FunctionBroken:
         raise
-    except Exception as error:  # noqa: BLE001  # whatever the author's function raises is about its rows
+    # Whatever the author's function raises is about its rows; sys.exit(0) would end the command as if all were filled.
+    except (Exception, SystemExit) as error:  # noqa: BLE001
         if len(rows) == 1:
             yield Failure.saying(rows[0].tid, _EXTERNAL, f"{type(error).__name__}: {error}")
             return
@@ -190,6 +192,7 @@ def _results(function: Function, rows: Sequence[_Given]) -> Iterator[_Result | F
 
 
 def _called(function: Function, rows: list[dict[str, Any]]) -> list[Any]:
+    wanted = len(rows)  # the list is the function's from here on
     returned, name = function(rows), function.__name__
     if not isinstance(returned, Iterable) or isinstance(returned, str | bytes | Mapping):
         raise FunctionBroken(
@@ -197,9 +200,9 @@ def _called(function: Function, rows: list[dict[str, Any]]) -> list[Any]:
             hint="it gets a list of rows, and returns one value for each, in their order",
         )
     values = list(returned)
-    if len(values) != len(rows):
+    if len(values) != wanted:
         raise FunctionBroken(
-            f"{name}() returned {len(values)} values for {len(rows)} rows; nothing of them was written",
+            f"{name}() returned {counted(len(values), 'value')} for {counted(wanted, 'row')}; nothing of them was written",
             hint="return one value for each row, in their order; where= says which rows need none",
         )
     return values

@@ -40,7 +40,7 @@ def called(migration: str, function: Callable[[Any], Any], connection: Connectio
             yield from result
     except (ZdmigrateError, psycopg.Error):
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # sys.exit(0) would end the command as if all were done
         raise ZdmigrateError(
             f"{migration}: {function.__name__}() failed: {type(error).__name__}: {error}",
             hint="its last transaction was rolled back; correct what it stumbled over, and run the command again",
