@@ -186,7 +186,11 @@ class Scope:
         for facts in self.snapshot.expressions:
             if (facts.schema, facts.table, facts.expression) == (table.schema, table.name, text):
                 if facts.error is not None:
-                    raise Unsafe(f"the expression {text!r} does not work on {table.schema}.{table.name}: {facts.error}")
+                    raise Unsafe(
+                        f"the expression {text!r} does not work on {table.schema}.{table.name}: {facts.error}",
+                        hint="where it fails for a row, it would fail for whoever writes such a row too: catch that in the "
+                        "expression (NULLIF, CASE), or correct the row",
+                    )
                 return facts
         given = self._given(table)
         self.draft.ask(schema.Question(schema=table.schema, table=table.name, expression=text, given=given))
