@@ -143,6 +143,7 @@ def test_limits_are_kept_audited_and_taken_back(shop: Site) -> None:
         (["--target-latency", "0ms"], "is no time at all"),
         (["--max-lag-time", "10"], "is not a duration"),
         (["--standbys", "a,,b"], "has an empty name"),
+        (["--standbys", "none,a"], "has none among the names"),
         ([], "nothing to set"),
         (["--rate", "default", "nope"], "there is no migration 'nope'"),
     ],

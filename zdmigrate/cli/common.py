@@ -211,6 +211,8 @@ class Names(_NamesType):
         names = tuple(dict.fromkeys(part.strip() for part in value.split(",")))
         if not all(names):
             self.fail(f"{value!r} has an empty name; write it like replica1,replica2, or none", param, ctx)
+        if "none" in names:
+            self.fail(f"{value!r} has none among the names; write it like replica1,replica2, or none alone", param, ctx)
         return names
 
 

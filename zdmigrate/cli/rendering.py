@@ -105,8 +105,12 @@ def _status_lines(status: MigrationStatus, width: int) -> Iterator[str]:
     if status.hint:
         yield f"  hint    {status.hint}"
     if status.quarantined:
-        rows = "1 row" if status.quarantined == 1 else f"{status.quarantined:,} rows"
-        yield f"  rows    {rows} could not be filled, and wait in quarantine"
+        waiting = (
+            "1 row could not be filled, and waits"
+            if status.quarantined == 1
+            else (f"{status.quarantined:,} rows could not be filled, and wait")
+        )
+        yield f"  rows    {waiting} in quarantine"
     for command in status.next:
         yield f"  next    {shlex.join(command)}"
 

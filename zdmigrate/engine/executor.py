@@ -433,7 +433,7 @@ class Executor:
         self._expect(step, cost)
         outcome = self.fill(step)
         if not outcome.complete:
-            raise Progressed(f"stopped while filling rows ({outcome.rows} so far)", hint="run the command again")
+            raise Progressed(f"stopped while filling rows ({outcome.rows:,} so far)", hint="run the command again")
         found = self._differences(step, cost, outcome)
         with self.fenced() as cursor:
             detail = "; ".join([counted(outcome.rows, "row"), *map(str, found)])

@@ -85,7 +85,7 @@ class Joining:
                 hint="run the command again",
             ) from error
         if not outcome.complete:
-            raise Progressed(f"stopped while filling rows ({outcome.rows} so far)", hint="run the command again")
+            raise Progressed(f"stopped while filling rows ({outcome.rows:,} so far)", hint="run the command again")
         return outcome.rows
 
     def _under_way(self, record: Record, right: lease.Joined) -> Step | None:
