@@ -453,6 +453,17 @@ def operator(shop: Site) -> Iterator[tuple[Site, str]]:
     shop.sql(f"DROP OWNED BY {name} CASCADE", f"DROP ROLE {name}")
 
 
+def test_whoever_may_not_even_look_is_told_what_it_takes(shop: Site, operator: tuple[Site, str]) -> None:
+    mine, name = operator
+    for command in (("backfill", "status"), ("backfill", "pause"), ("quarantine", "list")):
+        error = mine.run(*command, "--format", "json").expect(1).document["error"]
+        assert error["message"] == "the database refused: permission denied for schema zdmigrate"
+    shop.sql(
+        *error["hint"].removeprefix("who looks needs ").partition("; who migrates")[0].replace("…", name).split("; ")
+    )
+    mine.run("backfill", "status").expect(0)
+
+
 def test_whoever_may_only_look(shop: Site, operator: tuple[Site, str]) -> None:
     mine, name = operator
     shop.sql(f"GRANT USAGE ON SCHEMA zdmigrate TO {name}", f"GRANT SELECT ON ALL TABLES IN SCHEMA zdmigrate TO {name}")

@@ -218,11 +218,20 @@ def _failed(app: App, error: Exception) -> int:
     if psycopg is not None and isinstance(error, psycopg.Error):
         if isinstance(error, psycopg.OperationalError) and error.sqlstate is None:
             return app.fail(f"no connection to the database: {text}", hint=_reach(app), exit_code=1)
-        return app.fail(f"the database refused: {text}", hint=None, exit_code=1)
+        hint = _rights(app) if isinstance(error, psycopg.errors.InsufficientPrivilege) else None
+        return app.fail(f"the database refused: {text}", hint=hint, exit_code=1)
     if isinstance(error, OSError):
         return app.fail(text, hint=None, exit_code=1)
     what = f"{type(error).__name__}: {text}".rstrip(": ")
     return app.fail(f"internal error, {what}", hint="this is a bug; -v shows the traceback", exit_code=1)
+
+
+def _rights(app: App) -> str:
+    from zdmigrate.sqltext import ident
+
+    schema = ident(app.config.schema)
+    granted = f"GRANT USAGE ON SCHEMA {schema} TO …; GRANT SELECT ON ALL TABLES IN SCHEMA {schema} TO …"
+    return f"who looks needs {granted}; who migrates owns the tables"
 
 
 def _reach(app: App) -> str:
