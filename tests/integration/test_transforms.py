@@ -24,6 +24,7 @@ from tests.support.processes import until
 from zdmigrate.backfill import quarantine, values, verification, worker
 from zdmigrate.backfill.failures import RowFailed
 from zdmigrate.backfill.governor import Limits
+from zdmigrate.backfill.progress import Snapshot
 from zdmigrate.backfill.quarantine import Entry, Limit, Quarantine, QuarantineFull
 from zdmigrate.backfill.second_try import Result, SecondTry, Tried
 from zdmigrate.backfill.setting_aside import Aside
@@ -98,11 +99,12 @@ class Place:
     def run(
         self, function: Callable[[Any], Any], rows: RowWork = WORK, *, aside: bool = True, limit: Limit | None = None,
         workers: int = 1, settings: worker.Settings = QUICK, stop: Callable[[], bool] = lambda: False,
+        told: Callable[[Snapshot], None] = lambda _: None,
     ) -> worker.Outcome:  # fmt: skip
         where = Quarantine(control_schema=SCHEMA, migration=1, step=STEP)
         return worker.run(
             self.connection, control_schema=SCHEMA, migration=1, step=STEP, rows=rows, settings=settings,
-            fence=FENCE, progress=lambda _: None, should_stop=stop, limits=Limits(workers=workers),
+            fence=FENCE, progress=told, should_stop=stop, limits=Limits(workers=workers),
             connect=self.connect if workers > 1 else None, function=function,
             aside=Aside(quarantine=where, limit=limit or Limit()) if aside else None,
         )  # fmt: skip
@@ -480,6 +482,25 @@ def test_one_that_calls_exit_is_no_end_of_the_command(place: Place, workers: int
     place.users(500)
     with pytest.raises(QuarantineFull, match="SystemExit: 0"):
         place.run(lambda _: sys.exit(0), limit=Limit(rows=20, share=1), workers=workers)
+
+
+def test_who_goes_on_begins_with_what_is_done(place: Place) -> None:
+    place.users(2000)
+    calls = 0
+
+    def counting(rows: Given) -> list[int]:
+        nonlocal calls
+        calls += 1
+        return lengths(rows)
+
+    begun = place.run(counting, stop=lambda: calls >= 3)
+    assert not begun.complete
+    told: list[Snapshot] = []
+    place.run(lengths, told=told.append, workers=2)
+    (done,) = {(each.pages_done, each.eta_seconds) for each in told[:1]}
+    bound = told[-1].pages_total
+    assert told[0].rows == begun.rows
+    assert (0 < done[0] < 4, done[1]) == (True, None), f"{done} of {bound}: the window of 4 pages is not done yet"
 
 
 def test_without_a_place_for_them_the_first_ends_the_work(place: Place) -> None:

@@ -25,16 +25,7 @@ RETURNING process
 # Whoever went long ago is of no interest to `status` either; its windows were taken over.
 _FORGET = "DELETE FROM {table} WHERE migration = {migration} AND expires_at < clock_timestamp() - interval '1 hour'"
 
-# What is spent is added up here and not by the batches: it is worth no lock of theirs. A process that is killed takes along
-# what it spent since its last beat.
-_BEAT = """
-WITH spent AS (
-    UPDATE {cost} SET wal_bytes = wal_bytes + {wal}, seconds = seconds + {seconds}
-    WHERE (migration, step) = ({migration}, {step})
-), mine AS (
-    UPDATE {table} SET seen_at = clock_timestamp(), expires_at = clock_timestamp() + {ttl}, document = {document}::jsonb
-    WHERE process = {process}
-)
+_COMPANY = """
 SELECT (
     SELECT count(*) FROM {table}
     WHERE (migration, step) = ({migration}, {step}) AND process <> {process} AND expires_at > clock_timestamp()
@@ -46,6 +37,18 @@ FROM {backfill} AS claimed, LATERAL (
     FROM {window} AS w WHERE (w.migration, w.step, w.relation) = (claimed.migration, claimed.step, claimed.relation)
 ) AS under_way
 WHERE (migration, step) = ({migration}, {step})
+"""
+
+# What is spent is added up here and not by the batches: it is worth no lock of theirs. A process that is killed takes along
+# what it spent since its last beat.
+_BEAT = """
+WITH spent AS (
+    UPDATE {cost} SET wal_bytes = wal_bytes + {wal}, seconds = seconds + {seconds}
+    WHERE (migration, step) = ({migration}, {step})
+), mine AS (
+    UPDATE {table} SET seen_at = clock_timestamp(), expires_at = clock_timestamp() + {ttl}, document = {document}::jsonb
+    WHERE process = {process}
+)
 """
 
 
@@ -94,13 +97,16 @@ class Membership:
         """Stay, say how it goes, and what was spent since the last beat."""
         wal, seconds = now.wal_bytes or 0, now.elapsed_seconds
         statement = self._sql(
-            _BEAT, process=sql.Literal(self.process), document=sql.Literal(json.dumps(document)),
+            _BEAT + _COMPANY, process=sql.Literal(self.process), document=sql.Literal(json.dumps(document)),
             wal=sql.Literal(wal - self._told[0]), seconds=sql.Literal((seconds - self._told[1]) if self._leads else 0.0),
         )  # fmt: skip
-        row = connection.execute(statement).fetchone()
-        assert row is not None
+        company = _company(connection, statement)
         self._told = (wal, seconds)
-        return Company(others=row[0], rows=row[1], pages_done=row[2], pages_total=row[3])
+        return company
+
+    def company(self, connection: psycopg.Connection[Any]) -> Company:
+        """Look, and say nothing."""
+        return _company(connection, self._sql(_COMPANY, process=sql.Literal(self.process)))
 
     def leave(self, connection: psycopg.Connection[Any]) -> None:
         """Take part no longer: what is still claimed is free."""
@@ -110,3 +116,9 @@ class Membership:
 
     def _sql(self, text: str, **more: sql.Composable) -> sql.Composed:
         return sql.SQL(text).format(**self._names, **more)
+
+
+def _company(connection: psycopg.Connection[Any], statement: sql.Composed) -> Company:
+    row = connection.execute(statement).fetchone()
+    assert row is not None
+    return Company(others=row[0], rows=row[1], pages_done=row[2], pages_total=row[3])

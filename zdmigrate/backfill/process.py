@@ -14,7 +14,7 @@ import psycopg
 
 from zdmigrate.backfill import control
 from zdmigrate.backfill.governor import Governor
-from zdmigrate.backfill.membership import Membership
+from zdmigrate.backfill.membership import Company, Membership
 from zdmigrate.backfill.progress import Meter, Readings, Snapshot, Throttled
 from zdmigrate.backfill.relations import Relation
 from zdmigrate.backfill.state import Cursor, Filled
@@ -107,6 +107,11 @@ class Shared:
         with self._lock:
             self._others = rows - self._mine
             self._seen = pages
+
+    def meet(self, company: Company) -> None:
+        """How far all processes are; before a table is begun that says nothing."""
+        if company.pages_total:
+            self.see(company.rows, (company.pages_done, company.pages_total))
 
     # What the process asks -----------------------------------------------------------------------------------------
 
@@ -268,8 +273,7 @@ class Steering:
         said = control.read(self._connection, control_schema=self._control_schema, migration=self._migration)
         snapshot = self._shared.snapshot
         company = self._member.beat(self._connection, snapshot, self._shared.document(snapshot))
-        if company.pages_total:
-            self._shared.see(company.rows, (company.pages_done, company.pages_total))
+        self._shared.meet(company)
         governor.steer(said, processes=1 + company.others)
         self._others.hire(governor.workers - 1)
 

@@ -123,6 +123,8 @@ def run(
         stack.callback(_leave, member, connection)
         _enter(stack, watch)
         if connect is not None:
+            # Else the first line would show what others have claimed as done, and the second a pace that nobody has.
+            shared.meet(member.company(connection))
             others = Others(shared, connect, other)
             _enter(stack, Steering(shared, member, others, connect, control_schema=control_schema, migration=migration))
             _enter(stack, Vacuuming(shared.due_for_vacuum, connect))
