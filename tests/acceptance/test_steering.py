@@ -455,6 +455,7 @@ def operator(shop: Site) -> Iterator[tuple[Site, str]]:
 
 def test_whoever_may_not_even_look_is_told_what_it_takes(shop: Site, operator: tuple[Site, str]) -> None:
     mine, name = operator
+    error: dict[str, str] = {}
     for command in (("backfill", "status"), ("backfill", "pause"), ("quarantine", "list")):
         error = mine.run(*command, "--format", "json").expect(1).document["error"]
         assert error["message"] == "the database refused: permission denied for schema zdmigrate"
