@@ -13,6 +13,8 @@ from psycopg import sql
 
 from tests.support import servers
 from zdmigrate.backfill import worker
+from zdmigrate.backfill.relations import Relation
+from zdmigrate.backfill.vacuuming import Vacuuming
 from zdmigrate.control import install
 from zdmigrate.control.fence import Fence
 from zdmigrate.plan import RowWork
@@ -104,6 +106,21 @@ def test_where_nothing_is_hot_a_vacuum_makes_room_while_it_goes_on(main: Connect
     run(main, connect, progress=await_vacuum)
     # Without any, every row has a second version in the end; the column itself is an eighth of a row.
     assert one(main, "SELECT pg_relation_size('public.\"Us ers\"')") < 1.75 * before
+
+
+def test_a_vacuum_may_take_longer_than_any_other_statement(main: Connection, database: servers.Database) -> None:
+    oid = one(main, "SELECT 'public.\"Us ers\"'::regclass::oid")
+    due = [Relation(oid=oid, schema="public", name="Us ers")]
+
+    def connect() -> Connection:
+        """On which this table's VACUUM takes about a second."""
+        return servers.connect(database, options="-c statement_timeout=200 -c vacuum_cost_limit=1")
+
+    with Vacuuming(lambda: due.pop() if due else None, connect):
+        deadline = time.monotonic() + LIMIT
+        while one(main, f"SELECT pg_stat_get_vacuum_count({oid})") == 0:
+            assert time.monotonic() < deadline, "nobody has vacuumed the table"
+            time.sleep(0.01)
 
 
 def test_page_images_are_compressed_where_the_role_may(main: Connection, connect: Connect) -> None:

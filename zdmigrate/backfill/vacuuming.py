@@ -36,9 +36,10 @@ class Vacuuming:
     def __exit__(self, *_: object) -> None:
         self._stopping.set()
         while self._thread.is_alive():
-            if self._connection is not None:
+            connection = self._connection
+            if connection is not None:
                 with contextlib.suppress(psycopg.Error):
-                    self._connection.cancel_safe(timeout=5)
+                    connection.cancel_safe(timeout=5)
             self._thread.join(timeout=_LOOK)
 
     def _run(self) -> None:
@@ -52,7 +53,8 @@ class Vacuuming:
         with self._connect() as connection:
             self._connection = connection
             try:
-                connection.execute("SET vacuum_cost_delay = 2")
+                # Nobody waits for it, and a large table takes its time.
+                connection.execute("SET vacuum_cost_delay = 2; SET statement_timeout = 0")
                 if not self._stopping.is_set():
                     connection.execute(
                         sql.SQL("VACUUM (TRUNCATE false, SKIP_LOCKED, PARALLEL 0) {}").format(relation.identifier)
