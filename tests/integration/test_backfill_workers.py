@@ -244,6 +244,28 @@ def test_a_pause_from_elsewhere_holds_it_and_a_resume_lets_it_go(
     assert held[0] < N
 
 
+def test_a_partition_that_is_dropped_while_it_is_asked_for_its_size(
+    main: Connection, connect: Callable[[], Connection]
+) -> None:
+    main.execute(
+        "ALTER TABLE public.users RENAME TO one; "
+        "CREATE TABLE public.users (LIKE public.one INCLUDING DEFAULTS) PARTITION BY LIST (id); "
+        "CREATE TABLE public.gone PARTITION OF public.users FOR VALUES IN (0); "
+        "ALTER TABLE public.users ATTACH PARTITION public.one DEFAULT"
+    )
+    ended: list[worker.Outcome] = []
+    with connect() as theirs, connect() as dropping:
+        thread = threading.Thread(target=lambda: ended.append(run(theirs, connect)))
+        with dropping.transaction():
+            dropping.execute("ALTER TABLE public.users DETACH PARTITION public.gone; DROP TABLE public.gone")
+            # Its reads of the catalog see the partition, and then wait for the lock on it.
+            thread.start()
+            await_blocker(main, theirs.info.backend_pid, dropping.info.backend_pid)
+        thread.join(30)
+    assert ended == [worker.Outcome(rows=N, complete=True)]
+    assert written(main) == {(1, True)}
+
+
 POISONED = RowWork(
     schema="public",
     table="users",

@@ -66,7 +66,8 @@ class Shared:
                 if indexed is not None:
                     self._note(relation)
             self._begun[relation.oid] = relation
-            self._vacuumed.setdefault(relation.oid, self._pages[relation.oid][0])
+            page, _ = self._pages.setdefault(relation.oid, (0, 0))  # dropped before anybody could ask how large it is
+            self._vacuumed.setdefault(relation.oid, page)
 
     def mode(self, relation: Relation) -> Mode:
         """How the relation's windows are written."""
