@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import threading
 import time
@@ -264,6 +265,57 @@ def test_a_partition_that_is_dropped_while_it_is_asked_for_its_size(
         thread.join(30)
     assert ended == [worker.Outcome(rows=N, complete=True)]
     assert written(main) == {(1, True)}
+
+
+def test_a_pause_that_comes_when_all_is_done_holds_nobody(main: Connection, connect: Callable[[], Connection]) -> None:
+    """The first worker has done its last batch when it comes, and the second waits for the first."""
+    ended: list[worker.Outcome] = []
+    second: list[Connection] = []
+    may_come = threading.Event()
+    windows = """SELECT (SELECT page >= bound FROM "Control".backfill) AND NOT EXISTS (SELECT FROM "Control".backfill_window)"""
+    leftovers = """SELECT FROM "Control".backfill_window WHERE page = -1 FOR UPDATE"""
+
+    def gated() -> Connection:
+        comes = threading.current_thread().name.startswith("zdmigrate worker")
+        if comes:
+            assert may_come.wait(30)
+        connection = connect()
+        second.extend([connection] * comes)
+        return connection
+
+    with connect() as theirs, connect() as table, connect() as window:
+
+        def lock_before_leftovers(_: worker.Snapshot) -> None:
+            if not locked and main.execute(windows.encode()).fetchone() == (True,):
+                locked.append(table.execute("BEGIN; LOCK TABLE public.users IN ACCESS EXCLUSIVE MODE"))
+
+        locked: list[object] = []
+        work = lambda: ended.append(run(theirs, gated, workers=2, progress=lock_before_leftovers))  # noqa: E731
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        window.execute("BEGIN")
+        poll(lambda: window.execute(leftovers.encode()).rowcount == 1)
+        table.execute("ROLLBACK")  # now they are looked through, and cannot be finished
+        may_come.set()
+        query = "SELECT FROM pg_stat_activity WHERE pid = %s AND query LIKE '%%-1, bound%%'"
+        poll(lambda: bool(second) and main.execute(query, (second[0].info.backend_pid,)).rowcount == 1)
+        main.execute("""INSERT INTO "Control".backfill_control (migration, paused) VALUES (1, true)""")
+        paused = """SELECT FROM "Control".backfill_process WHERE document->>'paused' IS NOT NULL"""
+        poll(lambda: main.execute(paused.encode()).rowcount == 1)
+        quiet = "SELECT FROM pg_stat_activity WHERE pid = %s AND state_change < clock_timestamp() - interval '1 s'"
+        with contextlib.suppress(TimeoutError):
+            poll(lambda: main.execute(quiet, (second[0].info.backend_pid,)).rowcount == 1, 3)
+        window.execute("ROLLBACK")
+        thread.join(20)
+        main.execute("""UPDATE "Control".backfill_control SET paused = false""")
+        assert ended == [worker.Outcome(rows=N, complete=True)]
+
+
+def poll(until: Callable[[], bool], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not until():
+        if time.monotonic() > deadline:
+            raise TimeoutError
 
 
 POISONED = RowWork(

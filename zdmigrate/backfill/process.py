@@ -296,10 +296,16 @@ class Others:
     def __exit__(self, *failed: object) -> None:
         if any(failed):
             self._shared.end()
+        self.wait(lambda: None)
+
+    def wait(self, check: Callable[[], None]) -> None:
+        """Until each of them has ended; none comes any more. `check` is asked meanwhile, and raises to stop."""
         with self._lock:
             self._open = False
         for thread in self._threads:
-            thread.join()
+            while thread.is_alive():
+                check()
+                thread.join(timeout=LOOK)
 
     def hire(self, count: int) -> None:
         """There are at least so many. Any thread may say so; those that are too many work no longer, and stay."""

@@ -146,7 +146,8 @@ class Worker:
         if window is not None:
             self._visit(cursor, self._opened(window))
         else:
-            self._may()
+            # Not held back by what holds back batches: when others have done the last one, there is nothing to wait for.
+            self._around.check()
             self._session.sleep(_POLL)
 
     def _next(self, cursor: Cursor) -> _Open | None:
