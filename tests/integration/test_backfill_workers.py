@@ -350,3 +350,18 @@ def test_exactly_the_rows_that_fail_are_set_aside(
         "SELECT id FROM public.users WHERE number IS DISTINCT FROM CASE WHEN old <> 'x' THEN id END"
     ).fetchall()
     assert left == []
+
+
+def test_what_a_function_asserts_is_about_its_row(main: Connection, connect: Callable[[], Connection]) -> None:
+    main.execute(
+        "CREATE FUNCTION public.checked(value text) RETURNS text LANGUAGE plpgsql AS "
+        "$$ BEGIN ASSERT value <> 'value 7'; RETURN value; END $$"
+    )
+    rows = dataclasses.replace(WORK, assignments=(("new", "public.checked(old)"),), unfilled='"new" IS NULL')
+    quarantine = Quarantine(control_schema="Control", migration=1, step="fill")
+    outcome = worker.run(
+        main, control_schema="Control", migration=1, step="fill", rows=rows, settings=SMALL, connect=connect,
+        should_stop=lambda: False, progress=lambda _: None, fence=fence(), aside=Aside(quarantine=quarantine, limit=Limit()),
+    )  # fmt: skip
+    assert outcome == worker.Outcome(rows=N - 1, complete=True)
+    assert main.execute("""SELECT key, sqlstate FROM "Control".quarantine""").fetchall() == [({"id": "7"}, "P0004")]
