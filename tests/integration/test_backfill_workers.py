@@ -27,7 +27,7 @@ from zdmigrate.backfill.strategy import Mode, Oldest, Order
 from zdmigrate.backfill.working import Surroundings, Worker
 from zdmigrate.control import install
 from zdmigrate.control.fence import Fence
-from zdmigrate.errors import LeaseLost
+from zdmigrate.errors import LeaseLost, LockBudgetExceeded
 from zdmigrate.plan import RowWork
 
 Connection = psycopg.Connection[Any]
@@ -309,6 +309,37 @@ def test_a_pause_that_comes_when_all_is_done_holds_nobody(main: Connection, conn
         thread.join(20)
         main.execute("""UPDATE "Control".backfill_control SET paused = false""")
         assert ended == [worker.Outcome(rows=N, complete=True)]
+
+
+def test_a_pause_uses_up_nobodys_patience_with_a_lock(main: Connection, connect: Callable[[], Connection]) -> None:
+    budget = timedelta(seconds=4)
+    ended: list[object] = []
+
+    def work() -> None:
+        try:
+            ended.append(run(theirs, connect, settings=dataclasses.replace(SMALL, lock_budget=budget)))
+        except LockBudgetExceeded as error:
+            ended.append(error)
+
+    with connect() as theirs, connect() as holder:
+        holder.execute("BEGIN; SELECT FROM public.users WHERE id = 9 FOR UPDATE")
+        thread = threading.Thread(target=work)
+        thread.start()
+        leftovers = """SELECT FROM "Control".backfill_window WHERE page = -1"""
+        poll(lambda: main.execute(leftovers.encode()).rowcount == 1)
+        main.execute("""INSERT INTO "Control".backfill_control (migration, paused) VALUES (1, true)""")
+        long = """SELECT FROM "Control".backfill_process WHERE (document->>'paused') IS NOT NULL AND EXISTS (
+            SELECT FROM "Control".backfill_window WHERE claimed_at < clock_timestamp() - %s)"""
+        poll(lambda: main.execute(long.encode(), (2 * budget,)).rowcount == 1 or bool(ended))
+        main.execute("""UPDATE "Control".backfill_control SET paused = false""")
+        tried = "SELECT query_start FROM pg_stat_activity WHERE pid = %s AND wait_event_type = 'Lock'"
+        times: set[object] = set()
+        while len(times) < 4 and not ended:  # each round waits twice
+            times.update(main.execute(tried, (theirs.info.backend_pid,)).fetchall())
+        holder.execute("ROLLBACK")
+        thread.join(30)
+    assert ended == [worker.Outcome(rows=N, complete=True)]
+    assert written(main) == {(1, True)}
 
 
 def poll(until: Callable[[], bool], seconds: float = 30) -> None:

@@ -76,7 +76,7 @@ class Worker:
         self._open: deque[_Open] = deque()
         self._relation: Relation | None = None
         self._transaction = 0
-        self._began = self._waited = 0.0
+        self._began = self._waited = self._held = 0.0
         self._aside = SettingAside(session, rows, aside)
         self._filler = Filler(
             session, store, self._aside, self._may, observe=self._observe, batch_rows=lambda: around.governor.rows,
@@ -217,7 +217,7 @@ class Worker:
     def _fill_leftovers(self, cursor: Cursor, window: Window) -> None:
         leftovers = Leftovers(
             self._session, self._filler, between=self._rest, check=self._may,
-            report=lambda: self._around.report(cursor, cursor.bound),
+            report=lambda: self._around.report(cursor, cursor.bound), held=lambda: self._held,
         )  # fmt: skip
         leftovers.fill(window)
         self._store.finish(window)
@@ -236,4 +236,6 @@ class Worker:
         self._session.sleep(self._settings.pause.total_seconds())
 
     def _may(self) -> None:
+        began = time.monotonic()
         self._around.governor.wait(self._around.check)
+        self._held += time.monotonic() - began
