@@ -27,7 +27,7 @@ from zdmigrate.backfill.strategy import Mode, Oldest, Order
 from zdmigrate.backfill.working import Surroundings, Worker
 from zdmigrate.control import install
 from zdmigrate.control.fence import Fence
-from zdmigrate.errors import LeaseLost, LockBudgetExceeded
+from zdmigrate.errors import LeaseLost, LockBudgetExceeded, Unsafe
 from zdmigrate.plan import RowWork
 
 Connection = psycopg.Connection[Any]
@@ -309,6 +309,38 @@ def test_a_pause_that_comes_when_all_is_done_holds_nobody(main: Connection, conn
         thread.join(20)
         main.execute("""UPDATE "Control".backfill_control SET paused = false""")
         assert ended == [worker.Outcome(rows=N, complete=True)]
+
+
+@pytest.mark.parametrize(
+    "error", [Unsafe("the server is a standby"), psycopg.OperationalError("too many clients already")]
+)
+def test_threads_that_cannot_connect_try_again(
+    main: Connection, connect: Callable[[], Connection], error: Exception
+) -> None:
+    """As after a failover that is not yet over, or while the server has no connection to spare."""
+    refused: set[str] = set()
+    together = threading.Barrier(3, timeout=30)
+
+    def first_time_in_vain() -> Connection:
+        name = threading.current_thread().name
+        if name not in refused:
+            refused.add(name)
+            raise error
+        if name.startswith("zdmigrate worker"):
+            together.wait()
+        return connect()
+
+    said: list[str] = []
+    met: list[int] = []
+
+    def meet(_: object) -> None:
+        if not met:
+            met.append(together.wait())
+
+    assert run(main, first_time_in_vain, workers=3, progress=meet, say=said.append).complete
+    assert refused >= {"zdmigrate steering", "zdmigrate worker 1", "zdmigrate worker 2"}
+    assert sorted(said) == [f"worker {number} has no connection: {error}" for number in (1, 2)]
+    assert written(main) == {(1, True)}
 
 
 def test_a_pause_uses_up_nobodys_patience_with_a_lock(main: Connection, connect: Callable[[], Connection]) -> None:

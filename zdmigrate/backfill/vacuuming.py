@@ -11,6 +11,7 @@ import psycopg
 from psycopg import sql
 
 from zdmigrate.backfill.relations import Relation
+from zdmigrate.errors import Unsafe
 
 _LOOK = 0.5
 """Seconds between two looks."""
@@ -46,7 +47,9 @@ class Vacuuming:
         while not self._stopping.wait(_LOOK):
             relation = self._due()
             if relation is not None:
-                with contextlib.suppress(psycopg.Error):  # it may be gone, or locked: the next tenth is soon done
+                with contextlib.suppress(
+                    psycopg.Error, Unsafe
+                ):  # it may be gone, or locked: the next tenth is soon done
                     self._vacuum(relation)
 
     def _vacuum(self, relation: Relation) -> None:
