@@ -316,17 +316,21 @@ class History:
             ended = stepped.run_out()
             assert isinstance(ended, worker.Outcome), ended
 
-    def oversleep(self) -> None:
-        """The workers were not heard of for too long: what they have claimed is free."""
-        self.rig.execute(f"UPDATE {CONTROL}.backfill_process SET expires_at = clock_timestamp()")
+    def oversleep(self, which: int) -> None:
+        """A worker is not heard of for too long, right before it writes; another one takes over what it has claimed."""
+        self._bring_to_a_transaction(which)
+        self._expire()
+        self.step(1 - which, 6)
 
-    def take_over(self) -> None:
-        """Somebody else has the lease: the workers that are there never write again."""
+    def take_over(self, which: int) -> None:
+        """Somebody else has the lease, right before a worker writes: those that are there never write again."""
+        self._bring_to_a_transaction(which)
         self.rig.take_over()
         self._expect_no_more_writes()
 
-    def rewrite(self) -> None:
-        """All rows move."""
+    def rewrite(self, which: int) -> None:
+        """All rows move, right before a worker writes."""
+        self._bring_to_a_transaction(which)
         self._commit()
         self.rig.execute("VACUUM FULL t")
 
@@ -334,7 +338,7 @@ class History:
         """The phase, through the library: with its own worker, its verification, its lease."""
         self._commit()
         if self.rig.phase.position < Phase.BACKFILL.position:
-            self.oversleep()
+            self._expire()
             self.rig.advance(Phase.BACKFILL)
             self._expect_no_more_writes()
             self.check()
@@ -371,6 +375,16 @@ class History:
                 connection, control_schema=CONTROL, step=self.rig.step, rows=self.rig.rows, settings=SETTINGS, held=held
             )
         return self._workers[which]
+
+    def _bring_to_a_transaction(self, which: int) -> None:
+        for _ in range(8):
+            stepped = self._worker(which)
+            if stepped is None or stepped.at_transaction:
+                return
+            self.step(which, 1)
+
+    def _expire(self) -> None:
+        self.rig.execute(f"UPDATE {CONTROL}.backfill_process SET expires_at = clock_timestamp()")
 
     def _expect_complete(self, which: int) -> None:
         ended = self._workers.pop(which).run_out()
@@ -451,7 +465,7 @@ STEPS = st.lists(
         *[_step] * 3,
         st.tuples(st.sampled_from(["commit", "roll back"]), _who),
         st.tuples(st.sampled_from(["crash", "crash in a batch", "stop"]), _who),
-        st.tuples(st.sampled_from(["oversleep", "take over", "rewrite"])),
+        st.tuples(st.sampled_from(["oversleep", "take over", "rewrite"]), _who),
         st.tuples(st.sampled_from(["complete", "back", "far back", "forward"])),
     ),
     min_size=8,

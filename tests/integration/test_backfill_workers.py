@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
@@ -64,9 +66,14 @@ def fence(is_lost: Callable[[], bool] = lambda: False) -> Fence:
 
 
 def run(connection: Connection, connect: Callable[[], Connection], workers: int = 1, **more: Any) -> worker.Outcome:
-    given: dict[str, Any] = {"should_stop": lambda: False, "progress": lambda _: None, "fence": fence()} | more
+    given: dict[str, Any] = {
+        "should_stop": lambda: False,
+        "progress": lambda _: None,
+        "fence": fence(),
+        "settings": SMALL,
+    } | more
     return worker.run(
-        connection, control_schema="Control", migration=1, step="fill", rows=WORK, settings=SMALL,
+        connection, control_schema="Control", migration=1, step="fill", rows=WORK,
         limits=Limits(workers=workers), connect=connect, **given,
     )  # fmt: skip
 
@@ -97,7 +104,7 @@ def test_a_table_that_is_rewritten_under_four_workers(main: Connection, connect:
     """Each of them finds out in its next batch, and what they have counted in windows that are gone is kept."""
     rewritten: list[int] = []
 
-    def rewrite(progress: worker.Progress) -> None:
+    def rewrite(progress: worker.Snapshot) -> None:
         if threading.current_thread() is threading.main_thread() and progress.rows > 500 * (len(rewritten) + 1):
             rewritten.append(progress.rows)
             with connect() as other:
@@ -157,7 +164,7 @@ def test_what_a_dead_process_has_claimed_is_taken_over(main: Connection, connect
 def test_a_window_that_is_taken_away_leaves_none_behind(main: Connection) -> None:
     """Where windows take turns a worker has many. When it loses one, the others must not stay its own with nobody at work."""
     key: dict[str, Any] = {"control_schema": "Control", "migration": 1, "step": "fill"}
-    member = Membership.join(main, ttl=timedelta(minutes=1), **key)
+    member = Membership(main, ttl=timedelta(minutes=1), leads=True, **key)
     horizon = [0]
 
     def take_away(_: float) -> None:
@@ -170,7 +177,7 @@ def test_a_window_that_is_taken_away_leaves_none_behind(main: Connection) -> Non
     around = Surroundings(
         governor=Governor(Limits(), sleep=take_away), begin=lambda *_: None, mode=lambda _: rotating, check=lambda: None,
         oldest=lambda: Oldest(xmin=horizon[0], holder="a test", stands=timedelta(0)), report=lambda *_: None,
-        judge=lambda *_: None,
+        judge=lambda *_: None, may_begin_anew=True,
     )  # fmt: skip
     alone = Worker(
         0, session, Store(session, process=member.process, **key), WORK, around, aside=None, rights=Rights.of(main)
@@ -179,6 +186,28 @@ def test_a_window_that_is_taken_away_leaves_none_behind(main: Connection) -> Non
     assert horizon != [0]
     assert written(main) == {(1, True)}
     assert counted(main) == N
+
+
+def test_a_batch_gives_way_to_who_waits_for_it(main: Connection, connect: Callable[[], Connection]) -> None:
+    """The batch waits for a row, and an application for the batch: without the cancel, for as long as the timeouts last."""
+    patient = dataclasses.replace(SMALL, row_lock_timeout=timedelta(minutes=1), statement_timeout=timedelta(minutes=1))
+    ended: list[worker.Outcome] = []
+    with connect() as holder, connect() as application, connect() as theirs:
+        holder.execute("BEGIN; UPDATE public.users SET old = old WHERE id = 9")  # the batch has id 1 before it
+        job = threading.Thread(target=lambda: ended.append(run(theirs, connect, settings=patient)))
+        job.start()
+        await_blocker(main, theirs.info.backend_pid, holder.info.backend_pid)
+        application.execute("SET statement_timeout = '20s'; SELECT FROM public.users WHERE id = 1 FOR UPDATE")
+        holder.execute("ROLLBACK")
+        job.join(60)
+    assert ended == [worker.Outcome(rows=N, complete=True)]
+    assert written(main) == {(1, True)}
+
+
+def await_blocker(connection: Connection, pid: int, blocker: int) -> None:
+    deadline = time.monotonic() + 30
+    while connection.execute("SELECT pg_blocking_pids(%s)", (pid,)).fetchone() != ([blocker],):
+        assert time.monotonic() < deadline
 
 
 def test_a_worker_that_fails_ends_the_others_and_is_told(main: Connection, connect: Callable[[], Connection]) -> None:

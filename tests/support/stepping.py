@@ -19,7 +19,8 @@ PATIENCE = 30.0
 class SteppedWorker:
     """`worker.run` in a thread. It stops by itself before every fenced transaction, between batches and where it would sleep.
 
-    Nothing of it is locked then. `ended` is what it has returned or raised, None while it goes on.
+    Nothing of it is locked then. `ended` is what it has returned or raised, None while it goes on; `at_transaction`: it has
+    decided what to write, and stands before it.
     """
 
     def __init__(
@@ -29,6 +30,7 @@ class SteppedWorker:
         self.connection = connection
         self.pid = connection.info.backend_pid
         self.ended: worker.Outcome | BaseException | None = None
+        self.at_transaction = False
         self._changed = threading.Condition()
         self._parked, self._free, self._stop, self._permits = False, False, False, 0
         self._given: dict[str, Any] = {
@@ -105,7 +107,9 @@ class SteppedWorker:
             self._park()
 
     def _is_lost(self) -> bool:
+        self.at_transaction = True
         self._park()
+        self.at_transaction = False
         return False
 
     def _should_stop(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from zdmigrate.backfill.strategy import ENOUGH, PINNED, Oldest, Order, Strategy
+from zdmigrate.backfill.strategy import ENOUGH, NOBODY, PINNED, Oldest, Order, Strategy
 
 
 def oldest(xmin: int, stands: timedelta = timedelta(0)) -> Oldest:
@@ -44,6 +44,12 @@ def test_where_nobody_says_what_holds_it_every_order_is_tried() -> None:
     assert strategy.observe(updated=ENOUGH, hot=0, oldest=None, now=100)
     assert strategy.mode.order is Order.ROTATING
     assert strategy.observe(updated=ENOUGH, hot=0, oldest=None, now=200)
+    assert (strategy.mode.order, strategy.mode.vacuum) == (Order.PLAIN, True)
+
+
+def test_where_nobody_holds_it_back_windows_need_not_take_turns() -> None:
+    strategy = Strategy()
+    assert strategy.observe(updated=ENOUGH, hot=0, oldest=Oldest(xmin=90, holder=NOBODY, stands=timedelta(0)), now=100)
     assert (strategy.mode.order, strategy.mode.vacuum) == (Order.PLAIN, True)
 
 

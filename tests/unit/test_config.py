@@ -100,7 +100,7 @@ def test_defaults_need_no_file(tmp_path: Path) -> None:
         timedelta(seconds=60),
         timedelta(seconds=10),
     )
-    assert (found.backfill.window_pages, found.backfill.stripes) == (250, 16)
+    assert (found.backfill.window_pages, found.backfill.stripes) == (250, 24)
 
 
 def test_everything_from_a_file(tmp_path: Path) -> None:

@@ -23,7 +23,8 @@ _FAR_ABOVE = 2.0
 _USED = 0.5
 """A batch that took less than this part of what it might proves nothing about a larger one."""
 
-_HARDEST_BRAKE = _RELEASE = 1 / 16
+_LOADED = 0.5
+"""Load above which fewer may work."""
 _SETTLE = 2
 """Observations after a decrease in which only a lag beyond its limit counts: the slope is still the old one."""
 _EVERY = 2
@@ -115,29 +116,14 @@ class Pace:
 class Crew:
     """How many of `size` workers may work now, by the replicas' lag.
 
-    One more after every second calm observation; half as many when the lag is beyond its limit, or would be within
-    `horizon` if it went on growing like that. Where one worker is already too many, `brake` goes down instead.
-
-    Args:
-        size: workers there are.
-        max_lag_bytes, max_lag_seconds: the limits of the throttle; None: no limit of that kind.
-        horizon: how far ahead the slope is followed. A decrease shows in the lag only after a while.
+    One more after every second look at which there is room; half as many when a limit is half used, or soon would be.
+    That is what is kept on its way to a slow standby (see `throttles.pursuit`): several workers would be no help.
     """
 
-    def __init__(
-        self,
-        size: int,
-        *,
-        max_lag_bytes: float | None = None,
-        max_lag_seconds: float | None = None,
-        horizon: timedelta = timedelta(seconds=5),
-    ) -> None:
+    def __init__(self, size: int) -> None:
         if size < 1:
             raise ValueError("a crew is at least one")
-        self._size = size
-        self._limits = max_lag_bytes, max_lag_seconds
-        self._horizon = horizon.total_seconds()
-        self._active, self._brake = 1, 1.0
+        self._size, self._active = size, 1
         self._calm, self._wait = 0, 0
         self._healthy = True
 
@@ -146,11 +132,6 @@ class Crew:
         """How many may work now; 0 while lag is unknown or a throttle stops everybody."""
         return self._active if self._healthy else 0
 
-    @property
-    def brake(self) -> float:
-        """The share of its time, above 0 and up to 1, that a worker may work."""
-        return self._brake
-
     def resize(self, size: int) -> None:
         """Another number of workers from now on."""
         if size < 1:
@@ -158,12 +139,11 @@ class Crew:
         self._size = size
         self._active = min(self._active, size)
 
-    def observe(self, *, lag_bytes: float | None, lag_seconds: float | None, slope: float | None, healthy: bool) -> int:
-        """Readings have come in; the number of workers that may work now.
+    def observe(self, *, load: float, healthy: bool) -> int:
+        """The throttles have looked; the number of workers that may work now.
 
         Args:
-            lag_bytes, lag_seconds: the largest of all expected standbys; None where there is none to follow.
-            slope: bytes of lag gained in a second, negative while it shrinks; None where it is not known yet.
+            load: how much of what is allowed the standbys' lag uses, or soon will; more than 1 is too much.
             healthy: nothing stops the work. What is unknown is not healthy.
         """
         before, self._healthy = self._healthy, healthy
@@ -171,39 +151,17 @@ class Crew:
         if not healthy:
             if before:
                 self._fewer()
-            return self.active
-        if self._too_much(lag_bytes, lag_seconds):
+        elif load > 1 or (load > _LOADED and self._wait == 0):
             self._fewer()
-        elif self._soon_too_much(lag_bytes, slope):
-            if self._wait == 0:
-                self._fewer()
-        else:
+        elif load <= _LOADED:
             self._more()
         return self.active
 
-    def _too_much(self, lag_bytes: float | None, lag_seconds: float | None) -> bool:
-        return any(
-            limit is not None and lag is not None and lag > limit
-            for lag, limit in zip((lag_bytes, lag_seconds), self._limits, strict=True)
-        )
-
-    def _soon_too_much(self, lag_bytes: float | None, slope: float | None) -> bool:
-        limit = self._limits[0]
-        if limit is None or lag_bytes is None or slope is None or slope <= 0:
-            return False
-        return lag_bytes + slope * self._horizon > limit
-
     def _fewer(self) -> None:
-        if self._active > 1:
-            self._active //= 2
-        else:
-            self._brake = max(_HARDEST_BRAKE, self._brake * _HALVE)
+        self._active = max(1, self._active // 2)
         self._calm, self._wait = 0, _SETTLE
 
     def _more(self) -> None:
         self._calm += 1
         if self._calm % _EVERY == 0:
-            if self._brake < 1:
-                self._brake = min(1.0, self._brake + _RELEASE)
-            else:
-                self._active = min(self._size, self._active + 1)
+            self._active = min(self._size, self._active + 1)

@@ -20,14 +20,14 @@ from zdmigrate.backfill.relations import Relation
 from zdmigrate.backfill.state import Cursor, Filled
 from zdmigrate.backfill.strategy import Mode, Oldest, Strategy
 from zdmigrate.backfill.throttles.reading import Horizon
-from zdmigrate.backfill.throttles.verdict import LagTrend, Verdict
+from zdmigrate.backfill.throttles.verdict import Verdict
 from zdmigrate.backfill.throttles.watching import Watch
 from zdmigrate.backfill.values import Progress
 from zdmigrate.backfill.working import Stopped
+from zdmigrate.backfill.yielding import give_way
 
 Connect = Callable[[], psycopg.Connection[Any]]
 
-NO_LAG = LagTrend()
 VACUUM_SHARE = 0.1
 """Of a relation, that may be left dead before it is vacuumed."""
 LOOK = 0.5
@@ -52,6 +52,7 @@ class Shared:
         self._notices: deque[str] = deque()
         self._standing: tuple[int, float] = (0, 0.0)
         self._meter = Meter()
+        self.sessions: set[int] = set()
         self._ended = threading.Event()
         self._failure: BaseException | None = None
 
@@ -85,11 +86,6 @@ class Shared:
         """What holds the horizon back, and for how long it has not moved."""
         horizon = None if self._watch is None else self._watch.verdict.horizon
         return None if horizon is None else self._standing_since(horizon)
-
-    def follow(self) -> None:
-        """How many may work follows the standbys' lag."""
-        lag = NO_LAG if self._watch is None else self._watch.verdict.lag
-        self.governor.follow(lag_bytes=lag.bytes, lag_seconds=lag.seconds, slope=lag.bytes_per_second)
 
     def report(self, cursor: Cursor, page: int) -> None:
         """A relation's windows are done up to a page."""
@@ -223,7 +219,10 @@ class Narrator:
 
 
 class Steering:
-    """A thread with a connection of its own: says that the process is alive and how it goes, and hears what was said."""
+    """A thread with a connection of its own: says that the process is alive and how it goes, and hears what was said.
+
+    It also makes batches give way to whoever waits for them.
+    """
 
     def __init__(
         self,
@@ -264,6 +263,7 @@ class Steering:
     def _round(self) -> None:
         if self._connection is None:
             self._connection = self._connect()
+        give_way(self._connection, self._shared.sessions)
         governor = self._shared.governor
         said = control.read(self._connection, control_schema=self._control_schema, migration=self._migration)
         snapshot = self._shared.snapshot
@@ -271,7 +271,6 @@ class Steering:
         if company.pages_total:
             self._shared.see(company.rows, (company.pages_done, company.pages_total))
         governor.steer(said, processes=1 + company.others)
-        self._shared.follow()
         self._others.hire(governor.workers - 1)
 
     def _disconnect(self) -> None:

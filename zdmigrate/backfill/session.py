@@ -104,14 +104,16 @@ class Session:
         """Like `write`, but on return it has reached the disk, and so has everything before it."""
         return self._write(statement, self.settings.read_timeout)
 
-    def patiently(self, action: Callable[[], T], *, schema: str, table: str) -> T:
-        """Try again while somebody holds a lock on the table.
+    def patiently(
+        self, action: Callable[[], T], *, schema: str, table: str, despite: tuple[type[psycopg.Error], ...] = ()
+    ) -> T:
+        """Try again while somebody holds a lock on the table, or `despite` other errors.
 
         Raises:
             LockBudgetExceeded: naming who does, after `Settings.lock_budget`.
         """
         retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(errors.LockNotAvailable),
+            retry=tenacity.retry_if_exception_type((errors.LockNotAvailable, *despite)),
             stop=tenacity.stop_after_delay(self.settings.lock_budget),
             wait=tenacity.wait_random_exponential(multiplier=0.05, max=1),
             sleep=self.sleep,

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import psycopg
-from psycopg import sql
+from psycopg import errors, sql
 
 from zdmigrate.backfill import statements
 from zdmigrate.backfill.relations import Relation
@@ -238,7 +238,7 @@ class Store:
             Moved: it was not noted.
         """
         statement = self._of(window, _FINISH_WINDOW, done=sql.Literal(window.leftovers))
-        if not (self._session.write_durably(statement) if window.leftovers else self._session.write(statement)):
+        if not self._patiently(window.relation, statement, durably=window.leftovers):
             raise Moved
 
     def give_back(self, relation: Relation, windows: Sequence[Window]) -> None:
@@ -249,9 +249,11 @@ class Store:
         )
         self._patiently(relation, self._sql(statement, relation, pages=pages))
 
-    def _patiently(self, relation: Relation, statement: sql.Composed) -> list[Row]:
+    def _patiently(self, relation: Relation, statement: sql.Composed, *, durably: bool = False) -> list[Row]:
+        # A batch that gives way may have ended when it is told to: then what comes after it is cancelled.
+        write = self._session.write_durably if durably else self._session.write
         return self._session.patiently(
-            lambda: self._session.write(statement), schema=relation.schema, table=relation.name
+            lambda: write(statement), schema=relation.schema, table=relation.name, despite=(errors.QueryCanceled,)
         )
 
     def _window(self, relation: Relation, found: list[Row]) -> Window | None:

@@ -28,6 +28,10 @@ MANY = 256
 """Windows that are under way at once where each has to wait for the horizon."""
 
 
+NOBODY = "nobody"
+"""Holds the horizon back."""
+
+
 class Order(enum.StrEnum):
     """How a window is written."""
 
@@ -101,10 +105,11 @@ class Strategy:
             self._pinned_at = oldest.xmin
             seconds = oldest.stands.total_seconds()
             return self._choose(Order.PLAIN, f"{oldest.holder} has kept old row versions for {seconds:.0f} s")
-        if self.mode.order is Order.STRIPED:
+        unheld = oldest is not None and oldest.holder == NOBODY
+        if self.mode.order is Order.STRIPED and not unheld:
             holder = "something" if oldest is None else oldest.holder
             return self._choose(Order.ROTATING, f"{holder} keeps row versions for a while: windows take turns")
-        if oldest is None or oldest.xmin >= now:
+        if oldest is None or unheld or oldest.xmin >= now:
             return self._choose(Order.PLAIN, "few updates are HOT, whatever the order", vacuum=True)
         self._updated = self._hot = 0  # it moves: look again
         return False

@@ -92,6 +92,7 @@ def run(
         return Store(of, control_schema=control_schema, migration=migration, step=step, process=member.process)
 
     def part(number: int, of: Session, check: Callable[[], None], report: Callable[[Cursor, int], None]) -> Worker:
+        shared.sessions.add(of.connection.info.backend_pid)
         around = Surroundings(
             governor=shared.governor, begin=shared.begin, mode=shared.mode, oldest=shared.oldest, judge=shared.judge, check=check,
             report=report, may_begin_anew=number == 0 and not joining,

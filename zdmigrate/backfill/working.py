@@ -28,6 +28,8 @@ _POLL = 0.2
 """Seconds between two looks whether others are done."""
 _PATIENCE = timedelta(seconds=15)
 """A window whose turn does not come for this long is visited all the same."""
+_WAITING = 0.5
+"""Share of a relation's time that may be spent waiting for the horizon: a small table has few windows to go on with."""
 
 
 class Stopped(Exception):
@@ -74,6 +76,7 @@ class Worker:
         self._open: deque[_Open] = deque()
         self._relation: Relation | None = None
         self._transaction = 0
+        self._began = self._waited = 0.0
         self._aside = SettingAside(session, rows, aside)
         self._filler = Filler(
             session, store, self._aside, self._may, observe=self._observe, batch_rows=lambda: around.governor.rows,
@@ -135,6 +138,7 @@ class Worker:
     def _fill_windows(self, cursor: Cursor) -> None:
         """Every window that can be had; and then what they left, or a moment's rest where others are still at work."""
         self._relation = cursor.relation
+        self._began, self._waited = time.monotonic(), 0.0
         while (opened := self._next(cursor)) is not None:
             self._visit(cursor, opened)
         mine = self._around.governor.may_claim(self._number)
@@ -159,6 +163,7 @@ class Worker:
                 return None
             self._may()
             self._session.sleep(_POLL)
+            self._waited += _POLL
 
     def _claim(self, cursor: Cursor, order: Order) -> Window | None:
         stripes = 1 if order is Order.PLAIN else self._settings.stripes
@@ -172,8 +177,11 @@ class Worker:
         if order is not Order.ROTATING or opened.transaction == 0:
             return True
         oldest = self._around.oldest()
-        waited = time.monotonic() - opened.since
-        return oldest is None or oldest.xmin > opened.transaction or waited > _PATIENCE.total_seconds()
+        if oldest is None or oldest.xmin > opened.transaction:
+            return True
+        now = time.monotonic()
+        too_long = self._waited > _WAITING * (now - self._began)
+        return too_long or now - opened.since > _PATIENCE.total_seconds()
 
     def _opened(self, window: Window) -> _Open:
         opened = _Open(window=window, batches=deque())

@@ -11,7 +11,7 @@ from zdmigrate.cli.rendering import moment
 from zdmigrate.engine.quarantining import outcomes, result_text
 from zdmigrate.engine.steering import limit_text
 from zdmigrate.errors import Contended, Waiting
-from zdmigrate.wording import brief, counted, sized, spoken
+from zdmigrate.wording import counted, sized, spoken
 
 if TYPE_CHECKING:
     from zdmigrate.backfill.control import Control, Process, Table

@@ -14,10 +14,10 @@ from typing import Any, LiteralString
 import psycopg
 import tenacity
 
-from zdmigrate.backfill import control, governor, progress, quarantine, values, verification, worker
+from zdmigrate.backfill import control, governor, progress, quarantine, spending, values, verification, worker
 from zdmigrate.backfill.forecast import Difference, Forecast
 from zdmigrate.backfill.setting_aside import Aside
-from zdmigrate.backfill.spending import Spending
+from zdmigrate.backfill.spending import Size, Spending
 from zdmigrate.backfill.throttles.watching import Watch
 from zdmigrate.control.lease import Right
 from zdmigrate.control.store import Event as AuditEvent
@@ -429,12 +429,12 @@ class Executor:
         assert step.rows is not None
         started = time.monotonic()
         self._tell_paused(step)
-        spending = Spending(control_schema=self.store.schema, migration=self.lease.key, step=step.id, rows=step.rows)
-        spending.begin(self.connection, self._write, lambda: self.forecast(step))
+        cost = Spending(control_schema=self.store.schema, migration=self.lease.key, step=step.id)
+        self._expect(step, cost)
         outcome = self.fill(step)
         if not outcome.complete:
             raise Progressed(f"stopped while filling rows ({outcome.rows} so far)", hint="run the command again")
-        found = spending.differences(self.connection, outcome.rows) if outcome.rows >= _WORTH_COMPARING else ()
+        found = self._differences(step, cost, outcome)
         with self.fenced() as cursor:
             detail = "; ".join([counted(outcome.rows, "row"), *map(str, found)])
             self._log(cursor, step, "do", (repr(step.rows),), started, detail=detail)
@@ -471,9 +471,28 @@ class Executor:
                 function=function,
             )
 
-    def _write(self, action: Callable[[session.Cursor], object]) -> None:
+    def _expect(self, step: Step, cost: Spending) -> None:
+        """Keep what the step is expected to cost, and how large the table is; a run that goes on finds it."""
+        if cost.is_kept(self.connection):
+            return
+        found: list[tuple[Size, Forecast | None]] = []
+        self._retried((), lambda: found.append((self._size(step), self.forecast(step))), blocked_by=step.locks)
+        before, forecast = found[-1]
         with self.fenced() as cursor:
-            action(cursor)
+            cost.keep(cursor, forecast, before)
+
+    def _differences(self, step: Step, cost: Spending, outcome: values.Outcome) -> tuple[Difference, ...]:
+        if outcome.rows < _WORTH_COMPARING:
+            return ()
+        now = None
+        with contextlib.suppress(psycopg.errors.LockNotAvailable):  # not worth waiting for
+            now = self._size(step)
+        return cost.differences(self.connection, outcome.rows, now)
+
+    def _size(self, step: Step) -> Size:
+        assert step.rows is not None
+        with session.transaction(self.connection, lock_timeout=self.limits.lock_timeout, read_only=True) as cursor:
+            return spending.size(cursor, step.rows)
 
     def _tell_paused(self, step: Step) -> None:
         """Said long ago, perhaps, and forgotten: nobody shall wait without knowing for what."""

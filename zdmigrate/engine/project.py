@@ -27,7 +27,7 @@ from zdmigrate.engine.reporting import Event, EventKind, Reporter
 from zdmigrate.engine.steering import Steering
 from zdmigrate.engine.stopping import Stop
 from zdmigrate.engine.work import Work
-from zdmigrate.errors import Contended, Progressed, Unsafe, UsageError, Waiting, ZdmigrateError
+from zdmigrate.errors import ConnectionLost, Contended, Progressed, Unsafe, UsageError, Waiting, ZdmigrateError
 from zdmigrate.migration import MigrationFile, find_id, load_directory, load_file, migration_paths
 from zdmigrate.phases import Phase
 from zdmigrate.plan import Mode, Plan
@@ -287,7 +287,9 @@ class Project:
                 f"{id_}: {error.diag.message_primary}",
                 hint="the role that migrates must own the tables, and see all of their rows",
             )
-        except psycopg.OperationalError:
+        except psycopg.OperationalError as error:
+            if session.is_lost(error):
+                raise _lost(id_, error) from error
             raise
         except psycopg.Error as error:
             failed = ZdmigrateError(f"{id_}: {error.diag.message_primary or error}", hint=error.diag.message_hint)
@@ -421,6 +423,13 @@ def _fills(plan: Plan, record: Record | None) -> bool:
     """Whether the plan has rows to fill that are not filled yet."""
     ahead = record is None or not record.in_flight or record.phase.position < Phase.BACKFILL.position
     return ahead and any(step.mode is Mode.BACKFILL for step in plan.steps())
+
+
+def _lost(id_: str, error: psycopg.Error) -> ConnectionLost:
+    return ConnectionLost(
+        f"{id_}: the connection to the database was lost: {' '.join(str(error).split())}",
+        hint="what was committed stays; once a primary answers, run the command again: it goes on from there",
+    )
 
 
 def _deadline(duration: timedelta | None) -> float:

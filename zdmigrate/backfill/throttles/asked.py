@@ -12,6 +12,7 @@ import psycopg
 from zdmigrate.backfill.throttles.heartbeat import Heartbeat
 from zdmigrate.backfill.throttles.hysteresis import Hysteresis
 from zdmigrate.backfill.throttles.lag import LagLimits, judged
+from zdmigrate.backfill.throttles.pursuit import Pursuit
 from zdmigrate.backfill.throttles.reading import Lag, Reading, unknown
 from zdmigrate.backfill.throttles.steering import Steering
 from zdmigrate.backfill.throttles.timeline import Timeline
@@ -62,7 +63,7 @@ class AskedReplica:
         self._steering, self._heartbeat, self._timeline, self._clock = steering, heartbeat, timeline, clock
         self._who = url.display(conninfo)
         self.name = f"lag of {self._who}"
-        self._memory = Hysteresis()
+        self._memory, self._pursuit = Hysteresis(), Pursuit()
         self._connection: Connection | None = None
         self._failure: tuple[float, str] | None = None
 
@@ -127,9 +128,11 @@ class AskedReplica:
             return unknown(
                 self.name, str(limits), f"{self._who} has not replayed anything yet", "wait until it streams"
             )
-        by_position = self._timeline.seconds_behind(answer.replayed, self._clock())
+        at = self._clock()
+        by_position = self._timeline.seconds_behind(answer.replayed, at)
         seconds = max(by_position, self._since_unseen(answer.seen_until, now).total_seconds())
         lag = Lag(bytes=max(0, position - answer.replayed), seconds=seconds)
+        lag = self._pursuit.measured(lag, replayed=answer.replayed, limits=limits, at=at)
         return judged(self._who, lag, limits, self._memory)
 
     def _since_unseen(self, seen_until: datetime, now: datetime) -> timedelta:

@@ -12,10 +12,16 @@ from zdmigrate.postgres.session import Connection
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Lag:
-    """How far a standby is behind what the primary has written; None: not known."""
+    """How far a standby is behind what the primary has written; None: not known.
+
+    `room` is how many bytes may be written until the next look (negative: none; None: there is no limit), `load` how much
+    of what is allowed is used, or soon will be.
+    """
 
     bytes: int | None
     seconds: float | None
+    room: float | None = None
+    load: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

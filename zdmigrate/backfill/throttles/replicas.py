@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from zdmigrate.backfill.throttles import standbys, words
 from zdmigrate.backfill.throttles.heartbeat import Heartbeat
 from zdmigrate.backfill.throttles.hysteresis import Hysteresis
 from zdmigrate.backfill.throttles.lag import LagLimits, judged
+from zdmigrate.backfill.throttles.pursuit import Pursuit
 from zdmigrate.backfill.throttles.reading import Lag, Reading, unknown
 from zdmigrate.backfill.throttles.standbys import Standby, View
 from zdmigrate.backfill.throttles.steering import Said, Steering
@@ -45,6 +46,7 @@ class ReplicaLag:
         self._steering, self._heartbeat, self._timeline = steering, heartbeat, timeline
         self._ignore_missing, self._clock = ignore_missing, clock
         self._memory = Hysteresis()
+        self._pursuits: defaultdict[str, Pursuit] = defaultdict(Pursuit)
 
     def read(self, connection: Connection) -> Sequence[Reading]:
         """Look at all of them; where there are none, no heartbeat is written either."""
@@ -65,10 +67,16 @@ class ReplicaLag:
         """How many of each name must be there. Those that have come since need not, but must not lag either."""
         if self._expected is not None:
             return Counter(self._expected)
-        kept = said.standbys if said.standbys is not None else said.seen
-        if kept is None:
-            kept = self._steering.keep_standbys(connection, view.standbys)
-        return dict.fromkeys(view.standbys, 0) | Counter(kept)
+        wanted = said.standbys
+        expected = self._seen(connection, said, view) if wanted is None else Counter(wanted)
+        return dict.fromkeys(view.standbys, 0) | expected
+
+    def _seen(self, connection: Connection, said: Said, view: View) -> Counter[str]:
+        """Those of the beginning."""
+        if said.seen is None:
+            return Counter(self._steering.keep_standbys(connection, view.standbys, view.timeline))
+        seen = Counter(said.seen)
+        return seen if said.seen_timeline in (None, view.timeline) else _without_promoted(seen, view)
 
     def _of(self, name: str, expected: int, view: View, limits: LagLimits, now: float) -> Iterator[Reading]:
         """The readings of all standbys of one name."""
@@ -88,6 +96,7 @@ class ReplicaLag:
         if not self._timeline.reaches(standby.replayed) and standby.replay_lag is not None:
             seconds = max(seconds, standby.replay_lag.total_seconds())
         lag = Lag(bytes=max(0, view.position - standby.replayed), seconds=seconds)
+        lag = self._pursuits[who].measured(lag, replayed=standby.replayed, limits=limits, at=now)
         return judged(who, lag, limits, self._memory)
 
     def _missing(self, who: str, limits: LagLimits) -> Reading:
@@ -104,3 +113,9 @@ class ReplicaLag:
         names = ", ".join(sorted({receiver.name for receiver in view.receivers}))
         reason = f"no permission to see the lag of {names}"
         return unknown(self.name, str(limits), reason, words.grant("pg_read_all_stats", connection))
+
+
+def _without_promoted(expected: Counter[str], view: View) -> Counter[str]:
+    """One of them has become the primary since: where a single one is missing, it is that one."""
+    missing = expected - Counter(view.standbys)
+    return expected - missing if missing.total() == 1 else expected

@@ -10,6 +10,7 @@ from zdmigrate.postgres.session import Connection
 # One row in any case. Without pg_read_all_stats the names are shown, but neither state nor positions.
 _QUERY = """
 SELECT pg_has_role('pg_read_all_stats', 'USAGE'), pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::bigint,
+       ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::integer,
        r.pid, r.application_name, host(r.client_addr), r.state, pg_wal_lsn_diff(r.replay_lsn, '0/0')::bigint, r.replay_lag,
        coalesce(s.slot_type = 'logical', false)
 FROM (VALUES (1)) AS always
@@ -39,9 +40,13 @@ class Standby:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class View:
-    """The primary's position in bytes, its receivers, and whether we may see more of them than their names."""
+    """The primary's position in bytes, its receivers, and whether we may see more of them than their names.
+
+    `timeline` is another one after each promotion (manual, section 25.3.6).
+    """
 
     position: int
+    timeline: int
     receivers: tuple[Standby, ...]
     permitted: bool
 
@@ -64,12 +69,13 @@ def look(connection: Connection) -> View:
     rows = connection.execute(_QUERY).fetchall()
     return View(
         position=rows[0][1],
+        timeline=rows[0][2],
         permitted=rows[0][0],
         receivers=tuple(
             Standby(
                 pid=pid, name=name or "", address=address, state=state, replayed=replayed, replay_lag=lag, logical=logical
             )
-            for _, _, pid, name, address, state, replayed, lag, logical in rows
+            for _, _, _, pid, name, address, state, replayed, lag, logical in rows
             if pid is not None
         ),
     )  # fmt: skip

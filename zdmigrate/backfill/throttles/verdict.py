@@ -14,12 +14,17 @@ from zdmigrate.backfill.throttles.slope import Slope
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class LagTrend:
-    """The longest lag of all standbys, and how fast it grows (negative: it shrinks). None: not known, or no standby."""
+    """The longest lag of all standbys, and how fast it grows (negative: it shrinks). None: not known, or no standby.
+
+    `room` and `load` are those of the standby that leaves the least room, and of the one that is loaded most.
+    """
 
     bytes: int | None = None
     seconds: float | None = None
     bytes_per_second: float | None = None
     seconds_per_second: float | None = None
+    room: float | None = None
+    load: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,5 +111,7 @@ class Judge:
         self._bytes.add(clock, most)
         self._seconds.add(clock, longest)
         return LagTrend(
-            bytes=most, seconds=longest, bytes_per_second=self._bytes.per_second, seconds_per_second=self._seconds.per_second
+            bytes=most, seconds=longest, bytes_per_second=self._bytes.per_second, seconds_per_second=self._seconds.per_second,
+            room=min((lag.room for lag in lags if lag.room is not None), default=None),
+            load=max((lag.load for lag in lags), default=0.0),
         )  # fmt: skip

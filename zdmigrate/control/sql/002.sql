@@ -34,7 +34,7 @@ CREATE TABLE {schema}.backfill_window (
 );
 
 -- What was said from another terminal. NULL: as configured, or nobody has said anything. `seen_standbys` are those that
--- streamed when the backfill began; nobody has said so.
+-- streamed when the backfill began, and `seen_timeline` is that of the primary then; nobody has said so.
 CREATE TABLE {schema}.backfill_control (
     migration bigint PRIMARY KEY REFERENCES {schema}.migration (key) ON DELETE CASCADE,
     paused boolean NOT NULL DEFAULT false,
@@ -46,6 +46,7 @@ CREATE TABLE {schema}.backfill_control (
     max_lag_time interval CHECK (max_lag_time > interval '0'),
     standbys text[],
     seen_standbys text[],
+    seen_timeline integer,
     paused_by text,
     paused_at timestamptz,
     changed_by text,
