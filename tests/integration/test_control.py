@@ -133,3 +133,12 @@ def test_the_schema_refuses_what_makes_no_sense(main: Connection, values: str) -
     say(main, rate=1)
     with pytest.raises(psycopg.errors.CheckViolation):
         main.execute(sql.SQL("UPDATE z.backfill_control SET " + values))
+
+
+def test_a_network_that_is_cut_is_found_out_unless_the_url_says_otherwise(database: servers.Database) -> None:
+    with session.connect(database.conninfo, purpose="test") as connection:
+        assert connection.info.get_parameters()["tcp_user_timeout"] == "30000"
+    with session.connect(f"{database.conninfo} tcp_user_timeout=5000", purpose="test") as connection:
+        parameters = connection.info.get_parameters()
+    assert (parameters["tcp_user_timeout"], parameters["keepalives_idle"]) == ("5000", "10")
+    assert parameters["application_name"] == "zdmigrate test"

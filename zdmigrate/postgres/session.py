@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 import psycopg
 from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from zdmigrate.errors import Unsafe
 
@@ -39,6 +40,10 @@ _SETTINGS = {
 }
 
 
+# A network that is cut says nothing: within half a minute it is found out, and not after two hours.
+_KEEPALIVES = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 4, "tcp_user_timeout": 30_000}
+
+
 def connect(conninfo: str, *, purpose: str) -> Connection:
     """A direct, autocommit connection with every timeout set; `purpose` shows in ``application_name``.
 
@@ -46,9 +51,8 @@ def connect(conninfo: str, *, purpose: str) -> Connection:
         Unsafe: a connection pooler stands between, the server is a standby, or older than 15.
         psycopg.OperationalError: no connection.
     """
-    connection = psycopg.connect(
-        conninfo, autocommit=True, prepare_threshold=None, application_name=f"zdmigrate {purpose}"
-    )
+    given = _KEEPALIVES | conninfo_to_dict(conninfo) | {"application_name": f"zdmigrate {purpose}"}
+    connection = psycopg.connect(make_conninfo("", **given), autocommit=True, prepare_threshold=None)
     try:
         _prepare(connection)
     except BaseException:
