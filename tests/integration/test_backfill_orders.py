@@ -12,8 +12,9 @@ import pytest
 from psycopg import sql
 
 from tests.support import servers
-from zdmigrate.backfill import worker
+from zdmigrate.backfill import relations, worker
 from zdmigrate.backfill.relations import Relation
+from zdmigrate.backfill.session import Session
 from zdmigrate.backfill.vacuuming import Vacuuming
 from zdmigrate.control import install
 from zdmigrate.control.fence import Fence
@@ -85,6 +86,44 @@ def test_a_brin_index_keeps_no_update_from_being_hot(main: Connection, connect: 
         pytest.skip("it does before PostgreSQL 16")
     main.execute('CREATE INDEX ON public."Us ers" USING brin (new)')
     assert run(main, connect) == []
+
+
+@pytest.mark.parametrize(("fillfactor", "least", "most"), [(100, -0.05, 0.05), (50, 0.45, 0.55)])
+def test_free_space_is_measured(main: Connection, fillfactor: int, least: float, most: float) -> None:
+    """Of rows whose long values are stored elsewhere, too."""
+    main.execute(
+        f"""CREATE TABLE wide (id int, "a b" text, dropped int, long text) WITH (fillfactor = {fillfactor});
+        ALTER TABLE wide ALTER long SET STORAGE EXTERNAL, DROP dropped;
+        INSERT INTO wide SELECT n, 'value ' || n, CASE WHEN n % 10 = 0 THEN repeat('x', 9000) END
+        FROM generate_series(1, 20000) n""".encode()
+    )
+    session = Session(connection=main, settings=worker.Settings())
+    (relation,) = relations.leaves(session, "public", "wide")
+    pages = one(main, "SELECT pg_relation_size('wide') / current_setting('block_size')::int")
+    free = relations.free_share(session, relation, pages)
+    assert free is not None
+    assert least <= free <= most
+    main.execute("TRUNCATE wide")
+    assert relations.free_share(session, relation, 0) is None
+
+
+def test_pages_with_room_are_filled_in_few_stripes(main: Connection, connect: Connect) -> None:
+    main.execute('ALTER TABLE public."Us ers" SET (fillfactor = 50)')
+    main.execute('VACUUM FULL public."Us ers"')
+    seen: set[int] = set()
+
+    def look() -> bool:
+        seen.update(
+            row[0] for row in main.execute('SELECT stripes FROM "Control".backfill_window WHERE page >= 0').fetchall()
+        )
+        return False
+
+    with connect() as working:
+        run(working, None, should_stop=look)
+    assert seen == {4}
+    hot = one(main, "SELECT pg_stat_get_tuples_hot_updated(oid)::float / pg_stat_get_tuples_updated(oid) FROM pg_class "
+                    "WHERE relname = 'Us ers'")  # fmt: skip
+    assert hot > 0.99
 
 
 def test_where_nothing_is_hot_a_vacuum_makes_room_while_it_goes_on(main: Connection, connect: Connect) -> None:

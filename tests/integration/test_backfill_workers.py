@@ -428,3 +428,35 @@ def test_what_a_function_asserts_is_about_its_row(main: Connection, connect: Cal
     )  # fmt: skip
     assert outcome == worker.Outcome(rows=N - 1, complete=True)
     assert main.execute("""SELECT key, sqlstate FROM "Control".quarantine""").fetchall() == [({"id": "7"}, "P0004")]
+
+
+def test_what_is_known_of_rows_that_fail_does_not_outlive_their_places(
+    main: Connection, connect: Callable[[], Connection]
+) -> None:
+    """They are passed over by their place, and VACUUM FULL gives their places to others."""
+    main.execute(
+        "ALTER TABLE public.users ADD number integer; "
+        "UPDATE public.users SET old = CASE WHEN id % 37 = 0 THEN 'x' ELSE id::text END"
+    )
+    main.execute("VACUUM FULL public.users")
+    kept = 'SELECT count(*) FROM "Control".quarantine'
+    moved: list[bool] = []
+
+    def move(_: object) -> None:
+        found = main.execute(kept).fetchone()
+        if not moved and found is not None and found[0] > 20:
+            moved.append(True)
+            with connect() as another:
+                another.execute("DELETE FROM public.users WHERE number IS NOT NULL")
+                another.execute("VACUUM FULL public.users")
+
+    worker.run(
+        main, control_schema="Control", migration=1, step="fill", rows=POISONED, settings=SMALL, limits=Limits(),
+        should_stop=lambda: False, progress=move, fence=fence(),
+        aside=Aside(quarantine=Quarantine(control_schema="Control", migration=1, step="fill"), limit=Limit(share=1)),
+    )  # fmt: skip
+    assert moved
+    wrong = main.execute(
+        "SELECT id FROM public.users WHERE number IS DISTINCT FROM CASE WHEN old <> 'x' THEN id END"
+    ).fetchall()
+    assert wrong == []
