@@ -191,6 +191,21 @@ def test_workers_of_one_call(shop: Site) -> None:
     right(shop)
 
 
+def test_sigterm_ends_a_helper_that_has_nothing_to_do_yet(shop: Site) -> None:
+    first = advance(shop, kill={"match": "backfill_cost", "stop": True}, ZDMIGRATE_LEASE="30s")
+    first.wait_until_stopped()  # it holds the lease, and fills no rows
+    second = work(shop)
+    query = (
+        "SELECT count(*) FROM pg_stat_activity "
+        "WHERE application_name = 'zdmigrate work' AND query LIKE '%l.backend = p.backend%'"
+    )
+    until(lambda: shop.value(query), "it looks who fills rows")
+    second.send(signal.SIGTERM)
+    second.wait().expect(3)
+    first.send(signal.SIGKILL)
+    first.wait()
+
+
 def test_nobody_works_on_it(site: Site) -> None:
     with_users(site).run("advance", "--to", "dual_write").expect(0)
     assert "nobody works on it" in site.run("backfill", "work", RENAME).expect(4).out

@@ -12,7 +12,10 @@ import pytest
 from psycopg import sql
 
 from tests.support import servers
-from zdmigrate.backfill import worker
+from zdmigrate.backfill import relations, worker
+from zdmigrate.backfill.relations import Relation
+from zdmigrate.backfill.session import Session
+from zdmigrate.backfill.vacuuming import Vacuuming
 from zdmigrate.control import install
 from zdmigrate.control.fence import Fence
 from zdmigrate.plan import RowWork
@@ -85,6 +88,44 @@ def test_a_brin_index_keeps_no_update_from_being_hot(main: Connection, connect: 
     assert run(main, connect) == []
 
 
+@pytest.mark.parametrize(("fillfactor", "least", "most"), [(100, -0.05, 0.05), (50, 0.45, 0.55)])
+def test_free_space_is_measured(main: Connection, fillfactor: int, least: float, most: float) -> None:
+    """Of rows whose long values are stored elsewhere, too."""
+    main.execute(
+        f"""CREATE TABLE wide (id int, "a b" text, dropped int, long text) WITH (fillfactor = {fillfactor});
+        ALTER TABLE wide ALTER long SET STORAGE EXTERNAL, DROP dropped;
+        INSERT INTO wide SELECT n, 'value ' || n, CASE WHEN n % 10 = 0 THEN repeat('x', 9000) END
+        FROM generate_series(1, 20000) n""".encode()
+    )
+    session = Session(connection=main, settings=worker.Settings())
+    (relation,) = relations.leaves(session, "public", "wide")
+    pages = one(main, "SELECT pg_relation_size('wide') / current_setting('block_size')::int")
+    free = relations.free_share(session, relation, pages)
+    assert free is not None
+    assert least <= free <= most
+    main.execute("TRUNCATE wide")
+    assert relations.free_share(session, relation, 0) is None
+
+
+def test_pages_with_room_are_filled_in_few_stripes(main: Connection, connect: Connect) -> None:
+    main.execute('ALTER TABLE public."Us ers" SET (fillfactor = 50)')
+    main.execute('VACUUM FULL public."Us ers"')
+    seen: set[int] = set()
+
+    def look() -> bool:
+        seen.update(
+            row[0] for row in main.execute('SELECT stripes FROM "Control".backfill_window WHERE page >= 0').fetchall()
+        )
+        return False
+
+    with connect() as working:
+        run(working, None, should_stop=look)
+    assert seen == {4}
+    hot = one(main, "SELECT pg_stat_get_tuples_hot_updated(oid)::float / pg_stat_get_tuples_updated(oid) FROM pg_class "
+                    "WHERE relname = 'Us ers'")  # fmt: skip
+    assert hot > 0.99
+
+
 def test_where_nothing_is_hot_a_vacuum_makes_room_while_it_goes_on(main: Connection, connect: Connect) -> None:
     main.execute('CREATE INDEX ON public."Us ers" (new)')
     before = one(main, "SELECT pg_relation_size('public.\"Us ers\"')")
@@ -104,6 +145,21 @@ def test_where_nothing_is_hot_a_vacuum_makes_room_while_it_goes_on(main: Connect
     run(main, connect, progress=await_vacuum)
     # Without any, every row has a second version in the end; the column itself is an eighth of a row.
     assert one(main, "SELECT pg_relation_size('public.\"Us ers\"')") < 1.75 * before
+
+
+def test_a_vacuum_may_take_longer_than_any_other_statement(main: Connection, database: servers.Database) -> None:
+    oid = one(main, "SELECT 'public.\"Us ers\"'::regclass::oid")
+    due = [Relation(oid=oid, schema="public", name="Us ers")]
+
+    def connect() -> Connection:
+        """On which this table's VACUUM takes about a second."""
+        return servers.connect(database, options="-c statement_timeout=200 -c vacuum_cost_limit=1")
+
+    with Vacuuming(lambda: due.pop() if due else None, connect):
+        deadline = time.monotonic() + LIMIT
+        while one(main, f"SELECT pg_stat_get_vacuum_count({oid})") == 0:
+            assert time.monotonic() < deadline, "nobody has vacuumed the table"
+            time.sleep(0.01)
 
 
 def test_page_images_are_compressed_where_the_role_may(main: Connection, connect: Connect) -> None:

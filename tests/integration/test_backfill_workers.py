@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import threading
 import time
@@ -26,7 +27,7 @@ from zdmigrate.backfill.strategy import Mode, Oldest, Order
 from zdmigrate.backfill.working import Surroundings, Worker
 from zdmigrate.control import install
 from zdmigrate.control.fence import Fence
-from zdmigrate.errors import LeaseLost
+from zdmigrate.errors import LeaseLost, LockBudgetExceeded, Unsafe
 from zdmigrate.plan import RowWork
 
 Connection = psycopg.Connection[Any]
@@ -244,6 +245,142 @@ def test_a_pause_from_elsewhere_holds_it_and_a_resume_lets_it_go(
     assert held[0] < N
 
 
+def test_a_partition_that_is_dropped_while_it_is_asked_for_its_size(
+    main: Connection, connect: Callable[[], Connection]
+) -> None:
+    main.execute(
+        "ALTER TABLE public.users RENAME TO one; "
+        "CREATE TABLE public.users (LIKE public.one INCLUDING DEFAULTS) PARTITION BY LIST (id); "
+        "CREATE TABLE public.gone PARTITION OF public.users FOR VALUES IN (0); "
+        "ALTER TABLE public.users ATTACH PARTITION public.one DEFAULT"
+    )
+    ended: list[worker.Outcome] = []
+    with connect() as theirs, connect() as dropping:
+        thread = threading.Thread(target=lambda: ended.append(run(theirs, connect)))
+        with dropping.transaction():
+            dropping.execute("ALTER TABLE public.users DETACH PARTITION public.gone; DROP TABLE public.gone")
+            # Its reads of the catalog see the partition, and then wait for the lock on it.
+            thread.start()
+            await_blocker(main, theirs.info.backend_pid, dropping.info.backend_pid)
+        thread.join(30)
+    assert ended == [worker.Outcome(rows=N, complete=True)]
+    assert written(main) == {(1, True)}
+
+
+def test_a_pause_that_comes_when_all_is_done_holds_nobody(main: Connection, connect: Callable[[], Connection]) -> None:
+    """The first worker has done its last batch when it comes, and the second waits for the first."""
+    ended: list[worker.Outcome] = []
+    second: list[Connection] = []
+    may_come = threading.Event()
+    windows = """SELECT (SELECT page >= bound FROM "Control".backfill) AND NOT EXISTS (SELECT FROM "Control".backfill_window)"""
+    leftovers = """SELECT FROM "Control".backfill_window WHERE page = -1 FOR UPDATE"""
+
+    def gated() -> Connection:
+        comes = threading.current_thread().name.startswith("zdmigrate worker")
+        if comes:
+            assert may_come.wait(30)
+        connection = connect()
+        second.extend([connection] * comes)
+        return connection
+
+    with connect() as theirs, connect() as table, connect() as window:
+
+        def lock_before_leftovers(_: worker.Snapshot) -> None:
+            if not locked and main.execute(windows.encode()).fetchone() == (True,):
+                locked.append(table.execute("BEGIN; LOCK TABLE public.users IN ACCESS EXCLUSIVE MODE"))
+
+        locked: list[object] = []
+        work = lambda: ended.append(run(theirs, gated, workers=2, progress=lock_before_leftovers))  # noqa: E731
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        window.execute("BEGIN")
+        poll(lambda: window.execute(leftovers.encode()).rowcount == 1)
+        table.execute("ROLLBACK")  # now they are looked through, and cannot be finished
+        may_come.set()
+        query = "SELECT FROM pg_stat_activity WHERE pid = %s AND query LIKE '%%-1, bound%%'"
+        poll(lambda: bool(second) and main.execute(query, (second[0].info.backend_pid,)).rowcount == 1)
+        main.execute("""INSERT INTO "Control".backfill_control (migration, paused) VALUES (1, true)""")
+        paused = """SELECT FROM "Control".backfill_process WHERE document->>'paused' IS NOT NULL"""
+        poll(lambda: main.execute(paused.encode()).rowcount == 1)
+        quiet = "SELECT FROM pg_stat_activity WHERE pid = %s AND state_change < clock_timestamp() - interval '1 s'"
+        with contextlib.suppress(TimeoutError):
+            poll(lambda: main.execute(quiet, (second[0].info.backend_pid,)).rowcount == 1, 3)
+        window.execute("ROLLBACK")
+        thread.join(20)
+        main.execute("""UPDATE "Control".backfill_control SET paused = false""")
+        assert ended == [worker.Outcome(rows=N, complete=True)]
+
+
+@pytest.mark.parametrize(
+    "error", [Unsafe("the server is a standby"), psycopg.OperationalError("too many clients already")]
+)
+def test_threads_that_cannot_connect_try_again(
+    main: Connection, connect: Callable[[], Connection], error: Exception
+) -> None:
+    """As after a failover that is not yet over, or while the server has no connection to spare."""
+    refused: set[str] = set()
+    together = threading.Barrier(3, timeout=30)
+
+    def first_time_in_vain() -> Connection:
+        name = threading.current_thread().name
+        if name not in refused:
+            refused.add(name)
+            raise error
+        if name.startswith("zdmigrate worker"):
+            together.wait()
+        return connect()
+
+    said: list[str] = []
+    met: list[int] = []
+
+    def meet(_: object) -> None:
+        if not met:
+            met.append(together.wait())
+
+    assert run(main, first_time_in_vain, workers=3, progress=meet, say=said.append).complete
+    assert refused >= {"zdmigrate steering", "zdmigrate worker 1", "zdmigrate worker 2"}
+    assert sorted(said) == [f"worker {number} has no connection: {error}" for number in (1, 2)]
+    assert written(main) == {(1, True)}
+
+
+def test_a_pause_uses_up_nobodys_patience_with_a_lock(main: Connection, connect: Callable[[], Connection]) -> None:
+    budget = timedelta(seconds=4)
+    ended: list[object] = []
+
+    def work() -> None:
+        try:
+            ended.append(run(theirs, connect, settings=dataclasses.replace(SMALL, lock_budget=budget)))
+        except LockBudgetExceeded as error:
+            ended.append(error)
+
+    with connect() as theirs, connect() as holder:
+        holder.execute("BEGIN; SELECT FROM public.users WHERE id = 9 FOR UPDATE")
+        thread = threading.Thread(target=work)
+        thread.start()
+        leftovers = """SELECT FROM "Control".backfill_window WHERE page = -1"""
+        poll(lambda: main.execute(leftovers.encode()).rowcount == 1)
+        main.execute("""INSERT INTO "Control".backfill_control (migration, paused) VALUES (1, true)""")
+        long = """SELECT FROM "Control".backfill_process WHERE (document->>'paused') IS NOT NULL AND EXISTS (
+            SELECT FROM "Control".backfill_window WHERE claimed_at < clock_timestamp() - %s)"""
+        poll(lambda: main.execute(long.encode(), (2 * budget,)).rowcount == 1 or bool(ended))
+        main.execute("""UPDATE "Control".backfill_control SET paused = false""")
+        tried = "SELECT query_start FROM pg_stat_activity WHERE pid = %s AND wait_event_type = 'Lock'"
+        times: set[object] = set()
+        while len(times) < 4 and not ended:  # each round waits twice
+            times.update(main.execute(tried, (theirs.info.backend_pid,)).fetchall())
+        holder.execute("ROLLBACK")
+        thread.join(30)
+    assert ended == [worker.Outcome(rows=N, complete=True)]
+    assert written(main) == {(1, True)}
+
+
+def poll(until: Callable[[], bool], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not until():
+        if time.monotonic() > deadline:
+            raise TimeoutError
+
+
 POISONED = RowWork(
     schema="public",
     table="users",
@@ -276,3 +413,50 @@ def test_exactly_the_rows_that_fail_are_set_aside(
         "SELECT id FROM public.users WHERE number IS DISTINCT FROM CASE WHEN old <> 'x' THEN id END"
     ).fetchall()
     assert left == []
+
+
+def test_what_a_function_asserts_is_about_its_row(main: Connection, connect: Callable[[], Connection]) -> None:
+    main.execute(
+        "CREATE FUNCTION public.checked(value text) RETURNS text LANGUAGE plpgsql AS "
+        "$$ BEGIN ASSERT value <> 'value 7'; RETURN value; END $$"
+    )
+    rows = dataclasses.replace(WORK, assignments=(("new", "public.checked(old)"),), unfilled='"new" IS NULL')
+    quarantine = Quarantine(control_schema="Control", migration=1, step="fill")
+    outcome = worker.run(
+        main, control_schema="Control", migration=1, step="fill", rows=rows, settings=SMALL, connect=connect,
+        should_stop=lambda: False, progress=lambda _: None, fence=fence(), aside=Aside(quarantine=quarantine, limit=Limit()),
+    )  # fmt: skip
+    assert outcome == worker.Outcome(rows=N - 1, complete=True)
+    assert main.execute("""SELECT key, sqlstate FROM "Control".quarantine""").fetchall() == [({"id": "7"}, "P0004")]
+
+
+def test_what_is_known_of_rows_that_fail_does_not_outlive_their_places(
+    main: Connection, connect: Callable[[], Connection]
+) -> None:
+    """They are passed over by their place, and VACUUM FULL gives their places to others."""
+    main.execute(
+        "ALTER TABLE public.users ADD number integer; "
+        "UPDATE public.users SET old = CASE WHEN id % 37 = 0 THEN 'x' ELSE id::text END"
+    )
+    main.execute("VACUUM FULL public.users")
+    kept = 'SELECT count(*) FROM "Control".quarantine'
+    moved: list[bool] = []
+
+    def move(_: object) -> None:
+        found = main.execute(kept).fetchone()
+        if not moved and found is not None and found[0] > 20:
+            moved.append(True)
+            with connect() as another:
+                another.execute("DELETE FROM public.users WHERE number IS NOT NULL")
+                another.execute("VACUUM FULL public.users")
+
+    worker.run(
+        main, control_schema="Control", migration=1, step="fill", rows=POISONED, settings=SMALL, limits=Limits(),
+        should_stop=lambda: False, progress=move, fence=fence(),
+        aside=Aside(quarantine=Quarantine(control_schema="Control", migration=1, step="fill"), limit=Limit(share=1)),
+    )  # fmt: skip
+    assert moved
+    wrong = main.execute(
+        "SELECT id FROM public.users WHERE number IS DISTINCT FROM CASE WHEN old <> 'x' THEN id END"
+    ).fetchall()
+    assert wrong == []

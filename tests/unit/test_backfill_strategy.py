@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from zdmigrate.backfill.strategy import ENOUGH, NOBODY, PINNED, Oldest, Order, Strategy
+import pytest
+
+from zdmigrate.backfill.strategy import ENOUGH, NOBODY, PINNED, Oldest, Order, Strategy, stripes
 
 
 def oldest(xmin: int, stands: timedelta = timedelta(0)) -> Oldest:
@@ -15,6 +17,21 @@ def test_many_hot_updates_need_no_other_order() -> None:
     strategy = Strategy()
     assert not strategy.observe(updated=ENOUGH, hot=ENOUGH * 3 // 4, oldest=oldest(1, PINNED), now=100)
     assert (strategy.mode.order, strategy.mode.windows) == (Order.STRIPED, 1)
+
+
+def test_what_was_long_ago_does_not_hide_what_is_now() -> None:
+    strategy = Strategy()
+    for _ in range(1000):
+        assert not strategy.observe(updated=ENOUGH, hot=ENOUGH, oldest=oldest(1), now=100)
+    changes = [strategy.observe(updated=ENOUGH, hot=0, oldest=oldest(1, PINNED), now=100) for _ in range(5)]
+    assert any(changes)
+
+
+@pytest.mark.parametrize(
+    ("free", "expected"), [(None, 24), (0.0, 24), (-0.1, 24), (0.05, 24), (0.1, 20), (0.25, 8), (0.5, 4), (1.0, 2)]
+)
+def test_pages_with_room_need_fewer_stripes(free: float | None, expected: int) -> None:
+    assert stripes(24, free) == expected
 
 
 def test_few_rows_prove_nothing() -> None:

@@ -22,6 +22,10 @@ def test_pieces_cover_every_page_once_and_in_order(whole: Pages, size: int) -> N
         assert (pieces[0].first, pieces[-1].end) == (whole.first, whole.end)
 
 
+def test_the_page_of_a_row() -> None:
+    assert Pages.of("(4294967294,291)") == Pages(4294967294, 4294967295)
+
+
 @given(st.integers(0, 2**32 - 3), st.integers(2, 1000))
 def test_halves_are_smaller_and_together_the_whole(first: int, length: int) -> None:
     left, right = Batch(Pages(first, first + length), Stripe(3, 16)).halves()

@@ -18,7 +18,7 @@ from zdmigrate.backfill.session import Session
 from zdmigrate.backfill.setting_aside import SettingAside
 from zdmigrate.backfill.state import Filled, Store, Window
 from zdmigrate.backfill.statements import Filling
-from zdmigrate.backfill.transforming import Computing, Function
+from zdmigrate.backfill.transforming import MOST_ROWS, Computing, Function
 from zdmigrate.backfill.windows import Batch, Pages, Stripe
 
 _SPARSE = 200
@@ -61,7 +61,7 @@ class Filler:
     def batch(self, window: Window, batch: Batch, *, after: int) -> int:
         """Fill a batch, in smaller pieces where it must be; with the last of them the stripes before `after` are done."""
         here = window.stripe if batch.stripe is None else batch.stripe.index
-        filled, pending = 0, list(reversed(batch.pieces(self._batch_rows())))
+        filled, pending = 0, list(reversed(batch.pieces(self._most_rows())))
         while pending:
             part = pending.pop()
             done = here if pending else after
@@ -103,6 +103,10 @@ class Filler:
                 name = relations.name_of_row(self._session, window.relation, tid)
                 raise RowFailed(name, Failure.of(tid, error)) from None
         return filled
+
+    def _most_rows(self) -> int:
+        rows = self._batch_rows()
+        return min(rows, MOST_ROWS) if self.computes else rows
 
     @property
     def computes(self) -> bool:

@@ -22,7 +22,7 @@ _TOGETHER = 16
 """Rows that are evaluated at once: one in a hundred that fails makes 15 of 100 such groups fail."""
 
 # Values are assigned to fields of the table's row type, so that casts and domains have their say. OTHERS leaves
-# query_canceled alone: a time-out is nobody's fault.
+# query_canceled alone: a time-out is nobody's fault; and what ASSERT says in a function, which is the row's.
 _BLOCK = """
 DECLARE
     zd_tids tid[] := ARRAY(SELECT ctid FROM ONLY {relation} WHERE {which} AND ctid <> ALL ({known}::tid[]));
@@ -36,11 +36,11 @@ BEGIN
                 WHERE ctid = ANY (zd_tids[zd_first : zd_first + {together} - 1]) AND ({unfilled})
             LOOP
             END LOOP;
-        EXCEPTION WHEN OTHERS THEN
+        EXCEPTION WHEN OTHERS OR ASSERT_FAILURE THEN
             FOREACH zd_tid IN ARRAY zd_tids[zd_first : zd_first + {together} - 1] LOOP
                 BEGIN
                     SELECT {values} INTO {fields} FROM ONLY {relation} WHERE ctid = zd_tid AND ({unfilled});
-                EXCEPTION WHEN OTHERS THEN
+                EXCEPTION WHEN OTHERS OR ASSERT_FAILURE THEN
                     zd_failed := zd_failed || pg_catalog.jsonb_build_array(
                         pg_catalog.jsonb_build_array(zd_tid::text, SQLSTATE, pg_catalog.left(SQLERRM, {longest})));
                 END;

@@ -20,14 +20,17 @@ _HOT = 20
 
 
 class Leftovers:
-    """Fills them, patiently. `between` is called after every batch that wrote, `check` raises to stop."""
+    """Fills them, patiently. `between` is called after every batch that wrote, `check` raises to stop.
+
+    `held` says for how many seconds `check` has held the work back so far: nobody waits for a lock meanwhile.
+    """
 
     def __init__(
         self, session: Session, filler: Filler, *, between: Callable[[], None], check: Callable[[], None],
-        report: Callable[[], None],
+        report: Callable[[], None], held: Callable[[], float],
     ) -> None:  # fmt: skip
         self._session, self._filler, self._settings = session, filler, session.settings
-        self._between, self._check, self._report = between, check, report
+        self._between, self._check, self._report, self._held = between, check, report, held
 
     def fill(self, window: Window) -> None:
         """Until nothing of the window is unfilled.
@@ -38,15 +41,19 @@ class Leftovers:
         left = list(self._with_work(window, self._filler.reach(window).cut(4 * self._settings.window_pages)))
         if not left:
             return
-        pieces = [left]
+        pieces, before = [left], self._held()
 
         def round_() -> list[Pages]:
             pieces.append(list(self._try(window, pieces.pop())))
             return pieces[-1]
 
+        def is_spent(state: tenacity.RetryCallState) -> bool:
+            waited = (state.seconds_since_start or 0.0) - (self._held() - before)
+            return waited >= self._settings.lock_budget.total_seconds()
+
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_result(bool),
-            stop=tenacity.stop_after_delay(self._settings.lock_budget),
+            stop=is_spent,
             wait=tenacity.wait_random_exponential(multiplier=0.05, max=1),
             sleep=self._session.sleep,
             retry_error_callback=lambda _: self._give_up(window.relation, pieces[0]),

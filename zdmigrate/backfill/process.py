@@ -25,11 +25,14 @@ from zdmigrate.backfill.throttles.watching import Watch
 from zdmigrate.backfill.values import Progress
 from zdmigrate.backfill.working import Stopped
 from zdmigrate.backfill.yielding import give_way
+from zdmigrate.errors import Unsafe
 
 Connect = Callable[[], psycopg.Connection[Any]]
 
 VACUUM_SHARE = 0.1
 """Of a relation, that may be left dead before it is vacuumed."""
+NO_ANSWER = (psycopg.Error, Unsafe)
+"""`Unsafe`: during a failover the way may lead to a standby for a while."""
 LOOK = 0.5
 """Seconds between two looks at what was said; what is said takes effect within a second."""
 TELL = 1.0
@@ -66,7 +69,8 @@ class Shared:
                 if indexed is not None:
                     self._note(relation)
             self._begun[relation.oid] = relation
-            self._vacuumed.setdefault(relation.oid, self._pages[relation.oid][0])
+            page, _ = self._pages.setdefault(relation.oid, (0, 0))  # dropped before anybody could ask how large it is
+            self._vacuumed.setdefault(relation.oid, page)
 
     def mode(self, relation: Relation) -> Mode:
         """How the relation's windows are written."""
@@ -159,6 +163,10 @@ class Shared:
         """What was chosen, and why, since this was asked last."""
         while self._notices:
             yield self._notices.popleft()
+
+    def tell(self, notice: str) -> None:
+        """Say something to people."""
+        self._notices.append(notice)
 
     def due_for_vacuum(self) -> Relation | None:
         """A relation of which a tenth was written since it was vacuumed, where dead rows are left for VACUUM."""
@@ -262,7 +270,7 @@ class Steering:
     def _try_round(self) -> None:
         try:
             self._round()
-        except psycopg.Error:  # a lost connection is opened again; whoever hears nothing keeps what was said last
+        except NO_ANSWER:  # a lost connection is opened again; whoever hears nothing keeps what was said last
             self._disconnect()
 
     def _round(self) -> None:
@@ -285,12 +293,16 @@ class Steering:
 
 
 class Others:
-    """The other workers of the process: threads with connections of their own. Leaving waits for them."""
+    """The other workers of the process: threads with connections of their own. Leaving waits for them.
+
+    One for which the server has no connection is tried again whenever somebody is hired: the others go on without it.
+    """
 
     def __init__(self, shared: Shared, connect: Connect, work: Callable[[int, psycopg.Connection[Any]], None]) -> None:
         self._shared, self._connect, self._work = shared, connect, work
         self._lock = threading.Lock()
-        self._threads: list[threading.Thread] = []
+        self._threads: dict[int, threading.Thread] = {}
+        self._refused: set[int] = set()
         self._open = False
 
     def __enter__(self) -> None:
@@ -299,26 +311,45 @@ class Others:
     def __exit__(self, *failed: object) -> None:
         if any(failed):
             self._shared.end()
+        self.wait(lambda: None)
+
+    def wait(self, check: Callable[[], None]) -> None:
+        """Until each of them has ended; none comes any more. `check` is asked meanwhile, and raises to stop."""
         with self._lock:
             self._open = False
-        for thread in self._threads:
-            thread.join()
+        for thread in list(self._threads.values()):
+            while thread.is_alive():
+                check()
+                thread.join(timeout=LOOK)
 
     def hire(self, count: int) -> None:
         """There are at least so many. Any thread may say so; those that are too many work no longer, and stay."""
         with self._lock:
-            while self._open and len(self._threads) < count:
-                number = len(self._threads) + 1
-                name = f"zdmigrate worker {number}"
-                thread = threading.Thread(target=self._run, args=(number,), name=name, daemon=True)
-                self._threads.append(thread)
-                thread.start()
+            for number in range(1, count + 1):
+                if self._open and number not in self._threads:
+                    name = f"zdmigrate worker {number}"
+                    thread = threading.Thread(target=self._run, args=(number,), name=name, daemon=True)
+                    self._threads[number] = thread
+                    thread.start()
 
     def _run(self, number: int) -> None:
         try:
-            with self._connect() as connection:
-                self._work(number, connection)
+            connection = self._connected(number)
+            if connection is not None:
+                with connection:
+                    self._work(number, connection)
         except Stopped:
             pass
         except BaseException as error:  # noqa: BLE001  # told by the first worker, in whose thread the caller waits
             self._shared.end(error)
+
+    def _connected(self, number: int) -> psycopg.Connection[Any] | None:
+        try:
+            return self._connect()
+        except NO_ANSWER as error:
+            with self._lock:
+                del self._threads[number]
+                if number not in self._refused:  # said once
+                    self._refused.add(number)
+                    self._shared.tell(f"worker {number} has no connection: {error}")
+            return None

@@ -7,6 +7,7 @@ import dataclasses
 from psycopg import sql
 
 from zdmigrate.backfill.session import Session
+from zdmigrate.backfill.windows import Pages
 from zdmigrate.errors import Drift, Unsafe
 
 _LEAVES = """
@@ -49,6 +50,18 @@ WHERE index.indrelid = {oid}
 ORDER BY class.relname
 LIMIT 1
 """
+
+_COLUMNS = """
+SELECT attname FROM pg_catalog.pg_attribute WHERE attrelid = {oid} AND attnum > 0 AND NOT attisdropped AND attgenerated <> 'v'
+"""
+# A value that is longer than the server leaves in a row is stored elsewhere, and 18 bytes of the row point there.
+_STORED = "CASE WHEN pg_catalog.pg_column_size({0}) > 2000 THEN 18 ELSE coalesce(pg_catalog.pg_column_size({0}), 0) END"
+_SAMPLE = """
+SELECT 1 - sum(28 + {length})::float8 / ({pages} * pg_catalog.current_setting('block_size')::int)
+FROM ONLY {relation} WHERE {which}
+"""
+_SAMPLED = 20
+"""Pages that an opinion on free space is based on."""
 
 _LONGEST_KEY = 200
 
@@ -98,6 +111,21 @@ def index_of(session: Session, relation: Relation, columns: list[str]) -> str | 
     """An index that an update of one of these columns has to change."""
     found = session.read(sql.SQL(_INDEXES).format(oid=sql.Literal(relation.oid), columns=sql.Literal(columns)))
     return str(found[0][0]) if found else None
+
+
+def free_share(session: Session, relation: Relation, bound: int) -> float | None:
+    """The share of its pages that rows leave free, as it is in the middle of the relation; None where it has no rows.
+
+    No value is fetched that is stored out of line. `bound` is the relation's size in pages.
+    """
+    pages = Pages(bound // 2, min(bound, bound // 2 + _SAMPLED))
+    columns = session.read(sql.SQL(_COLUMNS).format(oid=sql.Literal(relation.oid)))
+    query = sql.SQL(_SAMPLE).format(
+        length=sql.SQL(" + ").join([sql.SQL(_STORED).format(sql.Identifier(name)) for (name,) in columns]),
+        pages=sql.Literal(max(1, len(pages))), relation=relation.identifier, which=pages.condition,
+    )  # fmt: skip
+    found = session.patiently(lambda: session.read(query), schema=relation.schema, table=relation.name)
+    return None if found[0][0] is None else float(found[0][0])
 
 
 def names_of_rows(session: Session, relation: Relation, tids: list[str]) -> list[str]:

@@ -3,7 +3,7 @@
 Stripes make updates HOT where the versions that the stripe before has left dead can be pruned (see `windows`). They can
 once no snapshot is older: the horizon. What holds it back decides what helps:
 
-* nothing: a window's stripes follow each other;
+* nothing: a window's stripes follow each other, and where pages have room they are fewer;
 * a standby that feeds back what it needs (`hot_standby_feedback`), or other short transactions: it moves, but late. More
   windows are under way at once, and each is visited again when the horizon has passed its last stripe;
 * a transaction that stays open: no update can be HOT, whatever the order. Then the whole window is written at once, which is
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import math
 from datetime import timedelta
 
 ENOUGH = 4_000
@@ -22,6 +23,8 @@ ENOUGH = 4_000
 LOW = 0.2
 """Share of HOT updates below which stripes are not worth their price: some 30 bytes of WAL a row for pruning, where an update
 that is not HOT costs 150 and 66 more for each index. Rows that grow by much leave their pages in any order."""
+_ROOM = 2.0
+"""What a stripe should find free, in what its rows take."""
 PINNED = timedelta(seconds=15)
 """A horizon that has not moved for this long is not waited for: a standby sends feedback every ten seconds."""
 MANY = 256
@@ -63,6 +66,16 @@ class Oldest:
     stands: timedelta
 
 
+def stripes(most: int, free: float | None) -> int:
+    """Into how many a window is divided where pages have room: a stripe's rows should find twice what they need.
+
+    Args:
+        most: for pages that are full.
+        free: the share of a page that is free; None: nobody knows.
+    """
+    return most if free is None or free <= 0 else max(1, min(most, math.ceil(_ROOM / free)))
+
+
 class Strategy:
     """Of one relation's backfill in one process. Not synchronised."""
 
@@ -96,6 +109,8 @@ class Strategy:
         if self.mode.order is Order.PLAIN:
             return self._again(oldest)
         if self._updated < ENOUGH or self._hot >= LOW * self._updated:
+            if self._updated > 2 * ENOUGH:  # what was long ago says little of now
+                self._updated, self._hot = self._updated // 2, self._hot // 2
             return False
         return self._other(oldest, now)
 

@@ -31,6 +31,9 @@ from zdmigrate.wording import counted
 Function = Callable[[Any], Any]
 """Takes a list of rows, each a mapping from the names that it reads to values; returns a value for each."""
 
+MOST_ROWS = 1000
+"""About how many rows a function is given at once: they are in memory, however wide they are."""
+
 _EXTERNAL, _NULL, _UNFIT = "38000", "22004", "22000"
 """SQLSTATEs: external routine exception, null value not allowed, data exception."""
 

@@ -11,6 +11,7 @@ import psycopg
 from psycopg import sql
 
 from zdmigrate.backfill.relations import Relation
+from zdmigrate.errors import Unsafe
 
 _LOOK = 0.5
 """Seconds between two looks."""
@@ -36,23 +37,27 @@ class Vacuuming:
     def __exit__(self, *_: object) -> None:
         self._stopping.set()
         while self._thread.is_alive():
-            if self._connection is not None:
+            connection = self._connection
+            if connection is not None:
                 with contextlib.suppress(psycopg.Error):
-                    self._connection.cancel_safe(timeout=5)
+                    connection.cancel_safe(timeout=5)
             self._thread.join(timeout=_LOOK)
 
     def _run(self) -> None:
         while not self._stopping.wait(_LOOK):
             relation = self._due()
             if relation is not None:
-                with contextlib.suppress(psycopg.Error):  # it may be gone, or locked: the next tenth is soon done
+                with contextlib.suppress(
+                    psycopg.Error, Unsafe
+                ):  # it may be gone, or locked: the next tenth is soon done
                     self._vacuum(relation)
 
     def _vacuum(self, relation: Relation) -> None:
         with self._connect() as connection:
             self._connection = connection
             try:
-                connection.execute("SET vacuum_cost_delay = 2")
+                # Nobody waits for it, and a large table takes its time.
+                connection.execute("SET vacuum_cost_delay = 2; SET statement_timeout = 0")
                 if not self._stopping.is_set():
                     connection.execute(
                         sql.SQL("VACUUM (TRUNCATE false, SKIP_LOCKED, PARALLEL 0) {}").format(relation.identifier)

@@ -1,8 +1,8 @@
 """Which rows a batch takes: a range of pages, and in it a stripe by position in the page. Pure.
 
 Updating all rows of a full page in one transaction moves them to new pages: nothing is HOT, every index grows, the
-heap doubles. A batch that takes a sixteenth of each page's rows leaves dead versions that the next visit prunes
-(section 66.7 of the manual, Heap-Only Tuples), and whose space the next sixteenth uses.
+heap doubles. A batch that takes a small part, a stripe, of each page's rows leaves dead versions that the next visit prunes
+(section 66.7 of the manual, Heap-Only Tuples), and whose space the next stripe uses.
 """
 
 from __future__ import annotations

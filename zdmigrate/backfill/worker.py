@@ -119,18 +119,19 @@ def run(
     mine = Session(connection=connection, settings=settings, fence=fence, sleep=_checked(sleep, check))
     shared = Shared(_governor(limits, watch, sleep), store(mine).rows(), watch)
     narrator = Narrator(shared, progress)
+    others = None if connect is None else Others(shared, connect, other)
     with contextlib.ExitStack() as stack:
         stack.callback(_leave, member, connection)
         _enter(stack, watch)
-        if connect is not None:
+        if connect is not None and others is not None:
             # Else the first line would show what others have claimed as done, and the second a pace that nobody has.
             shared.meet(member.company(connection))
-            others = Others(shared, connect, other)
             _enter(stack, Steering(shared, member, others, connect, control_schema=control_schema, migration=migration))
             _enter(stack, Vacuuming(shared.due_for_vacuum, connect))
             _enter(stack, others)
         try:
             part(0, mine, check, report).fill_all()
+            _wait(others, check)
         except Stopped:
             shared.end()
             return Outcome(rows=store(mine).rows(), complete=False)
@@ -144,6 +145,11 @@ def run(
 def _enter(stack: contextlib.ExitStack, what: contextlib.AbstractContextManager[object] | None) -> None:
     if what is not None:
         stack.enter_context(what)
+
+
+def _wait(others: Others | None, check: Callable[[], None]) -> None:
+    if others is not None:
+        others.wait(check)
 
 
 def _checked(sleep: Callable[[float], None], check: Callable[[], None]) -> Callable[[float], None]:

@@ -19,7 +19,7 @@ from zdmigrate.backfill.rights import Rights
 from zdmigrate.backfill.session import Session
 from zdmigrate.backfill.setting_aside import Aside, SettingAside
 from zdmigrate.backfill.state import Cursor, Filled, Moved, Store, Window
-from zdmigrate.backfill.strategy import Mode, Oldest, Order
+from zdmigrate.backfill.strategy import Mode, Oldest, Order, stripes
 from zdmigrate.backfill.transforming import Function
 from zdmigrate.backfill.windows import Batch
 from zdmigrate.plan import RowWork
@@ -76,7 +76,8 @@ class Worker:
         self._open: deque[_Open] = deque()
         self._relation: Relation | None = None
         self._transaction = 0
-        self._began = self._waited = 0.0
+        self._stripes = self._settings.stripes
+        self._began = self._waited = self._held = 0.0
         self._aside = SettingAside(session, rows, aside)
         self._filler = Filler(
             session, store, self._aside, self._may, observe=self._observe, batch_rows=lambda: around.governor.rows,
@@ -115,6 +116,9 @@ class Worker:
         while (cursor := self._adopt(relation)) is not None and not cursor.done:
             self._aside.begin(cursor)
             try:
+                self._stripes = stripes(
+                    self._settings.stripes, relations.free_share(self._session, relation, cursor.bound)
+                )
                 self._fill_windows(cursor)
             except Moved:
                 self._let_go(relation)
@@ -146,7 +150,8 @@ class Worker:
         if window is not None:
             self._visit(cursor, self._opened(window))
         else:
-            self._may()
+            # Not held back by what holds back batches: when others have done the last one, there is nothing to wait for.
+            self._around.check()
             self._session.sleep(_POLL)
 
     def _next(self, cursor: Cursor) -> _Open | None:
@@ -166,11 +171,9 @@ class Worker:
             self._waited += _POLL
 
     def _claim(self, cursor: Cursor, order: Order) -> Window | None:
-        stripes = 1 if order is Order.PLAIN else self._settings.stripes
-        pages = self._settings.window_pages
-        return self._store.claim(cursor.relation, pages=pages, stripes=stripes) or self._store.take_over(
-            cursor.relation
-        )
+        pages, number = self._settings.window_pages, 1 if order is Order.PLAIN else self._stripes
+        claimed = self._store.claim(cursor.relation, pages=pages, stripes=number)
+        return claimed or self._store.take_over(cursor.relation)
 
     def _is_ripe(self, opened: _Open, order: Order) -> bool:
         """Whether what its last batch left dead can be pruned, or is not waited for."""
@@ -216,7 +219,7 @@ class Worker:
     def _fill_leftovers(self, cursor: Cursor, window: Window) -> None:
         leftovers = Leftovers(
             self._session, self._filler, between=self._rest, check=self._may,
-            report=lambda: self._around.report(cursor, cursor.bound),
+            report=lambda: self._around.report(cursor, cursor.bound), held=lambda: self._held,
         )  # fmt: skip
         leftovers.fill(window)
         self._store.finish(window)
@@ -235,4 +238,6 @@ class Worker:
         self._session.sleep(self._settings.pause.total_seconds())
 
     def _may(self) -> None:
+        began = time.monotonic()
         self._around.governor.wait(self._around.check)
+        self._held += time.monotonic() - began

@@ -49,6 +49,10 @@ class Joining:
             Waiting: a hold, or nobody works on it.
             Progressed: out of time, or the one that was helped is gone.
         """
+        with self.work.stop.listening():
+            return self._help()
+
+    def _help(self) -> str:
         helped = False
         while (record := self._record()).phase.position < Phase.BACKFILL.position:
             self._refuse_hold(record)

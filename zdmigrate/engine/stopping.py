@@ -26,8 +26,8 @@ class Stop:
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
         """In here somebody looks at `asked` several times a second."""
-        self._listening = True
+        before, self._listening = self._listening, True
         try:
             yield
         finally:
-            self._listening = False
+            self._listening = before
