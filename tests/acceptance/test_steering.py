@@ -379,14 +379,19 @@ def throttled(site: Site) -> Iterator[Running]:
     flag.unlink()
 
 
+def saying_why(site: Site) -> dict[str, Any] | None:
+    (found,) = site.run("backfill", "status", "--format", "json").expect(0).document["backfills"]
+    document: dict[str, Any] = found["processes"][0]["document"]
+    return document if document.get("throttled") else None
+
+
 def test_what_stops_it_is_the_same_everywhere(site: Site, throttled: Running) -> None:
     (stop,) = told(throttled, "throttled")["throttled"]
     assert (stop["value"], stop["threshold"]) == ("there", "no such file")
     assert stop["seconds"] > 0
     assert stop["reason"].endswith("stop is there: the disk fills up")
     until(lambda: progress(throttled)[-1]["throttled"][0]["seconds"] > stop["seconds"], "it goes on telling")
-    (found,) = site.run("backfill", "status", "--format", "json").expect(0).document["backfills"]
-    document = found["processes"][0]["document"]
+    document = until(lambda: saying_why(site), "the process has said so, too")
     assert document["throttled"][0] | {"seconds": 0} == stop | {"seconds": 0}
     shown = [each for each in document["throttles"] if not each["healthy"]]
     assert [(each["name"], each["value"], each["threshold"]) for each in shown] == [

@@ -396,9 +396,11 @@ def test_an_unreachable_database(project: FakeProject) -> None:
     )
 
 
-def test_other_errors_are_one_line(project: FakeProject) -> None:
+def test_other_errors_are_a_line_and_a_hint(project: FakeProject) -> None:
     project.error = psycopg.errors.InsufficientPrivilege("permission denied\nfor table users")
-    assert run("advance").stderr == "zdmigrate: the database refused: permission denied for table users\n"
+    said, hint = run("advance").stderr.splitlines()
+    assert said == "zdmigrate: the database refused: permission denied for table users"
+    assert hint.startswith('hint: who looks needs GRANT USAGE ON SCHEMA "zdmigrate" TO …; ')
     project.error = OSError("disk full")
     assert run("advance").stderr == "zdmigrate: disk full\n"
     project.error = ValueError(f"odd {SECRET}")

@@ -18,7 +18,7 @@ from zdmigrate.backfill.membership import Company, Membership
 from zdmigrate.backfill.progress import Meter, Readings, Snapshot, Throttled
 from zdmigrate.backfill.relations import Relation
 from zdmigrate.backfill.state import Cursor, Filled
-from zdmigrate.backfill.strategy import Mode, Oldest, Strategy
+from zdmigrate.backfill.strategy import NOBODY, PINNED, Mode, Oldest, Strategy
 from zdmigrate.backfill.throttles.reading import Horizon
 from zdmigrate.backfill.throttles.verdict import Verdict
 from zdmigrate.backfill.throttles.watching import Watch
@@ -192,7 +192,9 @@ class Shared:
             if self._standing[0] != horizon.xmin:
                 self._standing = (horizon.xmin, now)
             stands = timedelta(seconds=now - self._standing[1])
-        return Oldest(xmin=horizon.xmin, holder=horizon.holder, stands=stands)
+        # A batch of ours is soon over: that is not what keeps old versions.
+        passing = horizon.ours and stands < PINNED
+        return Oldest(xmin=horizon.xmin, holder=NOBODY if passing else horizon.holder, stands=stands)
 
 
 def _throttled(verdict: Verdict) -> tuple[Throttled, ...]:

@@ -20,9 +20,12 @@ from datetime import timedelta
 
 ENOUGH = 4_000
 """Rows that an opinion is based on."""
-LOW = 0.2
-"""Share of HOT updates below which stripes are not worth their price: some 30 bytes of WAL a row for pruning, where an update
-that is not HOT costs 150 and 66 more for each index. Rows that grow by much leave their pages in any order."""
+LOW, UNHELD_LOW = 0.5, 0.2
+"""Share of HOT updates below which another order is looked for: where something keeps old row versions, and where nothing does.
+
+Rows that grow by much leave their pages in any order then, and stripes cost some 30 bytes of WAL a row for pruning, where an
+update that is not HOT costs 150 and 66 more for each index.
+"""
 _ROOM = 2.0
 """What a stripe should find free, in what its rows take."""
 PINNED = timedelta(seconds=15)
@@ -108,7 +111,8 @@ class Strategy:
             return False
         if self.mode.order is Order.PLAIN:
             return self._again(oldest)
-        if self._updated < ENOUGH or self._hot >= LOW * self._updated:
+        low = UNHELD_LOW if oldest is not None and oldest.holder == NOBODY else LOW
+        if self._updated < ENOUGH or self._hot >= low * self._updated:
             if self._updated > 2 * ENOUGH:  # what was long ago says little of now
                 self._updated, self._hot = self._updated // 2, self._hot // 2
             return False

@@ -20,6 +20,8 @@ from zdmigrate.errors import Unsafe
 Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
 Cursor: TypeAlias = psycopg.Cursor[tuple[Any, ...]]
 
+NAME = "zdmigrate "
+"""What the ``application_name`` of every session begins with."""
 CATALOG_PATH = "pg_catalog"
 _LAST_WORDS = ("57P01", "57P02", "57P03")  # ended by an administrator, by a crash, not (yet) accepting connections
 MINIMUM_VERSION = 150000
@@ -51,7 +53,7 @@ def connect(conninfo: str, *, purpose: str) -> Connection:
         Unsafe: a connection pooler stands between, the server is a standby, or older than 15.
         psycopg.OperationalError: no connection.
     """
-    given = _KEEPALIVES | conninfo_to_dict(conninfo) | {"application_name": f"zdmigrate {purpose}"}
+    given = _KEEPALIVES | conninfo_to_dict(conninfo) | {"application_name": f"{NAME}{purpose}"}
     connection = psycopg.connect(make_conninfo("", **given), autocommit=True, prepare_threshold=None)
     try:
         _prepare(connection)

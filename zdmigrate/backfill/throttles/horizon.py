@@ -16,6 +16,7 @@ from typing import Any
 from zdmigrate.backfill.throttles import words
 from zdmigrate.backfill.throttles.hysteresis import Hysteresis, Limit
 from zdmigrate.backfill.throttles.reading import Horizon, Reading
+from zdmigrate.postgres import session
 from zdmigrate.postgres.session import Connection
 from zdmigrate.sqltext import literal
 
@@ -53,7 +54,7 @@ def oldest(rows: Sequence[tuple[Any, ...]]) -> Horizon:
     following = next(int(row[0]) for row in rows if row[0] is not None)
     found = [
         Horizon(xmin=unwrapped(int(xid), following), holder=_holder(kind, who, application, user), age=age,
-                remedy=_remedy(kind, who))
+                remedy=_remedy(kind, who), ours=kind == "session" and (application or "").startswith(session.NAME))
         for _, kind, who, application, user, *xids, age in rows
         for xid in xids
         if xid is not None

@@ -29,13 +29,14 @@ class Horizon:
     """The oldest transaction whose rows must be kept: versions that died since then cannot be pruned.
 
     `xmin` is comparable with what `pg_current_xact_id` returns. `age` is how long the holder has been in its
-    transaction, or for how long it has been seen to hold; `remedy` is what ends it.
+    transaction, or for how long it has been seen to hold; `remedy` is what ends it. `ours`: it is a session of zdmigrate.
     """
 
     xmin: int
     holder: str
     age: timedelta | None
     remedy: str | None = None
+    ours: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """For `status` and its JSON document; the age in seconds."""
