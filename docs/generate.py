@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import sys
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -35,14 +36,24 @@ BEGIN, END = "<!-- generated: python docs/generate.py -->", "<!-- end -->"
 
 def cli_reference() -> str:
     """Every command's help, as one page."""
-    context = click.Context(main, info_name="zdmigrate", terminal_width=100, max_content_width=100)
+    settings = {**main.context_settings, "terminal_width": 100, "max_content_width": 100}
+    context = click.Context(main, info_name="zdmigrate", **settings)
     lines = ["# Commands", "", "Made from the commands' own `--help`.", ""]
-    for name in main.list_commands(context):
-        command = main.get_command(context, name)
+    for own in _commands(main, context):
+        title = f"{'#' * (len(own.command_path.split()))} {own.command_path}"
+        lines += [title, "", "```text", own.command.get_help(own), "```", ""]
+    return "\n".join(lines)
+
+
+def _commands(group: click.Group, context: click.Context) -> Iterator[click.Context]:
+    """Every command below a group, each group before its own."""
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
         assert command is not None
         own = click.Context(command, info_name=name, parent=context, terminal_width=100, max_content_width=100)
-        lines += [f"## zdmigrate {name}", "", "```text", command.get_help(own), "```", ""]
-    return "\n".join(lines)
+        yield own
+        if isinstance(command, click.Group):
+            yield from _commands(command, own)
 
 
 def plans() -> dict[str, Plan]:

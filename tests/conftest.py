@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.processes import Forker
+from tests.support.replicas import Replicas
 from tests.support.scratch import check_server
 from tests.support.servers import Database, ReplicaPair, base_for_tests, binaries_for_tests
 from zdmigrate.postgres.servers import ScratchServer, ServerBinaries
@@ -57,6 +58,13 @@ def database(pg: ScratchServer) -> Iterator[Database]:
 def replica_pair(pg_binaries: ServerBinaries) -> Iterator[ReplicaPair]:
     with ScratchServer.start(pg_binaries, base=base_for_tests()) as primary:
         yield ReplicaPair(primary, primary.start_replica("replica1"))
+
+
+@pytest.fixture(scope="session")
+def replicas(pg_binaries: ServerBinaries) -> Iterator[Replicas]:
+    with ScratchServer.start(pg_binaries, base=base_for_tests()) as primary:
+        replica2 = primary.start_replica("replica2", {"hot_standby_feedback": "on"})
+        yield Replicas(primary, primary.start_replica("replica1"), replica2)
 
 
 @pytest.fixture(scope="session")

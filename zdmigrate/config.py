@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
@@ -20,20 +19,34 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from zdmigrate import throttle_settings
 from zdmigrate.errors import ConfigError
+from zdmigrate.throttle_settings import Throttle, ThrottleTable
+from zdmigrate.units import parse_duration, parse_size
 
 FILE_NAME = "zdmigrate.toml"
-_UNITS = {"ms": "milliseconds", "s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", re.ASCII)
+"""The most that the server's bigint holds."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Backfill:
-    """How the backfill works: pages per window, transactions per window, and the pause between two of them."""
+    """How the backfill works: pages per window, transactions per window, and the pause between two of them.
+
+    `workers` of each process write at once, where the replicas' lag allows it. A batch aims at `target_latency`, which 95
+    of 100 stay under; all workers of a process together write no more than `rate` bytes of WAL a second.
+    `quarantine_limit` and `quarantine_share` say how many rows that cannot be filled are too many, of
+    `quarantine_columns` their values are kept with the message.
+    """
 
     window_pages: int = 250
-    stripes: int = 16
-    pause: timedelta = timedelta(milliseconds=10)
+    stripes: int = 24
+    pause: timedelta = timedelta(milliseconds=35)
+    workers: int = 1
+    target_latency: timedelta = timedelta(milliseconds=50)
+    rate: int | None = None
+    quarantine_limit: int = 1000
+    quarantine_share: float = 0.1
+    quarantine_columns: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +86,7 @@ class Config:
         lock_timeout: how long a statement waits for a table lock, and so how long anybody waits behind it.
         lock_budget: how long such waits are repeated before giving up with exit code 5.
         lease: how long a holder that died delays the next one.
+        throttle: what stops a backfill.
         suppress: the entries of ``[[compat.suppress]]``, which `zdmigrate.compat.suppressions` reads: a mistake in
             them concerns a check, and must not stop an `advance`.
         file: the configuration file that was used.
@@ -87,24 +101,10 @@ class Config:
     lock_budget: timedelta = timedelta(seconds=60)
     lease: timedelta = timedelta(seconds=10)
     backfill: Backfill = Backfill()
+    throttle: Throttle = dataclasses.field(default_factory=Throttle)
     suppress: tuple[Mapping[str, Any], ...] = ()
     check: Check = Check()
     file: Path | None = None
-
-
-def parse_duration(text: str) -> timedelta:
-    """``250ms``, ``10s``, ``5m``, ``72h`` or ``7d`` as a timedelta.
-
-    Raises:
-        ValueError: it is none of these.
-    """
-    match = _DURATION.fullmatch(text.strip())
-    if match is None:
-        raise ValueError(f"{text!r} is not a duration; write it like 250ms, 10s, 5m, 72h or 7d")
-    try:
-        return timedelta(**{_UNITS[match[2]]: float(match[1])})
-    except OverflowError:
-        raise ValueError(f"{text!r} is too long a duration") from None
 
 
 def load(
@@ -141,7 +141,8 @@ def load(
         if value is not None:
             _merge(values, _validated_text(key, value, f"--{key.replace('_', '-')}", base=start))
     suppress = tuple(values.pop("compat", {}).get("suppress", ()))
-    tables = {"backfill": Backfill(**values.get("backfill", {})), "check": Check(**values.get("check", {}))}
+    kinds: dict[str, type] = {"backfill": Backfill, "check": Check, "throttle": Throttle}
+    tables = {name: kind(**values.get(name, {})) for name, kind in kinds.items()}
     return Config(**{**values, **tables, "suppress": suppress})
 
 
@@ -155,6 +156,12 @@ class _Backfill(msgspec.Struct, forbid_unknown_fields=True):
     window_pages: _Count | UnsetType = UNSET
     stripes: _Count | UnsetType = UNSET
     pause: str | UnsetType = UNSET
+    workers: Annotated[int, Meta(ge=1, le=64)] | UnsetType = UNSET
+    target_latency: str | UnsetType = UNSET
+    rate: str | UnsetType = UNSET
+    quarantine_limit: Annotated[int, Meta(ge=0)] | UnsetType = UNSET
+    quarantine_share: Annotated[float, Meta(ge=0, le=1)] | UnsetType = UNSET
+    quarantine_columns: list[_Name] | UnsetType = UNSET
 
 
 class _Compat(msgspec.Struct, forbid_unknown_fields=True):
@@ -188,6 +195,7 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
     lock_budget: str | UnsetType = UNSET
     lease: str | UnsetType = UNSET
     backfill: _Backfill | UnsetType = UNSET
+    throttle: ThrottleTable | UnsetType = UNSET
     compat: _Compat | UnsetType = UNSET
     check: _Check | UnsetType = UNSET
 
@@ -198,10 +206,23 @@ _SHORTEST = {
     "lock_budget": _MS,
     "lease": timedelta(seconds=1),
     "backfill.pause": timedelta(0),
+    "backfill.target_latency": _MS,
+    "throttle.interval": timedelta(milliseconds=100),  # more often it would itself be load
+    "throttle.silence": timedelta(seconds=1),
+    "throttle.max_lag_time": _MS,
+    "throttle.max_horizon_age": _MS,
+    "throttle.endpoint_timeout": _MS,
 }
-_NESTED: dict[str, type[msgspec.Struct]] = {"backfill": _Backfill, "check": _Check, "compat": _Compat}
-_ONLY_IN_FILES = ("compat.suppress",)
-_LISTS = frozenset({"check.alembic_x", "check.extensions", "check.roles", "check.url_variables", "check.images"})
+_NESTED: dict[str, type[msgspec.Struct]] = {
+    "backfill": _Backfill, "throttle": ThrottleTable, "check": _Check, "compat": _Compat
+}  # fmt: skip
+_ONLY_IN_FILES = ("compat.suppress", "throttle.queries")
+_LISTS = frozenset(
+    {
+        "backfill.quarantine_columns", "check.alembic_x", "check.extensions", "check.roles", "check.url_variables",
+        "check.images", "throttle.standbys", "throttle.replica_urls", "throttle.hours",
+    }
+)  # fmt: skip
 
 
 def _keys(struct: type[msgspec.Struct], prefix: str = "") -> Iterator[str]:
@@ -250,7 +271,9 @@ def _table(path: Path) -> dict[str, Any] | None:
 def _validated_text(key: str, text: str, label: str, *, base: Path) -> dict[str, Any]:
     """One value that came as text: a variable or an option."""
     head, _, tail = key.partition(".")
-    value: Any = [part.strip() for part in text.split(",") if part.strip()] if key in _LISTS else text
+    value: Any = text
+    if key in _LISTS and text not in throttle_settings.WORDS.get(key, ()):
+        value = [part.strip() for part in text.split(",") if part.strip()]
     raw = {head: {tail: value} if tail else value}
     return _validated(raw, lambda _: label, base=base, strict=False)
 
@@ -286,7 +309,9 @@ def _refuse_unknown(raw: dict[str, Any], label: Callable[[str], str]) -> None:
 
 
 def _converted(key: str, value: Any, base: Path) -> Any:
-    if key in _SHORTEST:
+    if key.startswith("throttle."):
+        value = throttle_settings.converted(key.removeprefix("throttle."), value, base)
+    if key in _SHORTEST and value is not None:
         duration = parse_duration(value)
         if duration < _SHORTEST[key]:
             raise ValueError(f"must be at least {_SHORTEST[key] // _MS}ms, got {value!r}")
@@ -294,9 +319,11 @@ def _converted(key: str, value: Any, base: Path) -> Any:
     match key:
         case "dir":
             return base / value
+        case "backfill.rate":
+            return None if value == "off" else parse_size(value.removesuffix("/s"))
         case "check.alembic" | "check.dump":
             return str(base / value)
-        case _ if key in _LISTS:
+        case _ if key in _LISTS and value is not None:
             return tuple(value)
         case "schema" if len(value.encode()) > 63 or "\0" in value:
             raise ValueError("is longer than the 63 bytes that PostgreSQL allows for a name")

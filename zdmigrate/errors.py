@@ -14,6 +14,7 @@
     ├── Drift                       exit 7   edited in flight, changed by hand, wrong environment
     ├── Irreversible                exit 8
     ├── LeaseLost                   exit 5   somebody took over while we worked
+    ├── ConnectionLost              exit 1   the server went away while we worked
     └── ServerUnavailable           exit 1   no scratch server could be found or started
 
 ``exit_code`` lives on the class, as click does it. A message names the object; a hint is what to do next,
@@ -96,6 +97,10 @@ class Irreversible(ZdmigrateError):
     """What was dropped cannot come back, or may only be dropped when asked for by name."""
 
     exit_code = 8
+
+
+class ConnectionLost(ZdmigrateError):
+    """The server went away while we worked: it crashed, was stopped, or another one took its place."""
 
 
 class ServerUnavailable(ZdmigrateError):

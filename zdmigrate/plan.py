@@ -81,18 +81,43 @@ class Mode(enum.StrEnum):
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Transform:
+    """A column whose values a Python function of the migration file computes: `function` is the reference to it.
+
+    `reads` are (name, SQL expression over the row) pairs: what the function is given of a row.
+    """
+
+    column: str
+    function: str
+    reads: tuple[tuple[str, str], ...]
+
+    @property
+    def call(self) -> str:
+        """``compute(name, email)``, for people."""
+        return f"{name_of(self.function)}({', '.join(name for name, _ in self.reads)})"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class RowWork:
     """What a backfill sets, and which rows still need it. The verification asks for the same rows.
 
     `schema`, `table` and the columns of `assignments` are names as they stand in the catalog, not quoted.
     `assignments` are (column, SQL expression over the row) pairs; `unfilled` is a boolean SQL expression over
-    the row. Column names in the expressions are unqualified and quoted.
+    the row. Column names in the expressions are unqualified and quoted. With `transform` there are no assignments.
     """
 
     schema: str
     table: str
     assignments: tuple[tuple[str, str], ...]
     unfilled: str
+    transform: Transform | None = None
+
+    @property
+    def sources(self) -> tuple[tuple[str, str], ...]:
+        """Each column that is set, and SQL that mentions what its value is made of."""
+        if self.transform is None:
+            return self.assignments
+        return ((self.transform.column, f"ROW({', '.join(text for _, text in self.transform.reads)})"),)
 
 
 RowQueries = tuple[tuple[Phase, str], ...]
@@ -297,7 +322,10 @@ def _locks(locks: tuple[TableLock, ...]) -> list[tuple[str, str]]:
 
 
 def _rows(step: Step) -> list[Any] | None:
-    return None if step.rows is None else list(dataclasses.astuple(step.rows))
+    if step.rows is None:
+        return None
+    *facts, transform = dataclasses.astuple(step.rows)
+    return facts if transform is None else [*facts, transform]  # plans from before there were any keep their hash
 
 
 def _transaction_text(step: Step) -> list[str]:
@@ -306,6 +334,8 @@ def _transaction_text(step: Step) -> list[str]:
         target = ident(step.rows.schema, step.rows.table)
         if step.mode is Mode.VERIFY:
             return [f"SELECT count(*) FROM {target} WHERE {step.rows.unfilled};  -- must be 0"]
+        if step.rows.transform is not None:
+            return _transform_text(target, step.rows, step.rows.transform)
         return [f"UPDATE {target} SET {sets} WHERE {step.rows.unfilled};  -- in batches"]
     if step.mode is Mode.PYTHON:
         return [f"-- {name_of(reference)}(connection)" for reference in step.do]
@@ -313,6 +343,15 @@ def _transaction_text(step: Step) -> list[str]:
     return ["BEGIN;", *body, "COMMIT;"] if step.mode is Mode.TRANSACTION else body
 
 
+def _transform_text(target: str, rows: RowWork, transform: Transform) -> list[str]:
+    listed = ", ".join(text if text == ident(name) else f"{text} AS {ident(name)}" for name, text in transform.reads)
+    return [
+        f"SELECT {listed} FROM {target} WHERE {rows.unfilled};  -- in batches",
+        f"-- {name_of(transform.function)}(rows), outside of a transaction; then, where what it was given is still so:",
+        f"UPDATE {target} SET {ident(transform.column)} = $1 WHERE {rows.unfilled};  -- in batches",
+    ]
+
+
 def name_of(reference: str) -> str:
-    """The name of the function that a step of `Mode.PYTHON` calls: ``name@digest of its source``."""
+    """The name of a function of the migration file, to which the reference is ``name@digest of its source``."""
     return reference.partition("@")[0]

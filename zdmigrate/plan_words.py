@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from zdmigrate.phases import PHASES, Phase
 from zdmigrate.plan import Direction, Gate, Mode, PhasePlan, Plan, Step, TableEstimate, TableLock, Window
+from zdmigrate.wording import size
 
 
 def step_sql(step: Step) -> list[str]:
@@ -116,14 +117,7 @@ def acceptance(gate: str | None) -> str:
 
 def amount(estimate: TableEstimate) -> str:
     """Rows and size, for people."""
-    return f"{estimate.rows:,} rows, {_size(estimate.bytes)}"
-
-
-def _size(count: int) -> str:
-    size, units = float(count), ["bytes", "kB", "MB", "GB", "TB"]
-    while size >= 1024 and len(units) > 1:
-        size, units = size / 1024, units[1:]
-    return f"{size:.0f} {units[0]}" if units[0] == "bytes" or size >= 100 else f"{size:.1f} {units[0]}"
+    return f"{estimate.rows:,} rows, {size(estimate.bytes)}"
 
 
 def _server(version: int) -> str:

@@ -283,6 +283,8 @@ class Table:
     indexes: tuple[Index, ...] = ()
     constraints: tuple[Constraint, ...] = ()
     triggers: tuple[Trigger, ...] = ()
+    partition_triggers: tuple[Trigger, ...] = ()
+    """Those that partitions, or children, have by themselves."""
     functions: tuple[Function, ...] = ()
     dependents: tuple[Dependent, ...] = ()
     views: tuple[View, ...] = ()
@@ -293,6 +295,11 @@ class Table:
     partition_columns: tuple[str, ...] = ()
     is_partition: bool = False
     inherits: bool = False
+    """Whether it is part of an inheritance tree."""
+    is_child: bool = False
+    """Whether it inherits from another table."""
+    children: tuple[Leaf, ...] = ()
+    """What inherits from it, directly or not; of a partitioned table none."""
     may_create: bool = True
     """Whether the connected role may create indexes: that needs CREATE on the table's schema."""
     may_reference: bool = True
@@ -302,6 +309,8 @@ class Table:
     grants: tuple[Grant, ...] = ()
     """To others than its owner."""
     row_security: bool = False
+    hides_rows: bool = False
+    """Whether its row-level security, or that of a partition or child, holds for the connected role too."""
     reliant: tuple[Reliant, ...] = ()
     sequences: tuple[Sequence, ...] = ()
     comment: str | None = None
@@ -312,6 +321,11 @@ class Table:
     def partitioned(self) -> bool:
         """Whether rows live in partitions."""
         return self.kind == "p"
+
+    @property
+    def all_triggers(self) -> tuple[Trigger, ...]:
+        """Whatever fires for writes into the table."""
+        return (*self.triggers, *self.partition_triggers)
 
     def column(self, name: str) -> Column | None:
         """The column of that name."""
@@ -405,6 +419,73 @@ class Creation:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ColumnStorage:
+    """A column as its relation's rows hold it. `width` (bytes, of a value that is not NULL), `null_share` and
+    `correlation` are None where ANALYZE has not seen it; `length` is None for a type of variable length."""
+
+    name: str
+    align: int
+    length: int | None
+    width: int | None = None
+    null_share: float | None = None
+    correlation: float | None = None
+    toastable: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class IndexStorage:
+    """An index of a relation. `columns` are those that it mentions; the first is what its entries are sorted by."""
+
+    name: str
+    columns: tuple[str, ...]
+    pages: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Storage:
+    """What statistics say of a relation with rows: the table of that name, or one of its partitions (`relation`).
+
+    `rows` is None where nobody has ever analyzed or vacuumed it, else as of then, when it had `counted_pages`; `pages`
+    are those it has now. For forecasts: no plan depends on it.
+    """
+
+    schema: str
+    table: str
+    relation: str
+    pages: int
+    rows: float | None = None
+    counted_pages: int = 0
+    dead_rows: int = 0
+    fillfactor: int = 100
+    toast_bytes: int = 0
+    unlogged: bool = False
+    full_identity: bool = False
+    locks_rows: bool = False
+    """Whether it has a BEFORE UPDATE row trigger: each row is then locked before it is updated."""
+    columns: tuple[ColumnStorage, ...] = ()
+    indexes: tuple[IndexStorage, ...] = ()
+
+    def column(self, name: str) -> ColumnStorage | None:
+        """The column of that name."""
+        return next((column for column in self.columns if column.name == name), None)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ServerFacts:
+    """The server's settings on which the amount of WAL depends. `checkpoint_bytes` and `checkpoint_seconds` are those
+    between two checkpoints at the most; `standbys` and `feedback` are None where the role may not see them."""
+
+    block_size: int = 8192
+    logical: bool = False
+    full_page_writes: bool = True
+    compression: bool = False
+    checkpoint_bytes: int = 512 << 20
+    checkpoint_seconds: int = 300
+    standbys: int | None = None
+    feedback: bool | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
     """The part of a database that a plan is made for."""
 
@@ -419,6 +500,9 @@ class Snapshot:
     creations: tuple[Creation, ...] = ()
     asked: tuple[tuple[str, str], ...] = ()
     """The tables that were looked for, found or not."""
+    storage: tuple[Storage, ...] = ()
+    server: ServerFacts | None = None
+    """Both only where `zdmigrate.postgres.statistics.sized` was asked; not in files of an older zdmigrate."""
 
     @property
     def major(self) -> int:

@@ -342,6 +342,7 @@ def python(site: Site, body: str, *, revert: str = "[]", locks: str = '{"counter
 # body -> exit code, what is said
 WRONG = {
     "fails": ("connection.execute('UPDATE counter SET n = 1')\nreturn 1 / 0", 1, "forth() failed: ZeroDivisionError"),
+    "exits": ("raise SystemExit(0)", 1, "forth() failed: SystemExit: 0"),
     "refuses": ("raise Unsafe('not on a Friday')", 6, "not on a Friday"),
     "locks": ("connection.execute('LOCK TABLE counter')", 6, "forth(): it takes ACCESS EXCLUSIVE on public.counter"),
     "locks after a yield": ("yield\nconnection.execute('LOCK TABLE counter')", 6, "it takes ACCESS EXCLUSIVE"),

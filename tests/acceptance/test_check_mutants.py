@@ -35,7 +35,7 @@ USUAL = {
     ("rename_column", "up_only"): {Layer.EXECUTE},
     ("rename_column", "down_only"): {Layer.EXECUTE},
     ("rename_column", "no_backfill"): {Layer.CROSS},
-    ("rename_column", "contract_early"): {Layer.PREPARE},
+    ("rename_column", "contract_early"): {Layer.PHASE},
     ("change_type", "up_only"): {Layer.CROSS},
     ("change_type", "wrong_down"): {Layer.EXECUTE},
     ("change_type", "constraints_first"): {Layer.PHASE},

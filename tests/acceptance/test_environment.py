@@ -144,7 +144,10 @@ def test_a_crash_of_the_server_in_the_middle_of_the_backfill(own_server: Site) -
     site = with_users(own_server, rows=ROWS)
     site.run("advance", "--to", "dual_write").expect(0)
     running = site.start("advance", "--to", "backfill", ZDMIGRATE_BACKFILL_PAUSE="50ms")
-    filled = "SELECT coalesce(sum(rows), 0) FROM zdmigrate.backfill"
+    filled = (
+        "SELECT coalesce(sum(rows), 0) "
+        "FROM (SELECT rows FROM zdmigrate.backfill UNION ALL SELECT rows FROM zdmigrate.backfill_window) AS filled"
+    )
     until(lambda: 2000 < site.value(filled) < ROWS * 3 / 4, "it is in the middle")
     site.database.server.restart("immediate")
     broken = running.wait()

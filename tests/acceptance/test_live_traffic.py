@@ -18,7 +18,7 @@ from psycopg import sql
 from tests.support import traffic as live
 from tests.support.servers import Database
 from tests.support.traffic import Duty, Spec, Stage, Traffic, Version
-from zdmigrate.backfill import statements, worker
+from zdmigrate.backfill import statements, working
 from zdmigrate.backfill.relations import Relation
 from zdmigrate.backfill.state import Cursor
 from zdmigrate.engine import planned
@@ -269,9 +269,9 @@ def test_rows_that_move_past_the_bound_need_the_triggers_fill(
 
     moved: list[int] = []
     with _install(database, spec) as traffic, live.project(database.url, spec, tmp_path) as project:
-        windows = worker._Worker._fill_windows
+        windows = working.Worker._fill_windows
 
-        def bounded(self: worker._Worker, cursor: Cursor) -> None:
+        def bounded(self: working.Worker, cursor: Cursor) -> None:
             if not moved:
                 duties = traffic.duties
                 traffic.assign(dict.fromkeys(Version, Duty.REST))  # a moved row is 40001 for who waits for it
@@ -279,7 +279,7 @@ def test_rows_that_move_past_the_bound_need_the_triggers_fill(
                 traffic.assign(duties)
             windows(self, cursor)
 
-        monkeypatch.setattr(worker._Worker, "_fill_windows", bounded)
+        monkeypatch.setattr(working.Worker, "_fill_windows", bounded)
         if not fills:
             _mutated(monkeypatch, lambda plan: _without_verification(_only_what_was_written(plan)))
         findings = live.travel(project, traffic, live.STRAIGHT[:4], minimum=MINIMUM)

@@ -50,7 +50,9 @@ _VARYING = (
     (r"\bplan [0-9a-f]{12}\b", "plan <hash>"),  # the pages of the changes show the SQL behind it
     (r" +", " "),
 )
-_PROGRESS = re.compile(r": \d+ rows, page \d+ of \d+")
+_PROGRESS = re.compile(
+    r": [\d,]+ rows?, page [\d,]+ of [\d,]+|: forecast and outcome: |: backfill: \S+: (striped|rotating|plain), "
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

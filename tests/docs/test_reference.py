@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from importlib import resources
 from pathlib import Path
 
 from zdmigrate import errors
+from zdmigrate.config import Backfill, Check
 from zdmigrate.engine import gates
 from zdmigrate.phases import PHASES
 from zdmigrate.testing import options
+from zdmigrate.throttle_settings import Throttle
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -69,6 +72,13 @@ def test_every_exit_code_is_on_the_on_call_page() -> None:
 def test_every_phase_is_explained() -> None:
     text = page("explanation/phases.md")
     assert [phase for phase in PHASES[1:] if f"| `{phase}` |" not in text] == []
+
+
+def test_every_key_of_the_configuration_is_documented() -> None:
+    text = page("reference/configuration.md")
+    tables = {"backfill.": Backfill, "check.": Check, "throttle.": Throttle}
+    keys = [prefix + field.name for prefix, table in tables.items() for field in dataclasses.fields(table)]
+    assert [key for key in keys if f"| `{key}` |" not in text] == []
 
 
 def test_every_option_of_the_pytest_plugin_is_documented() -> None:

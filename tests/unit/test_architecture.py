@@ -14,13 +14,21 @@ PACKAGE = Path(zdmigrate.__file__).parent
 # From the bottom up. A module may import from its own layer and from those below.
 LAYERS = (
     ("zdmigrate",),  # the facade: lazy, imports nothing at run time
-    ("zdmigrate.errors", "zdmigrate.phases", "zdmigrate.sqltext", "zdmigrate.schema", "zdmigrate.app"),
+    (
+        "zdmigrate.errors",
+        "zdmigrate.phases",
+        "zdmigrate.sqltext",
+        "zdmigrate.schema",
+        "zdmigrate.wording",
+        "zdmigrate.units",
+        "zdmigrate.app",
+    ),
     ("zdmigrate.hazards",),
     ("zdmigrate.plan",),
     ("zdmigrate.plan_words",),
     ("zdmigrate.planning",),
     ("zdmigrate.changes",),
-    ("zdmigrate.migration", "zdmigrate.config"),
+    ("zdmigrate.migration", "zdmigrate.config", "zdmigrate.throttle_settings"),
     ("zdmigrate.postgres",),
     ("zdmigrate.backfill", "zdmigrate.control"),
     ("zdmigrate.engine",),

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zdmigrate.backfill.values import Settings
-from zdmigrate.backfill.windows import Batch, Pages, Stripe, WindowSize, stripe_of_row
+from zdmigrate.backfill.windows import Batch, Pages, Stripe
 
 pages = st.builds(lambda first, length: Pages(first, first + length), st.integers(0, 10**9), st.integers(0, 3000))
 
@@ -20,6 +20,10 @@ def test_pieces_cover_every_page_once_and_in_order(whole: Pages, size: int) -> N
     assert sum(map(len, pieces)) == len(whole)
     if pieces:
         assert (pieces[0].first, pieces[-1].end) == (whole.first, whole.end)
+
+
+def test_the_page_of_a_row() -> None:
+    assert Pages.of("(4294967294,291)") == Pages(4294967294, 4294967295)
 
 
 @given(st.integers(0, 2**32 - 3), st.integers(2, 1000))
@@ -38,25 +42,12 @@ def test_a_batch_is_a_tid_range_and_a_stripe() -> None:
     )
 
 
-def test_a_stripe_count_that_does_not_divide_256_needs_both_bytes_of_the_position() -> None:
-    assert stripe_of_row(24).as_string() == ("(get_byte(tidsend(ctid), 4) * 256 + get_byte(tidsend(ctid), 5)) % 24")
-
-
-def test_a_window_shrinks_fast_and_grows_slowly() -> None:
-    size = WindowSize(250)
-    size.shrink()
-    size.shrink()
-    assert size.pages == 62
-    size.grow()
-    assert size.pages == 77
-    for _ in range(100):
-        size.grow()
-    assert size.pages == 250
-    for _ in range(100):
-        size.shrink()
-    assert size.pages == 1
-    size.grow()
-    assert size.pages > 1
+@given(st.integers(1, 500), st.integers(0, 50_000), st.integers(1, 10_000))
+def test_pieces_of_a_batch_are_its_pages_and_not_too_large(length: int, rows: int, most: int) -> None:
+    pieces = Batch(Pages(7, 7 + length), Stripe(3, 16), rows).pieces(most)
+    assert [piece.pages.first for piece in pieces] == [7, *(piece.pages.end for piece in pieces[:-1])]
+    assert pieces[-1].pages.end == 7 + length
+    assert all(piece.rows <= most or len(piece.pages) == 1 for piece in pieces)
 
 
 @pytest.mark.parametrize("wrong", [{"window_pages": 0}, {"stripes": 0}])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import inspect
 import io
 import json
@@ -27,6 +28,7 @@ from zdmigrate.cli import COMMANDS, common, main, progress
 from zdmigrate.config import Config
 from zdmigrate.engine.outcome import GateState, MigrationStatus, Outcome
 from zdmigrate.engine.reporting import Event, EventKind, Reporter
+from zdmigrate.engine.stopping import Stop
 from zdmigrate.errors import Drift, LeaseHeld, Unsafe, Waiting
 from zdmigrate.phases import Phase
 from zdmigrate.plan import Plan, Window
@@ -45,11 +47,23 @@ class FakeProject:
         self.answer: Any = outcome()
         self.error: BaseException | None = None
         self.events: list[Event] = []
+        self.costs: dict[str, Any] = {}
         self.closed = False
+
+    def forecasts(self, plans: Sequence[Plan], *, probe: bool) -> dict[str, Any]:
+        if probe:
+            self.calls.append(("probe", [plan.migration for plan in plans]))
+        return self.costs
 
     @contextlib.contextmanager
     def open(
-        self, config: Config, *, report: Reporter, deployment: str | None = None, artifact: str | None = None
+        self,
+        config: Config,
+        *,
+        report: Reporter,
+        stop: Stop,
+        deployment: str | None = None,
+        artifact: str | None = None,
     ) -> Iterator[FakeProject]:
         self.config = config
         if (deployment, artifact) != (None, None):
@@ -101,7 +115,11 @@ PLAN = Plan(
 def project(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeProject:
     fake = FakeProject()
     module = types.ModuleType("zdmigrate.engine.project")
-    module.__dict__.update(Project=fake, plan_offline=lambda _config, ids, stats: fake.plan_offline(ids, stats))
+    module.__dict__.update(
+        Project=fake,
+        plan_offline=lambda _config, ids, stats: fake.plan_offline(ids, stats),
+        forecasts_offline=lambda _config, _plans, _stats: fake.costs,
+    )
     monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.chdir(tmp_path)
     for name in [name for name in os.environ if name.startswith(("ZDMIGRATE_", "PG"))]:
@@ -143,6 +161,25 @@ def test_every_command_is_explained_with_an_example(name: str) -> None:
     text = run(name, "--help").stdout
     assert "Example:" in text
     assert f"zdmigrate {name}" in text
+    assert all(isinstance(param, click.Argument) or param.help for param in command.params if hasattr(param, "help"))
+    for option in ("--url", "--dir", "--schema", "--config", "--format", "-v"):
+        assert option in text
+
+
+GROUPS = {
+    name: command
+    for name in COMMANDS
+    if isinstance(command := main.get_command(click.Context(main), name), click.Group)
+}
+
+
+@pytest.mark.parametrize(("group", "name"), [(group, name) for group in GROUPS for name in GROUPS[group].commands])
+def test_every_command_of_a_group_is_explained_with_an_example(group: str, name: str) -> None:
+    command = GROUPS[group].commands[name]
+    assert isinstance(command, common.Command)
+    assert command.get_short_help_str(limit=200).endswith(".")
+    text = run(group, name, "--help").stdout
+    assert f"Example:\n    zdmigrate {group} {name}" in text
     assert all(isinstance(param, click.Argument) or param.help for param in command.params if hasattr(param, "help"))
     for option in ("--url", "--dir", "--schema", "--config", "--format", "-v"):
         assert option in text
@@ -359,9 +396,11 @@ def test_an_unreachable_database(project: FakeProject) -> None:
     )
 
 
-def test_other_errors_are_one_line(project: FakeProject) -> None:
+def test_other_errors_are_a_line_and_a_hint(project: FakeProject) -> None:
     project.error = psycopg.errors.InsufficientPrivilege("permission denied\nfor table users")
-    assert run("advance").stderr == "zdmigrate: the database refused: permission denied for table users\n"
+    said, hint = run("advance").stderr.splitlines()
+    assert said == "zdmigrate: the database refused: permission denied for table users"
+    assert hint.startswith('hint: who looks needs GRANT USAGE ON SCHEMA "zdmigrate" TO …; ')
     project.error = OSError("disk full")
     assert run("advance").stderr == "zdmigrate: disk full\n"
     project.error = ValueError(f"odd {SECRET}")
@@ -420,6 +459,15 @@ def test_plan(project: FakeProject, tmp_path: Path) -> None:
     project.answer = []
     assert run("plan").stderr.startswith("no migration to show")
     assert run("plan", "--stats", "s", "--write-stats", "t").exit_code == 2
+
+
+def test_plan_probes_where_it_is_told_to(project: FakeProject) -> None:
+    project.answer = [PLAN]
+    assert run("plan", "--probe").exit_code == 0
+    assert project.calls[-1] == ("probe", ["m1"])
+    Path("s").touch()
+    for other in (["--sql"], ["--stats", "s"]):
+        assert run("plan", "--probe", *other).exit_code == 2
 
 
 def test_plan_from_a_saved_catalog(project: FakeProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -506,6 +554,19 @@ def test_progress_as_ndjson(project: FakeProject) -> None:
     assert lines[0]["phase"] == "backfill"
     assert datetime.fromisoformat(lines[0]["at"]).tzinfo == UTC
     document(result)
+
+
+def test_the_closing_document_says_how_far_each_step_came(project: FakeProject) -> None:
+    def seen(rows: int, step: str, id_: str = "m1") -> Event:
+        return dataclasses.replace(
+            event(EventKind.PROGRESS, "filling", step=step, done=1, total=2), migration=id_, progress={"rows": rows}
+        )
+
+    project.events = [seen(1, "fill"), seen(2, "fill"), seen(0, "verify"), seen(9, "fill", "another")]
+    result = run("advance", "--format", "json")
+    assert [json.loads(line)["progress"]["rows"] for line in result.stderr.splitlines()] == [1, 2, 0, 9]
+    (entry,) = document(result)["migrations"]
+    assert entry["progress"] == [{"step": "fill", "rows": 2}, {"step": "verify", "rows": 0}]
 
 
 def test_progress_lines_come_every_few_seconds(capsys: pytest.CaptureFixture[str]) -> None:

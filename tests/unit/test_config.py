@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from zdmigrate import config
-from zdmigrate.config import Config, parse_duration
+from zdmigrate.config import Config
 from zdmigrate.errors import ConfigError
+from zdmigrate.throttle_settings import Throttle, ThrottleQuery, parse_hours
+from zdmigrate.units import parse_duration, parse_size
 
 
 def load(start: Path, environ: dict[str, str] | None = None, **options: str | None) -> Config:
@@ -44,6 +46,51 @@ def test_not_a_duration(text: str) -> None:
         parse_duration(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("1B", 1),
+        ("512kB", 512 << 10),
+        ("20MB", 20 << 20),
+        ("20 MB", 20 << 20),
+        ("1.5GB", 3 << 29),
+        (" 2TB ", 2 << 40),
+    ],
+)
+def test_sizes(text: str, expected: int) -> None:
+    assert parse_size(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["", "20", "MB", "20mb", "20KB", "-1MB", "+1MB", "1e3MB", "20MB/s", "٣MB", "nanMB", "20MiB"]
+)
+def test_not_a_size(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a size"):
+        parse_size(text)
+
+
+@pytest.mark.parametrize(("text", "why"), [("0MB", "less than a byte"), ("0.1B", "less"), ("9999999TB", "too large")])
+def test_sizes_that_the_server_does_not_take(text: str, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        parse_size(text)
+
+
+def test_the_quarantine_has_limits_and_shows_nothing(tmp_path: Path) -> None:
+    backfill = load(tmp_path).backfill
+    assert (backfill.quarantine_limit, backfill.quarantine_share, backfill.quarantine_columns) == (1000, 0.1, ())
+    write(tmp_path / "zdmigrate.toml", "[backfill]\nquarantine_share = 1\nquarantine_columns = ['a', 'b']")
+    environ = {"ZDMIGRATE_BACKFILL_QUARANTINE_LIMIT": "0", "ZDMIGRATE_BACKFILL_QUARANTINE_COLUMNS": "c, d"}
+    backfill = load(tmp_path, environ).backfill
+    assert (backfill.quarantine_limit, backfill.quarantine_share, backfill.quarantine_columns) == (0, 1, ("c", "d"))
+
+
+@pytest.mark.parametrize("line", ["quarantine_limit = -1", "quarantine_share = 1.5", "quarantine_columns = 'a'"])
+def test_limits_that_make_no_sense(tmp_path: Path, line: str) -> None:
+    write(tmp_path / "zdmigrate.toml", f"[backfill]\n{line}")
+    with pytest.raises(ConfigError, match=f"backfill.{line.split(maxsplit=1)[0]}"):
+        load(tmp_path)
+
+
 def test_defaults_need_no_file(tmp_path: Path) -> None:
     found = load(tmp_path)
     assert found == Config(dir=tmp_path / "migrations")
@@ -53,7 +100,7 @@ def test_defaults_need_no_file(tmp_path: Path) -> None:
         timedelta(seconds=60),
         timedelta(seconds=10),
     )
-    assert (found.backfill.window_pages, found.backfill.stripes) == (250, 16)
+    assert (found.backfill.window_pages, found.backfill.stripes) == (250, 24)
 
 
 def test_everything_from_a_file(tmp_path: Path) -> None:
@@ -151,6 +198,31 @@ def test_a_named_file_and_paths_relative_to_it(tmp_path: Path) -> None:
         ("schema = 'pg_x'", "zdmigrate.toml: schema: names that start with pg_", None),
         (f"schema = '{'ä' * 40}'", "zdmigrate.toml: schema: is longer than the 63 bytes", None),
         ("url = ", "zdmigrate.toml: is not TOML: ", None),
+        ("[throttle]\nmax_lags = '1MB'", "throttle.max_lags: unknown key", "did you mean throttle.max_lag?"),
+        ("[throttle]\nmax_lag = '1mb'", "throttle.max_lag: '1mb' is not a size; write it like 512kB", None),
+        ("[throttle]\nmax_lag = '0MB'", "throttle.max_lag: '0MB' is less than a byte", None),
+        ("[throttle]\nmax_lag_time = '0s'", "throttle.max_lag_time: must be at least 1ms", None),
+        ("[throttle]\nmax_lag_time = 1", "throttle.max_lag_time: expected str, got int", None),
+        ("[throttle]\ninterval = '1ms'", "throttle.interval: must be at least 100ms", None),
+        ("[throttle]\nstandbys = 'replica1'", "throttle.standbys: ", None),
+        ("[throttle]\nmissing_standby = 'wait'", "throttle.missing_standby: invalid enum value 'wait'", None),
+        ("[throttle]\nmax_lock_waiters = 0", "throttle.max_lock_waiters: expected int >= 1", None),
+        (
+            "[throttle]\nmax_lock_waiters = 'many'",
+            "throttle.max_lock_waiters: must be a number of at least 1, or off",
+            None,
+        ),
+        ("[throttle]\nendpoint = 'file:///etc/passwd'", "throttle.endpoint: must be a URL that begins with http", None),
+        ("[throttle]\nhours = ['9-17']", "throttle.hours: '9-17' are no hours of the day", None),
+        ("[throttle]\nhours = ['09:00-24:30']", "throttle.hours: '09:00-24:30' are no hours", None),
+        ("[throttle]\ntime_zone = 'Mars/Base'", "throttle.time_zone: 'Mars/Base' is not a time zone", None),
+        ("[throttle]\ntime_zone = '../etc'", "throttle.time_zone: '../etc' is not a time zone", None),
+        (
+            "[[throttle.queries]]\nname = 'q'\nsql = 'SELECT 1'",
+            "throttle.queries[0]: object missing required field max",
+            None,
+        ),
+        ("[[throttle.queries]]\nname = 'q'\nsql = 's'\nmax = 'x'", "throttle.queries[0].max: expected int", None),
     ],
 )
 def test_messages_name_file_and_key(tmp_path: Path, text: str, message: str, hint: str | None) -> None:
@@ -161,6 +233,79 @@ def test_messages_name_file_and_key(tmp_path: Path, text: str, message: str, hin
     assert str(tmp_path) in caught.value.message
     assert (caught.value.hint or "").startswith(hint or "")
     assert caught.value.exit_code == 2
+
+
+def test_a_whole_table_of_throttles(tmp_path: Path) -> None:
+    write(
+        tmp_path / "zdmigrate.toml",
+        """
+        [throttle]
+        interval = "500ms"
+        silence = "10s"
+        max_lag = "1.5GB"
+        max_lag_time = "off"
+        standbys = ["berlin", "paris"]
+        missing_standby = "ignore"
+        replica_urls = ["postgresql://u:geheim@berlin/d"]
+        max_slot_wal = "off"
+        max_archive_backlog = "512kB"
+        max_horizon_age = "1h"
+        wraparound = false
+        max_active_sessions = 50
+        max_lock_waiters = "off"
+        max_wal_rate = "20MB"
+        endpoint = "https://health.example.org/db?token=x"
+        endpoint_timeout = "1s"
+        flag_file = "stop"
+        hours = ["22:00-06:00", "12:00-13:00"]
+        time_zone = "Europe/Berlin"
+        [[throttle.queries]]
+        name = "queue"
+        sql = "SELECT count(*) FROM shop.jobs"
+        max = 1000
+        """,
+    )
+    found = load(tmp_path).throttle
+    assert found == Throttle(
+        interval=timedelta(milliseconds=500),
+        silence=timedelta(seconds=10),
+        max_lag=1536 * 2**20,
+        max_lag_time=None,
+        standbys=("berlin", "paris"),
+        missing_standby="ignore",
+        replica_urls=("postgresql://u:geheim@berlin/d",),
+        max_slot_wal=None,
+        max_archive_backlog=512 * 2**10,
+        max_horizon_age=timedelta(hours=1),
+        wraparound=False,
+        max_active_sessions=50,
+        max_wal_rate=20 * 2**20,
+        queries=(ThrottleQuery(name="queue", sql="SELECT count(*) FROM shop.jobs", max=1000),),
+        endpoint="https://health.example.org/db?token=x",
+        endpoint_timeout=timedelta(seconds=1),
+        flag_file=tmp_path / "stop",
+        hours=(parse_hours("22:00-06:00"), parse_hours("12:00-13:00")),
+        time_zone="Europe/Berlin",
+    )
+    assert "geheim" not in repr(found)
+
+
+def test_throttles_from_variables(tmp_path: Path) -> None:
+    environ = {
+        "ZDMIGRATE_THROTTLE_MAX_LAG": "16MB",
+        "ZDMIGRATE_THROTTLE_MAX_LOCK_WAITERS": "7",
+        "ZDMIGRATE_THROTTLE_STANDBYS": "berlin, paris",
+        "ZDMIGRATE_THROTTLE_WRAPAROUND": "false",
+        "ZDMIGRATE_THROTTLE_HOURS": "22:00-06:00",
+    }
+    write(tmp_path / "zdmigrate.toml", '[throttle]\nmax_lag = "1GB"\nmax_lag_time = "5s"\nstandbys = "auto"\n')
+    found = load(tmp_path, environ).throttle
+    assert (found.max_lag, found.max_lag_time, found.max_lock_waiters) == (16 * 2**20, timedelta(seconds=5), 7)
+    assert (found.standbys, found.wraparound, len(found.hours)) == (("berlin", "paris"), False, 1)
+    assert load(tmp_path, {"ZDMIGRATE_THROTTLE_STANDBYS": "none"}).throttle.standbys == ()
+    assert load(tmp_path, {"ZDMIGRATE_THROTTLE_STANDBYS": "auto"}).throttle.standbys is None
+    with pytest.raises(ConfigError, match=r"^ZDMIGRATE_THROTTLE_MAX_LOCK_WAITERS: must be a number"):
+        load(tmp_path, {"ZDMIGRATE_THROTTLE_MAX_LOCK_WAITERS": "-1"})
 
 
 def test_messages_name_the_variable_or_the_option(tmp_path: Path) -> None:

@@ -144,7 +144,7 @@ EMAIL = column("user_email", not_null=True)
         (table(name="other"), "there is no table public.users"),
         (table(column("id")), "there is no column 'user_email'"),
         (table(EMAIL, column("email_address")), "already has a column 'email_address'"),
-        (table(kind="v"), "is not a table"),
+        (table(kind="v"), "is a view, and not a table"),
         (table(is_partition=True), "is a partition"),
         (table(inherits=True), "inheritance"),
         (table(owned=False), "is owned by app"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import psycopg
 from psycopg import errors
 
+from zdmigrate.backfill.quarantine import Failure
 from zdmigrate.errors import ZdmigrateError
 
 CONTENTION = (errors.LockNotAvailable, errors.QueryCanceled, errors.DeadlockDetected, errors.SerializationFailure)
@@ -16,17 +17,17 @@ _OF_A_ROW = frozenset(("21", "22", "23", "2F", "38", "39", "44", "54", "P0"))
 
 
 class RowFailed(ZdmigrateError):
-    """The expression, or a constraint, refuses one row; the message names it and shows no more of its data.
+    """The expression, the function or a constraint refuses one row; the message names it and shows no more of its data.
 
     `row` is its primary key or ctid, `sqlstate` the server's code.
     """
 
-    def __init__(self, row: str, error: psycopg.Error) -> None:
+    def __init__(self, row: str, failure: Failure) -> None:
         self.row = row
-        self.sqlstate = error.sqlstate or ""
+        self.sqlstate = failure.sqlstate
         super().__init__(
-            f"{row} cannot be filled: {error.diag.message_primary or type(error).__name__} (SQLSTATE {self.sqlstate})",
-            hint="correct the row, or the expression in the migration, then run the command again",
+            f"{row} cannot be filled: {failure.message} (SQLSTATE {failure.sqlstate})",
+            hint="correct the row, or what computes its value in the migration, then run the command again",
         )
 
 

@@ -7,29 +7,22 @@ import dataclasses
 from psycopg import sql
 
 from zdmigrate.backfill.session import Session
+from zdmigrate.backfill.windows import Pages
 from zdmigrate.errors import Drift, Unsafe
 
 _LEAVES = """
-WITH root AS (
+WITH RECURSIVE part AS (
     SELECT relation.oid FROM pg_catalog.pg_class AS relation
     JOIN pg_catalog.pg_namespace AS space ON space.oid = relation.relnamespace
     WHERE space.nspname = {schema} AND relation.relname = {table}
-), part AS (
-    SELECT root.oid FROM root
-    UNION SELECT tree.relid::oid FROM root, pg_catalog.pg_partition_tree(root.oid) AS tree
+    UNION SELECT link.inhrelid FROM part JOIN pg_catalog.pg_inherits AS link ON link.inhparent = part.oid
+    WHERE NOT link.inhdetachpending
 )
 SELECT leaf.oid::bigint, space.nspname, leaf.relname, leaf.relkind::text
 FROM part
 JOIN pg_catalog.pg_class AS leaf ON leaf.oid = part.oid
 JOIN pg_catalog.pg_namespace AS space ON space.oid = leaf.relnamespace
 ORDER BY leaf.oid
-"""
-
-_CURRENT = """
-SELECT space.nspname, relation.relname
-FROM pg_catalog.pg_class AS relation
-JOIN pg_catalog.pg_namespace AS space ON space.oid = relation.relnamespace
-WHERE relation.oid = {oid}
 """
 
 _KEY = """
@@ -40,6 +33,35 @@ JOIN pg_catalog.pg_attribute AS attribute ON attribute.attrelid = index.indrelid
 WHERE index.indrelid = {oid} AND index.indisprimary
 ORDER BY part.position
 """
+
+# Columns of keys, of expressions and of predicates; those of a constraint's index are its own. A BRIN index does not keep an
+# update from being HOT (since version 16).
+_INDEXES = """
+SELECT class.relname
+FROM pg_catalog.pg_index AS index
+JOIN pg_catalog.pg_class AS class ON class.oid = index.indexrelid
+JOIN pg_catalog.pg_am AS method ON method.oid = class.relam
+JOIN pg_catalog.pg_attribute AS attribute ON attribute.attrelid = index.indrelid AND attribute.attname = ANY({columns})
+WHERE index.indrelid = {oid}
+  AND (method.amname <> 'brin' OR pg_catalog.current_setting('server_version_num')::int < 160000)
+  AND (attribute.attnum = ANY(index.indkey) OR EXISTS (
+      SELECT FROM pg_catalog.pg_depend WHERE classid = 'pg_catalog.pg_class'::regclass AND objid = index.indexrelid
+        AND refclassid = 'pg_catalog.pg_class'::regclass AND refobjid = index.indrelid AND refobjsubid = attribute.attnum))
+ORDER BY class.relname
+LIMIT 1
+"""
+
+_COLUMNS = """
+SELECT attname FROM pg_catalog.pg_attribute WHERE attrelid = {oid} AND attnum > 0 AND NOT attisdropped AND attgenerated <> 'v'
+"""
+# A value that is longer than the server leaves in a row is stored elsewhere, and 18 bytes of the row point there.
+_STORED = "CASE WHEN pg_catalog.pg_column_size({0}) > 2000 THEN 18 ELSE coalesce(pg_catalog.pg_column_size({0}), 0) END"
+_SAMPLE = """
+SELECT 1 - sum(28 + {length})::float8 / ({pages} * pg_catalog.current_setting('block_size')::int)
+FROM ONLY {relation} WHERE {which}
+"""
+_SAMPLED = 20
+"""Pages that an opinion on free space is based on."""
 
 _LONGEST_KEY = 200
 
@@ -62,29 +84,48 @@ class Relation:
 
 
 def leaves(session: Session, schema: str, table: str) -> list[Relation]:
-    """The table itself, or the leaves of its partition tree as it is now.
+    """The table itself and what inherits from it, or the leaves of its partition tree, as it is now.
 
     Raises:
         Drift: there is no such table.
-        Unsafe: a partition is a foreign table.
+        Unsafe: a partition or child is a foreign table.
     """
     query = sql.SQL(_LEAVES).format(schema=sql.Literal(schema), table=sql.Literal(table))
     found = session.patiently(lambda: session.read(query), schema=schema, table=table)
     if not found:
-        raise Drift(f"there is no table {schema}.{table} any more", hint="zdmigrate status")
+        raise Drift(
+            f"there is no table {schema}.{table} any more",
+            hint="give it its name back, or bring the table back; then run the command again",
+        )
     for _, space, name, kind in found:
         if kind not in ("r", "p"):
             raise Unsafe(
-                f"{space}.{name}, a partition of {schema}.{table}, is no ordinary table (relkind {kind!r})",
-                hint="detach it, or move its rows into a local partition",
+                f"{space}.{name}, a partition or child of {schema}.{table}, is a foreign table (relkind {kind!r}): its rows "
+                "cannot be filled from here",
+                hint="detach it (ALTER TABLE … DETACH PARTITION, or NO INHERIT), then run the command again",
             )
     return [Relation(oid=oid, schema=space, name=name) for oid, space, name, kind in found if kind == "r"]
 
 
-def current(session: Session, relation: Relation) -> Relation | None:
-    """The relation under the name that it has now; None when it is gone."""
-    found = session.read(sql.SQL(_CURRENT).format(oid=sql.Literal(relation.oid)))
-    return Relation(oid=relation.oid, schema=found[0][0], name=found[0][1]) if found else None
+def index_of(session: Session, relation: Relation, columns: list[str]) -> str | None:
+    """An index that an update of one of these columns has to change."""
+    found = session.read(sql.SQL(_INDEXES).format(oid=sql.Literal(relation.oid), columns=sql.Literal(columns)))
+    return str(found[0][0]) if found else None
+
+
+def free_share(session: Session, relation: Relation, bound: int) -> float | None:
+    """The share of its pages that rows leave free, as it is in the middle of the relation; None where it has no rows.
+
+    No value is fetched that is stored out of line. `bound` is the relation's size in pages.
+    """
+    pages = Pages(bound // 2, min(bound, bound // 2 + _SAMPLED))
+    columns = session.read(sql.SQL(_COLUMNS).format(oid=sql.Literal(relation.oid)))
+    query = sql.SQL(_SAMPLE).format(
+        length=sql.SQL(" + ").join([sql.SQL(_STORED).format(sql.Identifier(name)) for (name,) in columns]),
+        pages=sql.Literal(max(1, len(pages))), relation=relation.identifier, which=pages.condition,
+    )  # fmt: skip
+    found = session.patiently(lambda: session.read(query), schema=relation.schema, table=relation.name)
+    return None if found[0][0] is None else float(found[0][0])
 
 
 def names_of_rows(session: Session, relation: Relation, tids: list[str]) -> list[str]:

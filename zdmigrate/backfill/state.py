@@ -1,58 +1,128 @@
-"""The cursor of a backfill in the control schema: one row per relation, written in the batch's own transaction."""
+"""What a backfill knows of itself in the control schema: relations, windows under way, processes that take part.
+
+A relation's row says up to which page windows were claimed (`page`) and what finished windows have filled (`rows`). A
+window that is under way has a row of its own, which its batches change in their own transactions: whoever dies, and
+wherever, another process takes the window over where its last batch was committed. Nothing is done on behalf of a window
+that was taken over, or of a relation whose file was replaced: the same statement that fills asks for both.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import psycopg
-from psycopg import sql
+from psycopg import errors, sql
 
 from zdmigrate.backfill import statements
 from zdmigrate.backfill.relations import Relation
-from zdmigrate.backfill.session import Session
+from zdmigrate.backfill.session import Row, Session
+from zdmigrate.backfill.windows import Pages
+
+LEFTOVERS = -1
+"""The page of the window that stands for what all others of its relation have left."""
 
 # The bound is read here, after the sync trigger's transaction has committed: whoever writes beyond it has the trigger.
-# A filenode that changed means that rows have moved (VACUUM FULL, CLUSTER) or gone (TRUNCATE): from the start again.
+# A filenode that changed means that rows have moved (VACUUM FULL, CLUSTER) or gone (TRUNCATE): from the start again, and
+# what was filled in windows under way is still counted.
 _ADOPT = """
-INSERT INTO {state} AS state (migration, step, relation, relation_name, filenode, bound)
-SELECT {migration}, {step}, {oid}, {name}, size.filenode, size.pages
-FROM ({size}) AS size(filenode, pages) WHERE size.pages IS NOT NULL
+WITH size(filenode, pages) AS ({size}), stale AS (
+    SELECT FROM {backfill} AS state, size WHERE {key} AND ({again} OR state.filenode <> size.filenode) FOR UPDATE OF state
+), dropped AS (
+    DELETE FROM {window} WHERE {key} AND EXISTS (SELECT FROM stale) RETURNING rows
+)
+INSERT INTO {backfill} AS state (migration, step, relation, relation_name, filenode, bound)
+SELECT {migration}, {step}, {oid}, {name}, size.filenode, size.pages FROM size WHERE size.pages IS NOT NULL
 ON CONFLICT (migration, step, relation) DO UPDATE
 SET relation_name = excluded.relation_name, filenode = excluded.filenode, bound = excluded.bound, page = 0, stripe = 0,
-    done = false, updated_at = clock_timestamp()
+    rows = state.rows + (SELECT coalesce(sum(rows), 0) FROM dropped), done = false, updated_at = clock_timestamp()
 WHERE {again} OR state.filenode <> excluded.filenode
+RETURNING 1
 """
 
-_FIND = "SELECT filenode::bigint, bound, page, done FROM {state} WHERE {key}"
+# A relation that was dropped keeps its row.
+_FIND = (
+    "SELECT filenode::bigint, bound, page, done FROM {backfill} "
+    "WHERE {key} AND pg_catalog.pg_relation_filenode(relation) IS NOT NULL"
+)
 
-# Both halves ask for the filenode, under the lock that the UPDATE has on the relation: either both happen or none.
+_CLAIM = """
+WITH next AS (
+    SELECT page, least({pages}, bound - page) AS pages FROM {backfill}
+    WHERE {key} AND page < bound AND NOT done AND {unmoved} FOR UPDATE
+), moved AS (
+    UPDATE {backfill} AS state SET page = next.page + next.pages, updated_at = clock_timestamp() FROM next WHERE {key}
+)
+INSERT INTO {window} (migration, step, relation, page, pages, stripes, process)
+SELECT {migration}, {step}, {oid}, page, pages, {stripes}, {process} FROM next
+RETURNING page, pages, stripe, stripes
+"""
+
+_ORPHANED = """
+NOT EXISTS (
+    SELECT FROM {process_table} AS owner LEFT JOIN pg_catalog.pg_stat_activity AS session ON session.pid = owner.backend
+    WHERE owner.process = orphan.process AND owner.expires_at > clock_timestamp()
+      AND session.pid IS NOT NULL AND coalesce(session.backend_start = owner.backend_start, true))
+"""
+
+_TAKE_OVER = (
+    "UPDATE {window} AS taken SET process = {process}, claimed_at = clock_timestamp() WHERE {key} AND page = ("
+    "SELECT page FROM {window} AS orphan WHERE {key} AND "
+    + _ORPHANED
+    + " ORDER BY page DESC LIMIT 1 FOR UPDATE SKIP LOCKED) "
+    "RETURNING page, pages, stripe, stripes"
+)
+
+# Not before all others are done; whoever comes first has it.
+_CLAIM_LEFTOVERS = """
+INSERT INTO {window} (migration, step, relation, page, pages, stripes, process)
+SELECT {migration}, {step}, {oid}, -1, bound, {stripes}, {process} FROM {backfill} AS state
+WHERE {key} AND page >= bound AND NOT done AND {unmoved} AND NOT EXISTS (SELECT FROM {window} WHERE {key})
+ON CONFLICT DO NOTHING
+RETURNING page, pages, stripe, stripes
+"""
+
+# Locked first, so that nobody takes the window over between the two halves. Both ask whose it is, for the lease (which the
+# fence has locked), and for the filenode under the lock that the UPDATE has on the relation: either both happen or none.
+#
+# How many of the updates were HOT is counted since the session's statistics were last sent, and WAL for the whole server:
+# so both are read before and after.
+_LOCK = """
+SELECT FROM {window} WHERE {mine} FOR UPDATE;
+SELECT pg_catalog.set_config('zdmigrate.hot', pg_catalog.pg_stat_get_xact_tuples_hot_updated({oid})::text, true),
+       pg_catalog.set_config('zdmigrate.wal', pg_catalog.pg_current_wal_insert_lsn()::text, true)
+"""
 _FILL = """
-WITH filled AS ({fill} RETURNING 1)
-UPDATE {state} SET page = {page}, stripe = {stripe}, rows = rows + number.filled, updated_at = clock_timestamp()
+WITH filled AS ({fill} AND EXISTS (SELECT FROM {window} WHERE {mine}) AND EXISTS ({current}) RETURNING 1)
+UPDATE {window} SET stripe = {stripe}, rows = rows + number.filled
 FROM (SELECT count(*) AS filled FROM filled) AS number
-WHERE {key} AND {unmoved}
-RETURNING number.filled
+WHERE {mine} AND EXISTS ({current})
+RETURNING number.filled,
+    pg_catalog.pg_stat_get_xact_tuples_hot_updated({oid}) - pg_catalog.current_setting('zdmigrate.hot')::bigint,
+    (pg_catalog.pg_current_wal_insert_lsn() - pg_catalog.current_setting('zdmigrate.wal')::pg_lsn)::bigint,
+    pg_catalog.pg_current_xact_id()::text::bigint
+"""
+
+_CURRENT = "SELECT FROM {backfill} WHERE {key} AND {unmoved} AND EXISTS ({held})"
+
+_FINISH_WINDOW = """
+WITH finished AS (DELETE FROM {window} WHERE {mine} AND EXISTS ({current}) RETURNING rows)
+UPDATE {backfill} SET rows = {backfill}.rows + finished.rows, done = {done}, updated_at = clock_timestamp()
+FROM finished WHERE {key}
+RETURNING 1
 """
 
 _UNMOVED = "filenode = pg_catalog.pg_relation_filenode(relation)"
 
 
 class Moved(Exception):
-    """The relation's file was replaced, or its state is gone: adopt it again."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Position:
-    """The stripe of the window at `page` that is next."""
-
-    page: int
-    stripe: int = 0
+    """The relation's file was replaced, or the window is no longer ours: nothing was done."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Cursor:
-    """Where a relation's backfill stands."""
+    """Where a relation's backfill stands: pages before `page` were claimed."""
 
     relation: Relation
     filenode: int
@@ -61,13 +131,44 @@ class Cursor:
     done: bool
 
 
-class Store:
-    """The state rows of one step."""
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """Pages that this process has claimed, of which the stripes before `stripe` are done."""
 
-    def __init__(self, session: Session, *, control_schema: str, migration: int, step: str) -> None:
+    relation: Relation
+    pages: Pages
+    stripe: int
+    stripes: int
+    leftovers: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Filled:
+    """What a batch has done: `hot` of its `rows` were updated in their page, without touching an index.
+
+    `wal` are the bytes that the whole server has written meanwhile, `transaction` is the batch's id.
+    """
+
+    rows: int
+    hot: int
+    wal: int
+    transaction: int
+
+
+class Store:
+    """The rows of one step, as one process uses them. Its methods are called by one thread at a time."""
+
+    def __init__(self, session: Session, *, control_schema: str, migration: int, step: str, process: int) -> None:
         self._session = session
-        self._table = sql.Identifier(control_schema, "backfill")
-        self._migration, self._step = sql.Literal(migration), sql.Literal(step)
+        self._names = {
+            "backfill": sql.Identifier(control_schema, "backfill"),
+            "window": sql.Identifier(control_schema, "backfill_window"),
+            "process_table": sql.Identifier(control_schema, "backfill_process"),
+            "migration": sql.Literal(migration),
+            "step": sql.Literal(step),
+            "process": sql.Literal(process),
+            "unmoved": sql.SQL(_UNMOVED),
+        }
 
     def adopt(self, relation: Relation, *, again: bool) -> Cursor | None:
         """The relation's cursor, new where there was none or its file was replaced; None when it is gone.
@@ -75,17 +176,11 @@ class Store:
         Args:
             again: begin at its first page, whatever was done.
         """
-        statement = sql.SQL(_ADOPT).format(
-            state=self._table,
-            migration=self._migration,
-            step=self._step,
-            oid=sql.Literal(relation.oid),
-            name=sql.Literal(str(relation)),
-            size=statements.size(relation),
-            again=sql.Literal(again),
+        statement = self._sql(
+            _ADOPT, relation, name=sql.Literal(str(relation)), size=statements.size(relation), again=sql.Literal(again)
         )
-        self._session.patiently(lambda: self._insert(statement), schema=relation.schema, table=relation.name)
-        found = self._session.read(sql.SQL(_FIND).format(state=self._table, key=self._key(relation)))
+        self._patiently(relation, statement)
+        found = self._session.read(self._sql(_FIND, relation))
         if not found:
             return None
         filenode, bound, page, done = found[0]
@@ -93,76 +188,99 @@ class Store:
 
     def all_done(self, relations: list[Relation]) -> bool:
         """Whether every relation was finished by an earlier run."""
-        query = sql.SQL("SELECT count(*) FROM {} WHERE migration = {} AND step = {} AND done AND relation = ANY({})")
-        oids = sql.Literal([relation.oid for relation in relations])
-        return bool(
-            self._session.read(query.format(self._table, self._migration, self._step, oids))[0][0] == len(relations)
+        query = (
+            "SELECT count(*) FROM {backfill} "
+            "WHERE migration = {migration} AND step = {step} AND done AND relation = ANY({oids})"
         )
+        oids = sql.Literal([relation.oid for relation in relations])
+        return bool(self._session.read(self._sql(query, oids=oids))[0][0] == len(relations))
 
     def rows(self) -> int:
-        """What was filled so far."""
-        query = sql.SQL("SELECT coalesce(sum(rows), 0)::bigint FROM {} WHERE migration = {} AND step = {}")
-        return int(self._session.read(query.format(self._table, self._migration, self._step))[0][0])
+        """What was filled so far, by whomever."""
+        query = (
+            "SELECT (coalesce((SELECT sum(rows) FROM {backfill} WHERE migration = {migration} AND step = {step}), 0) + "
+            "coalesce((SELECT sum(rows) FROM {window} WHERE migration = {migration} AND step = {step}), 0))::bigint"
+        )
+        return int(self._session.read(self._sql(query))[0][0])
 
-    def fill(
-        self, relation: Relation, update: sql.Composable, position: Position, *, before: sql.Composable | None
-    ) -> int:
-        """Run `update` and move the cursor in one transaction.
+    def claim(self, relation: Relation, *, pages: int, stripes: int) -> Window | None:
+        """The next pages that nobody has claimed; None: there are none."""
+        wanted = self._sql(_CLAIM, relation, pages=sql.Literal(pages), stripes=sql.Literal(stripes))
+        return self._window(relation, self._patiently(relation, wanted))
+
+    def take_over(self, relation: Relation) -> Window | None:
+        """A window whose process is gone. The leftovers are among them."""
+        return self._window(relation, self._patiently(relation, self._sql(_TAKE_OVER, relation)))
+
+    def claim_leftovers(self, relation: Relation, *, stripes: int) -> Window | None:
+        """What all windows have left; None while one of them is under way, or where another process has it."""
+        wanted = self._sql(_CLAIM_LEFTOVERS, relation, stripes=sql.Literal(stripes))
+        return self._window(relation, self._patiently(relation, wanted))
+
+    def fill(self, window: Window, update: sql.Composable, *, stripe: int, before: Iterable[sql.Composable]) -> Filled:
+        """Run `update` and note in one transaction that the stripes before `stripe` are done; `before` goes first.
 
         Raises:
             Moved: nothing was done.
         """
-        statement = sql.SQL(_FILL).format(
-            fill=sql.SQL("{} AND EXISTS (SELECT FROM {} WHERE {} AND {})").format(
-                update, self._table, self._key(relation), sql.SQL(_UNMOVED)
-            ),
-            state=self._table,
-            page=sql.Literal(position.page),
-            stripe=sql.Literal(position.stripe),
-            key=self._key(relation),
-            unmoved=sql.SQL(_UNMOVED),
-        )
-        return self._one(self._session.write(statement, before=before))
+        statement = self._of(window, _FILL, fill=update, stripe=sql.Literal(stripe))
+        returned = self._session.write_batch(*before, self._of(window, _LOCK), statement)
+        if not returned:
+            self._session.refuse_lost()
+            raise Moved
+        rows, hot, wal, transaction = returned[0]
+        return Filled(rows=rows, hot=hot, wal=wal, transaction=transaction)
 
-    def move(self, relation: Relation, position: Position) -> None:
-        """Move the cursor past pages without unfilled rows.
+    def finish(self, window: Window) -> None:
+        """The window is done; with the leftovers, its relation. That is on disk when this returns.
 
         Raises:
-            Moved: it was not moved.
+            Moved: it was not noted.
         """
-        self._one(self._session.write(self._set(relation, sql.SQL("page = {}, stripe = {}"), position)))
+        statement = self._of(window, _FINISH_WINDOW, done=sql.Literal(window.leftovers))
+        if not self._patiently(window.relation, statement, durably=window.leftovers):
+            raise Moved
 
-    def finish(self, cursor: Cursor) -> None:
-        """The relation is done.
-
-        Raises:
-            Moved: its file was replaced meanwhile.
-        """
-        position = Position(page=cursor.bound)
-        done = self._set(cursor.relation, sql.SQL("page = {}, stripe = {}, done = true"), position)
-        self._one(self._session.write_durably(done))
-
-    def _insert(self, statement: sql.Composed) -> None:
-        self._session.write(sql.SQL("{} RETURNING 1").format(statement))
-
-    def _set(self, relation: Relation, values: sql.SQL, position: Position) -> sql.Composed:
-        return sql.SQL("UPDATE {} SET {}, updated_at = clock_timestamp() WHERE {} AND {} RETURNING 0").format(
-            self._table,
-            values.format(sql.Literal(position.page), sql.Literal(position.stripe)),
-            self._key(relation),
-            sql.SQL(_UNMOVED),
+    def give_back(self, relation: Relation, windows: Sequence[Window]) -> None:
+        """Leave windows of the relation that are still this process's to whoever comes first."""
+        pages = sql.Literal([LEFTOVERS if window.leftovers else window.pages.first for window in windows])
+        statement = (
+            "UPDATE {window} SET process = 0 WHERE {key} AND process = {process} AND page = ANY({pages}) RETURNING 1"
         )
+        self._patiently(relation, self._sql(statement, relation, pages=pages))
+
+    def _patiently(self, relation: Relation, statement: sql.Composed, *, durably: bool = False) -> list[Row]:
+        # A batch that gives way may have ended when it is told to: then what comes after it is cancelled.
+        write = self._session.write_durably if durably else self._session.write
+        return self._session.patiently(
+            lambda: write(statement), schema=relation.schema, table=relation.name, despite=(errors.QueryCanceled,)
+        )
+
+    def _window(self, relation: Relation, found: list[Row]) -> Window | None:
+        if not found:
+            return None
+        page, pages, stripe, stripes = found[0]
+        leftovers = page == LEFTOVERS
+        span = Pages(0, pages) if leftovers else Pages(page, page + pages)
+        done = 0 if leftovers else stripe
+        return Window(relation=relation, pages=span, stripe=done, stripes=stripes, leftovers=leftovers)
+
+    def _of(self, window: Window, text: str, **more: sql.Composable) -> sql.Composed:
+        page = LEFTOVERS if window.leftovers else window.pages.first
+        mine = sql.SQL("{} AND page = {} AND process = {}").format(
+            self._key(window.relation), sql.Literal(page), self._names["process"]
+        )
+        current = self._sql(_CURRENT, window.relation, held=self._session.held)
+        return self._sql(text, window.relation, mine=mine, current=current, **more)
+
+    def _sql(self, text: str, relation: Relation | None = None, **more: sql.Composable) -> sql.Composed:
+        about = {} if relation is None else {"oid": sql.Literal(relation.oid), "key": self._key(relation)}
+        return sql.SQL(text).format(**self._names, **about, **more)
 
     def _key(self, relation: Relation) -> sql.Composed:
         return sql.SQL("(migration, step, relation) = ({}, {}, {})").format(
-            self._migration, self._step, sql.Literal(relation.oid)
+            self._names["migration"], self._names["step"], sql.Literal(relation.oid)
         )
-
-    @staticmethod
-    def _one(returned: list[tuple[Any, ...]]) -> int:
-        if not returned:
-            raise Moved
-        return int(returned[0][0])
 
 
 def forget(cursor: psycopg.Cursor[Any], *, control_schema: str, migration: int, step: str) -> None:

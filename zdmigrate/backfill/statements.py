@@ -5,6 +5,7 @@ Expressions of a plan mention columns unqualified, so every query below has one 
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 from psycopg import sql
@@ -15,6 +16,10 @@ from zdmigrate.plan import RowWork
 if TYPE_CHECKING:
     from zdmigrate.backfill.relations import Relation
     from zdmigrate.backfill.windows import Pages
+
+
+_AS_IT_LIES = sql.SQL("SET LOCAL enable_seqscan = on")
+"""A whole table is not read by an index, which batches would rather have than a scan."""
 
 
 def fill(rows: RowWork, relation: Relation, which: sql.Composable) -> sql.Composed:
@@ -35,6 +40,19 @@ def fill_unlocked(rows: RowWork, relation: Relation, which: sql.Composable) -> s
     return fill(rows, relation, sql.SQL("ctid = ANY(ARRAY({}))").format(free))
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Filling:
+    """Two statements that fill the same rows: `waiting` for locked ones, and `passing` them over."""
+
+    waiting: sql.Composed
+    passing: sql.Composed
+
+
+def filling(rows: RowWork, relation: Relation, which: sql.Composable) -> Filling:
+    """By the expressions of the plan."""
+    return Filling(fill(rows, relation, which), fill_unlocked(rows, relation, which))
+
+
 def row(tid: str) -> sql.Composed:
     """A condition for one row."""
     return sql.SQL("ctid = {}::tid").format(sql.Literal(tid))
@@ -49,8 +67,13 @@ def unfilled_by_stripe(rows: RowWork, relation: Relation, pages: Pages, count: i
 
 def unfilled_tids(rows: RowWork, relation: Relation, pages: Pages, limit: int) -> sql.Composed:
     """Some unfilled rows."""
-    return sql.SQL("SELECT ctid::text FROM ONLY {} WHERE {} AND ({}) LIMIT {}").format(
-        relation.identifier, pages.condition, _unfilled(rows), sql.Literal(limit)
+    return sql.SQL("{} LIMIT {}").format(tids(rows, relation, pages.condition), sql.Literal(limit))
+
+
+def tids(rows: RowWork, relation: Relation, which: sql.Composable) -> sql.Composed:
+    """The unfilled rows among those that `which` takes."""
+    return sql.SQL("SELECT ctid::text FROM ONLY {} WHERE {} AND ({})").format(
+        relation.identifier, which, _unfilled(rows)
     )
 
 
@@ -64,6 +87,23 @@ def count_unfilled(rows: RowWork, relation: Relation, which: sql.Composable) -> 
     return sql.SQL("SELECT count(*), pg_catalog.pg_relation_filenode({}) FROM ONLY {} WHERE {} AND ({})").format(
         sql.Literal(relation.oid), relation.identifier, which, _unfilled(rows)
     )
+
+
+def count_whole(rows: RowWork) -> sql.Composed:
+    """The number of unfilled rows of the table, partitions included, in one snapshot."""
+    return sql.SQL("{}; SELECT count(*) FROM {} WHERE {}").format(
+        _AS_IT_LIES, sql.Identifier(rows.schema, rows.table), _unfilled(rows)
+    )
+
+
+def sample_of_whole(rows: RowWork, limit: int) -> sql.Composed:
+    """(oid, schema, name of the relation, tid) of some of them."""
+    return sql.SQL(
+        "{}; SELECT found.relation::bigint, space.nspname, leaf.relname, found.tid::text "
+        "FROM (SELECT tableoid AS relation, ctid AS tid FROM {} WHERE {} LIMIT {}) AS found "
+        "JOIN pg_catalog.pg_class AS leaf ON leaf.oid = found.relation "
+        "JOIN pg_catalog.pg_namespace AS space ON space.oid = leaf.relnamespace"
+    ).format(_AS_IT_LIES, sql.Identifier(rows.schema, rows.table), _unfilled(rows), sql.Literal(limit))
 
 
 def size(relation: Relation) -> sql.Composed:
@@ -85,6 +125,14 @@ def suppress_triggers(relation: Relation) -> sql.Composed:
         "SELECT FROM pg_catalog.pg_trigger WHERE tgrelid = {} AND NOT tgisinternal AND tgenabled = 'O' "
         "AND tgtype & 16 <> 0)"
     ).format(sql.Literal(relation.oid))
+
+
+def compress_wal() -> sql.SQL:
+    """Compress the images of whole pages, unless the server does so already. Every build, a standby's too, knows pglz."""
+    return sql.SQL(
+        "SELECT pg_catalog.set_config('wal_compression', 'on', true) "
+        "WHERE pg_catalog.current_setting('wal_compression') = 'off'"
+    )
 
 
 def _assignments(rows: RowWork) -> sql.Composed:

@@ -22,8 +22,8 @@ class Settings:
     """
 
     window_pages: int = 250
-    stripes: int = 16
-    pause: timedelta = timedelta(milliseconds=10)
+    stripes: int = 24
+    pause: timedelta = timedelta(milliseconds=35)
     row_lock_timeout: timedelta = timedelta(milliseconds=100)
     statement_timeout: timedelta = timedelta(milliseconds=500)
     read_timeout: timedelta = timedelta(seconds=5)

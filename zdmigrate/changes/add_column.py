@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from zdmigrate import schema as catalog
@@ -13,8 +13,9 @@ from zdmigrate.changes.declared import Generated, Identity, Inline, column_facts
 from zdmigrate.errors import Unsafe, UsageError
 from zdmigrate.hazards import Hazard
 from zdmigrate.phases import Phase
-from zdmigrate.plan import Gate, LockMode, Mode, RowQueries, Step, Window
-from zdmigrate.planning import identity, notnull, planner, probes, publications
+from zdmigrate.plan import Gate, LockMode, Mode, RowQueries, Step, Transform, Window, name_of
+from zdmigrate.planning import callables, computed, identity, notnull, planner, probes, publications
+from zdmigrate.planning.callables import Function
 from zdmigrate.planning.draft import DraftColumn, Fill, TableDraft
 from zdmigrate.planning.parts import ChangePlan, Scope, Target, alter, is_tiny, on, transaction_step
 from zdmigrate.sqltext import columns_in, ident, literal
@@ -29,6 +30,12 @@ _ADDED = "added"
 @dataclasses.dataclass(frozen=True, init=False)
 class AddColumn(Change):
     """Add a column: ``AddColumn("users", sa.Column("locale", sa.Text, nullable=False), backfill="'en'")``.
+
+    `backfill` may also be a function of the migration file: ``AddColumn("users", sa.Column("slug", sa.Text),
+    backfill=slugs, reads=("name",))`` with ``def slugs(rows): return [slug(row["name"]) for row in rows]``. It gets rows as
+    mappings of the columns in `reads`, a batch at a time, and returns a value for each. No trigger can call it: rows that
+    version N writes get the ``server_default``, or else nothing, and then N must be gone before `backfill`. `where` is a
+    condition in SQL for rows that need a value at all.
 
     A constant or STABLE ``server_default`` is added at once, NOT NULL included: PostgreSQL 11 and later rewrite
     nothing for it. A volatile one, or `backfill` (a SQL expression over the row's other columns), is filled in batches;
@@ -57,18 +64,37 @@ class AddColumn(Change):
     identity: Identity | None
     inline: tuple[Inline, ...]
     schema: str
+    function: str | None
+    """The reference to a `backfill` that is a function."""
+    reads: tuple[str, ...]
+    where: str | None
+    _function: Function | None = dataclasses.field(repr=False, compare=False)
 
     def __init__(
-        self, table: str, column: sa.Column[Any], *, backfill: str | None = None, schema: str = "public"
+        self,
+        table: str,
+        column: sa.Column[Any],
+        *,
+        backfill: str | Function | None = None,
+        reads: Iterable[str] = (),
+        where: str | None = None,
+        schema: str = "public",
     ) -> None:
         facts = column_facts(column, "AddColumn")
         values = {"table": require_name(table, "AddColumn: table"), "schema": require_name(schema, "AddColumn: schema")}
-        for field, value in {**facts, **values, "backfill": declared_sql(backfill, "AddColumn: backfill")}.items():
+        for field, value in {**facts, **values, **_filled_by(backfill, reads, where)}.items():
             object.__setattr__(self, field, value)
         object.__setattr__(self, "inline", inline(column, self.table, self.schema, "AddColumn"))
         made = "a generated value" if self.generated else "an identity" if self.identity else None
         if made is not None and backfill is not None:
             raise UsageError(f"AddColumn: {table}.{self.name} has {made}, so there is nothing to backfill")
+        if self.function is not None and not self.nullable and self.default is None:
+            raise UsageError(
+                f"AddColumn: {table}.{self.name} is NOT NULL, and no trigger can call {name_of(self.function)}() for rows that "
+                "version N inserts",
+                hint="give the column a server_default for those; or leave nullable=False out, and let SetNotNull follow in a "
+                "migration of its own when N is gone",
+            )
         if not self.nullable and self.default is None and backfill is None and made is None:
             raise UsageError(
                 f"AddColumn: {table}.{self.name} is NOT NULL, but nothing says what rows without a value get",
@@ -81,19 +107,22 @@ class AddColumn(Change):
 
     def describe(self) -> dict[str, Any]:
         values = dataclasses.asdict(self) | {"inline": [change.describe() for change in self.inline]}
-        later = (
-            "generated",
-            "identity",
-            "inline",
-        )  # what older releases knew nothing of must not change their checksums
+        del values["_function"]  # which `function` refers to
+        # What older releases knew nothing of must not change their checksums.
+        later = ("generated", "identity", "inline", "function", "reads", "where")
         return {"change": "AddColumn", **{k: v for k, v in values.items() if v or k not in later}}
 
+    def functions(self) -> Mapping[str, Function]:
+        return {} if self.function is None or self._function is None else {self.function: self._function}
+
     def one_shot(self, scope: Scope) -> OneShot:
-        table = scope.live_table(self.schema, self.table)
+        table = scope.live_table(self.schema, self.table, tree=self._inherited)
         if table.column(self.name) is not None:
             return OneShot(there=True)
         null = "" if self.nullable else " NOT NULL"
         default = "" if self.default is None else f" DEFAULT {self.default}"
+        if self.function is not None:
+            return self._at_once_by_python(table, default)
         if self.backfill is None:
             made = self.generated or self.identity
             default = default if made is None else f" {made.text}"
@@ -108,6 +137,22 @@ class AddColumn(Change):
         if null:
             statements.append(alter(table, f"ALTER COLUMN {ident(self.name)} SET NOT NULL"))
         return OneShot(*statements, *self._comment(table), *self._brought(table), there=False)
+
+    def _at_once_by_python(self, table: catalog.Table, default: str) -> OneShot:
+        assert self.function is not None
+        last = () if self.nullable else (alter(table, f"ALTER COLUMN {ident(self.name)} SET NOT NULL"),)
+        transform = Transform(
+            column=self.name, function=self.function, reads=tuple((name, ident(name)) for name in self.reads)
+        )
+        return OneShot(
+            *self._empty(table, default), *self._comment(table), there=False,
+            fills=(computed.work(table, transform, self.where),), last=(*last, *self._brought(table)),
+        )  # fmt: skip
+
+    def _empty(self, table: catalog.Table, default: str) -> tuple[str, ...]:
+        """The column, NULL in every row that is there; the default is for those to come."""
+        add = alter(table, f"ADD COLUMN {self._definition()}")
+        return (add, alter(table, f"ALTER COLUMN {ident(self.name)} SET{default}")) if default else (add,)
 
     def _brought(self, table: catalog.Table) -> Iterator[str]:
         for change in self.inline:
@@ -128,14 +173,21 @@ class AddColumn(Change):
             gates=tuple(gate for part in parts for gate in part.gates),
         )
 
+    @property
+    def _inherited(self) -> bool:
+        """Whether children get what the parent gets: indexes, keys and identities they do not."""
+        return self.identity is None and not self.inline
+
     def _column(self, scope: Scope) -> ChangePlan:
-        table = scope.table(self.schema, self.table)
+        table = scope.table(self.schema, self.table, tree=self._inherited)
         table.refuse_taken(self.name)
         type_ = scope.type_name(self.type)
         if self.generated is not None:
             return self._computed(scope, table, type_, self.generated)
         if self.identity is not None:
             return self._numbered(scope, table, type_, self.identity)
+        if self.function is not None:
+            return self._by_python(scope, table, type_, self.function)
         volatile = False
         for text in (self.default, self.backfill):
             if text is not None:
@@ -158,6 +210,24 @@ class AddColumn(Change):
         table.add(self._drafted(type_, computed=False))
         window = Window(old_until=Phase.CONTRACT, new_from=Phase.EXPAND)
         return ChangePlan(steps=(dataclasses.replace(step, undo_loses=self._loses(live)),), window=window)
+
+    def _by_python(self, scope: Scope, table: TableDraft, type_: str, function: str) -> ChangePlan:
+        """Nobody but the backfill can compute the values: version N's rows have the default, or N must be gone."""
+        live, default = table.live, "" if self.default is None else f" DEFAULT {self.default}"
+        if self.default is not None:
+            scope.expression(live, self._cast(self.default))
+        step = transaction_step(
+            scope, Phase.EXPAND, f"add.{self.name}", f"add {self.name}, empty",
+            probe=probes.column(live, self.name, type_=type_),
+            do=[*self._empty(live, default), *self._comment(live)],
+            undo=[alter(live, f"DROP COLUMN {ident(self.name)}")],
+            locks=on(live, LockMode.ACCESS_EXCLUSIVE),
+        )  # fmt: skip
+        step = dataclasses.replace(step, undo_loses=self._loses(live))
+        return computed.by_python(
+            scope, table, self._drafted(type_, computed=True), step,
+            function=function, reads=self.reads, where=self.where,
+        )  # fmt: skip
 
     def _loses(self, table: catalog.Table) -> RowQueries:
         """Rows whose value nothing would bring back."""
@@ -333,3 +403,26 @@ class AddColumn(Change):
         message = f"until contract, a NULL that N+1 writes into {self.name} is replaced by the backfill's value"
         remedy = 'make the column NOT NULL, or accept it: --override explicit_null="reason"'
         return Hazard(id="C29", phase=Phase.DUAL_WRITE, message=message, remedy=remedy, accept="explicit_null")
+
+
+def _filled_by(backfill: object, reads: Iterable[str], where: object) -> dict[str, Any]:
+    """What says how old rows get their values: SQL, or a function and what it is given."""
+    names = (reads,) if isinstance(reads, str) else tuple(reads)
+    if not callable(backfill):
+        if backfill is not None and not isinstance(backfill, str):
+            raise UsageError(
+                f"AddColumn: backfill must be a SQL expression, or a function of the migration file, got {backfill!r:.80}"
+            )
+        if names or where is not None:
+            raise UsageError("AddColumn: reads and where are for a backfill that is a function of the migration file")
+        text = declared_sql(backfill, "AddColumn: backfill")
+        return {"backfill": text, "function": None, "_function": None, "reads": (), "where": None}
+    if not names:
+        raise UsageError("AddColumn: reads must name the columns that the backfill's function is given")
+    return {
+        "backfill": None,
+        "function": callables.reference(backfill, "AddColumn: backfill", takes="a list of rows"),
+        "_function": backfill,
+        "reads": tuple(dict.fromkeys(require_name(name, "AddColumn: a column in reads") for name in names)),
+        "where": declared_sql(where, "AddColumn: where"),
+    }

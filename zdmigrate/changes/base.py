@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from zdmigrate.errors import UsageError
+from zdmigrate.plan import RowWork
 from zdmigrate.planning.parts import ChangePlan, Scope, Target
 from zdmigrate.sqltext import tokens, unfinished
 
@@ -18,13 +19,15 @@ class OneShot:
 
     `there` says whether the new shape is there already (then nothing is to do), or the old one; None: it cannot be
     told, and the migration's other changes decide, unless `probe` can: a boolean query. `functions` are called with the
-    connection, after the statements.
+    connection, after the statements. `fills` are rows whose values functions compute; then come the `last` statements.
     """
 
     statements: tuple[str, ...]
     there: bool | None
     probe: str | None
     functions: tuple[Callable[[Any], Any], ...]
+    fills: tuple[RowWork, ...]
+    last: tuple[str, ...]
 
     def __init__(
         self,
@@ -32,11 +35,15 @@ class OneShot:
         there: bool | None,
         probe: str | None = None,
         functions: tuple[Callable[[Any], Any], ...] = (),
+        fills: tuple[RowWork, ...] = (),
+        last: tuple[str, ...] = (),
     ) -> None:
         object.__setattr__(self, "statements", statements)
         object.__setattr__(self, "there", there)
         object.__setattr__(self, "probe", probe)
         object.__setattr__(self, "functions", functions)
+        object.__setattr__(self, "fills", fills)
+        object.__setattr__(self, "last", last)
 
 
 class Change(abc.ABC):
@@ -73,7 +80,7 @@ class Change(abc.ABC):
         """
 
     def functions(self) -> Mapping[str, Callable[[Any], Any]]:
-        """The functions that its steps of `Mode.PYTHON` call, by the references that the steps hold."""
+        """The functions that its steps call, by the references that the steps hold."""
         return {}
 
 

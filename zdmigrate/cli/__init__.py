@@ -27,6 +27,8 @@ COMMANDS = {
     "hold": ("holds", "Stop a migration, with a reason."),
     "unhold": ("holds", "Let a held migration go on."),
     "status": ("inspecting", "Show where each migration stands, and what comes next."),
+    "backfill": ("backfilling", "Steer a backfill that is under way."),
+    "quarantine": ("quarantining", "Rows that could not be filled: list, retry, resolve."),
     "verify": ("inspecting", "Compare old and new shape, row by row."),
     "history": ("inspecting", "Show what was done, when and by whom."),
     "bootstrap": ("setup", "Bring a fresh database to the final schema at once."),

@@ -14,8 +14,11 @@ if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
     _DurationType = click.ParamType[timedelta]
+    _SizeType = click.ParamType[int]
+    _NamesType = click.ParamType[tuple[str, ...]]
+    _AnyType = click.ParamType[Any]
 else:
-    _DurationType = click.ParamType  # not generic before click 8.4
+    _DurationType = _SizeType = _NamesType = _AnyType = click.ParamType  # not generic before click 8.4
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -89,6 +92,23 @@ def pending_option(function: F) -> F:
     )(function)
 
 
+def workers_option(function: F) -> F:
+    """``--workers N``, in the place of the configuration's."""
+
+    def remember(ctx: click.Context, _param: click.Parameter, value: int | None) -> None:
+        if value is not None:
+            ctx.ensure_object(dict)["backfill.workers"] = str(value)
+
+    return click.option(
+        "--workers",
+        type=click.IntRange(1, 64),
+        metavar="N",
+        expose_value=False,
+        callback=remember,
+        help="Workers of this process that fill rows (default: as configured).",
+    )(function)
+
+
 def evidence_option(help: str) -> Callable[[F], F]:  # noqa: A002 (click's word)
     """``--evidence FILE``, repeatable; `zdmigrate.compat.evidence` reads the files."""
     return click.option(
@@ -126,31 +146,87 @@ def _parse_overrides(ctx: click.Context, param: click.Parameter, values: tuple[s
 
 
 class Duration(_DurationType):
-    """``10m``; with `forever`, also the word."""
+    """``10m``; with `forever`, also the word; `positive` refuses 0."""
 
     name = "duration"
 
-    def __init__(self, *, forever: bool = False) -> None:
+    def __init__(self, *, forever: bool = False, positive: bool = False) -> None:
         self.forever = forever
+        self.positive = positive
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
         from datetime import timedelta
 
-        from zdmigrate.config import parse_duration
+        from zdmigrate.units import parse_duration
 
         if isinstance(value, timedelta):
             return value
         if self.forever and value == "forever":
             return timedelta.max
         try:
-            return parse_duration(value)
+            duration = parse_duration(value)
         except ValueError as error:
             self.fail(str(error), param, ctx)
+        if self.positive and duration <= timedelta(0):
+            self.fail(f"{value!r} is no time at all", param, ctx)
+        return duration
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         from click.shell_completion import CompletionItem
 
         return [CompletionItem("forever")] if self.forever and "forever".startswith(incomplete) else []
+
+
+class Size(_SizeType):
+    """``20MB``, in bytes; with `per_second`, ``20MB/s``."""
+
+    name = "size"
+
+    def __init__(self, *, per_second: bool = False) -> None:
+        self.per_second = per_second
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        from zdmigrate.units import parse_size
+
+        if isinstance(value, int):
+            return value
+        if self.per_second and not value.endswith("/s"):
+            self.fail(f"{value!r} is not a rate; write it like 20MB/s", param, ctx)
+        try:
+            return parse_size(value.removesuffix("/s") if self.per_second else value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class Names(_NamesType):
+    """``a,b``; the word ``none`` for no name at all."""
+
+    name = "names"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        if isinstance(value, tuple):
+            return value
+        if value == "none":
+            return ()
+        names = tuple(dict.fromkeys(part.strip() for part in value.split(",")))
+        if not all(names):
+            self.fail(f"{value!r} has an empty name; write it like replica1,replica2, or none", param, ctx)
+        if "none" in names:
+            self.fail(f"{value!r} has none among the names; write it like replica1,replica2, or none alone", param, ctx)
+        return names
+
+
+class Configured(_AnyType):
+    """Another type's values, or the word ``default`` for what the configuration says."""
+
+    WORD = "default"
+
+    def __init__(self, inner: click.ParamType[Any]) -> None:
+        self.inner = inner
+        self.name = inner.name
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if value == self.WORD else self.inner.convert(value, param, ctx)
 
 
 def complete_ids(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:

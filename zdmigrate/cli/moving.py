@@ -19,6 +19,7 @@ from zdmigrate.cli.common import (
     evidence_option,
     override_option,
     pending_option,
+    workers_option,
 )
 from zdmigrate.cli.runtime import current
 from zdmigrate.phases import Phase
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     help="Wait for gates and locks for so long (default: not).",
 )
 @click.option("--max-runtime", type=Duration(), metavar="50m", help="Stop after this time, with exit code 3.")
+@workers_option
 @evidence_option("What a check has proven: a phase that it does not prove is refused.")
 @pending_option
 @override_option
@@ -70,6 +72,7 @@ def advance(
       zdmigrate advance --to backfill --wait 10m
       zdmigrate advance 20261121 --to contract
       zdmigrate advance 20261121 --next --from backfill
+      zdmigrate advance --to backfill --workers 4
       zdmigrate advance --to backfill --evidence check.json
       zdmigrate advance --to retire --override drained="N was scaled to zero at 14:00"
     """

@@ -24,10 +24,10 @@ EVERY = 5.0
 
 
 @contextlib.contextmanager
-def reporter(*, as_json: bool, redact: Callable[[str], str]) -> Iterator[Reporter]:
-    """The reporter that fits where stderr goes."""
+def reporter(*, as_json: bool, redact: Callable[[str], str], kept: Kept | None = None) -> Iterator[Reporter]:
+    """The reporter that fits where stderr goes; as JSON it also keeps what the closing document says."""
     if as_json:
-        yield _json_lines(redact)
+        yield _json_lines(redact, Kept() if kept is None else kept)
     elif sys.stderr.isatty():
         with Bar(redact) as bar:
             yield bar
@@ -35,20 +35,37 @@ def reporter(*, as_json: bool, redact: Callable[[str], str]) -> Iterator[Reporte
         yield Lines(redact)
 
 
-def _json_lines(redact: Callable[[str], str]) -> Reporter:
+class Kept:
+    """How far each step that reported progress came."""
+
+    def __init__(self) -> None:
+        self._last: dict[tuple[str, str | None], dict[str, object]] = {}
+
+    def add(self, event: Event) -> None:
+        """Remember what an event says of progress; what a later one does not say stays."""
+        if event.progress is not None:
+            self._last.setdefault((event.migration, event.step), {}).update(event.progress)
+
+    def of(self, migration: str) -> list[dict[str, object]]:
+        """A migration's steps in the order in which they began, each with its last progress."""
+        return [{"step": step, **last} for (id_, step), last in self._last.items() if id_ == migration]
+
+
+def _json_lines(redact: Callable[[str], str], kept: Kept) -> Reporter:
     def report(event: Event) -> None:
+        kept.add(event)
         click.echo(rendering.event_json(event, redact=redact, at=datetime.now(UTC)), err=True)
 
     return report
 
 
 class Lines:
-    """A line per event, and every few seconds one about a step's progress."""
+    """A line per event, and about a step's progress one every few seconds, when it is done, and when somebody stops it."""
 
     def __init__(self, redact: Callable[[str], str], *, clock: Callable[[], float] = time.monotonic) -> None:
         self._redact = redact
         self._clock = clock
-        self._last: dict[tuple[str, str | None], float] = {}
+        self._last: dict[tuple[str, str | None], tuple[float, object]] = {}
 
     def __call__(self, event: Event) -> None:
         if event.kind == "progress" and not self._due(event):
@@ -57,11 +74,20 @@ class Lines:
 
     def _due(self, event: Event) -> bool:
         key, now = (event.migration, event.step), self._clock()
-        finished = event.done is not None and event.done == event.total
-        if not finished and key in self._last and now - self._last[key] < EVERY:
+        state = (event.done is not None and event.done == event.total, _stops(event))
+        told, before = self._last.get(key, (float("-inf"), None))
+        if now - told < EVERY and state == before:
             return False
-        self._last[key] = now
+        self._last[key] = now, state
         return True
+
+
+def _stops(event: Event) -> list[str]:
+    """Who stops the work: said at once when it changes."""
+    found = event.progress or {}
+    throttled = found.get("throttled")
+    names = [str(each["name"]) for each in throttled] if isinstance(throttled, list | tuple) else []
+    return names if found.get("paused") is None else [*names, "paused"]
 
 
 class Bar:

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 from zdmigrate import plan_words as words
 
 if TYPE_CHECKING:
+    from zdmigrate.backfill.forecast import Forecast
     from zdmigrate.compat.evidence import Beside
     from zdmigrate.control.store import HistoryEntry
     from zdmigrate.engine.outcome import MigrationStatus
     from zdmigrate.engine.reporting import Event
-    from zdmigrate.plan import PhasePlan, Plan
+    from zdmigrate.plan import PhasePlan, Plan, Step
 
 FORMAT = 1
 
@@ -51,10 +52,11 @@ def status_json(status: MigrationStatus) -> dict[str, Any]:
     return dataclasses.asdict(status)
 
 
-def plan_json(plan: Plan, beside: Beside | None = None) -> dict[str, Any]:
+def plan_json(plan: Plan, beside: Beside | None = None, forecasts: Sequence[Forecast] = ()) -> dict[str, Any]:
     """A plan's entry in the document of `zdmigrate plan`: the stored plan's JSON, with what follows from it."""
     proven = {} if beside is None else {"evidence": dataclasses.asdict(beside)}
-    return {**plan.to_json(), "automatic_target": plan.automatic_target, **proven}
+    costs = [forecast.to_json() for forecast in forecasts]
+    return {**plan.to_json(), "automatic_target": plan.automatic_target, "forecasts": costs, **proven}
 
 
 def _plain(value: object) -> object:
@@ -87,7 +89,7 @@ def statuses_text(statuses: Sequence[MigrationStatus]) -> str:
 
 def _status_lines(status: MigrationStatus, width: int) -> Iterator[str]:
     running = f", {status.running} is under way" if status.running else ""
-    since = f", since {_moment(status.since)}" if status.since else ""
+    since = f", since {moment(status.since)}" if status.since else ""
     away = "" if status.here else "  (its file is not in this directory)"
     yield f"{status.id:<{width}}  {status.phase}{running}{since}{away}"
     if status.title:
@@ -95,13 +97,20 @@ def _status_lines(status: MigrationStatus, width: int) -> Iterator[str]:
     if status.lease:
         yield f"  lease   {status.lease}"
     if status.hold:
-        yield f"  hold    {status.hold.reason} ({status.hold.by}, {_moment(status.hold.since)})"
+        yield f"  hold    {status.hold.reason} ({status.hold.by}, {moment(status.hold.since)})"
     for gate in status.gates:
         yield f"  gate    {gate.name}: {'holds' if gate.satisfied else 'does not hold'}: {gate.detail}"
     if status.message:
         yield f"  {_verdict(status.exit_code):<7} {status.message}"
     if status.hint:
         yield f"  hint    {status.hint}"
+    if status.quarantined:
+        waiting = (
+            "1 row could not be filled, and waits"
+            if status.quarantined == 1
+            else (f"{status.quarantined:,} rows could not be filled, and wait")
+        )
+        yield f"  rows    {waiting} in quarantine"
     for command in status.next:
         yield f"  next    {shlex.join(command)}"
 
@@ -119,7 +128,7 @@ def history_text(entries: Sequence[HistoryEntry]) -> str:
     """The audit as aligned lines."""
     rows = [
         (
-            _moment(entry.at),
+            moment(entry.at),
             entry.migration or "-",
             entry.step or entry.phase or "-",
             entry.action,
@@ -135,18 +144,19 @@ def history_text(entries: Sequence[HistoryEntry]) -> str:
     return "".join(line + "\n" for line in lines)
 
 
-def _moment(moment: datetime) -> str:
-    return moment.isoformat(sep=" ", timespec="seconds")
+def moment(value: datetime) -> str:
+    """A time for people."""
+    return value.isoformat(sep=" ", timespec="seconds")
 
 
 # Plans
 
 
-def plan_text(plan: Plan, beside: Beside | None = None) -> str:
-    """A plan for a terminal, with what evidence says beside it."""
+def plan_text(plan: Plan, beside: Beside | None = None, forecasts: Sequence[Forecast] = ()) -> str:
+    """A plan for a terminal, with what evidence says beside it, and what filling rows will cost."""
     lines = [plan.migration, *(f"  {fact}" for fact in _facts(plan, beside))]
     for part in plan.phases:
-        lines += ["", *_phase_text(plan, part, beside)]
+        lines += ["", *_phase_text(plan, part, beside, forecasts)]
     return "\n".join(lines) + "\n"
 
 
@@ -158,7 +168,14 @@ def _proven(part: PhasePlan, beside: Beside | None) -> str | None:
     return None if beside is None else beside.phases.get(part.phase)
 
 
-def _phase_text(plan: Plan, part: PhasePlan, beside: Beside | None) -> Iterator[str]:
+def _step_facts(plan: Plan, step: Step, forecasts: Sequence[Forecast]) -> Iterator[tuple[str, str]]:
+    yield from words.step_facts(plan, step)
+    for forecast in forecasts:
+        if forecast.step == step.id:
+            yield from (("cost", line) for line in forecast.lines())
+
+
+def _phase_text(plan: Plan, part: PhasePlan, beside: Beside | None, forecasts: Sequence[Forecast]) -> Iterator[str]:
     nothing = "" if part.steps else "  (nothing to do)"
     proven = _proven(part, beside)
     yield f"{part.phase}{nothing}{f'  ({proven})' if proven else ''}"
@@ -171,20 +188,20 @@ def _phase_text(plan: Plan, part: PhasePlan, beside: Beside | None) -> Iterator[
     for number, step in enumerate(part.steps, start=1):
         yield f"  {number}. {step.title}  [{step.id}]"
         yield from (f"       {line}" for line in words.step_sql(step))
-        for name, text in words.step_facts(plan, step):
+        for name, text in _step_facts(plan, step, forecasts):
             yield f"     {name:<5} {text}"
         yield from (f"       {line}" for line in words.undo_sql(step))
 
 
-def plan_markdown(plan: Plan, beside: Beside | None = None) -> str:
-    """A plan for a pull request, with what evidence says beside it."""
+def plan_markdown(plan: Plan, beside: Beside | None = None, forecasts: Sequence[Forecast] = ()) -> str:
+    """A plan for a pull request, with what evidence says beside it, and what filling rows will cost."""
     lines = [f"## {words.inline(plan.migration)}", "", *(f"- {words.inline(fact)}" for fact in _facts(plan, beside))]
     for part in plan.phases:
-        lines += ["", f"### {part.phase}", *_phase_markdown(plan, part, beside)]
+        lines += ["", f"### {part.phase}", *_phase_markdown(plan, part, beside, forecasts)]
     return "\n".join(lines) + "\n"
 
 
-def _phase_markdown(plan: Plan, part: PhasePlan, beside: Beside | None) -> Iterator[str]:
+def _phase_markdown(plan: Plan, part: PhasePlan, beside: Beside | None, forecasts: Sequence[Forecast]) -> Iterator[str]:
     proven = _proven(part, beside)
     notes = [f"- {words.inline(proven)}"] if proven else []
     notes += [f"- **gate** {words.inline(words.gate_text(gate))}" for gate in part.gates]
@@ -202,7 +219,7 @@ def _phase_markdown(plan: Plan, part: PhasePlan, beside: Beside | None) -> Itera
         yield from ("", f"{number}. {words.inline(step.title)} (`{step.id}`)", "")
         yield from (f"   {line}".rstrip() for line in words.fenced(words.step_sql(step)))
         yield ""
-        yield from (f"   - **{name}** {words.inline(text)}" for name, text in words.step_facts(plan, step))
+        yield from (f"   - **{name}** {words.inline(text)}" for name, text in _step_facts(plan, step, forecasts))
         if undo := words.undo_sql(step):
             yield ""
             yield from (f"     {line}".rstrip() for line in words.fenced(undo))

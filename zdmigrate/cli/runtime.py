@@ -22,10 +22,12 @@ from zdmigrate.cli import rendering
 from zdmigrate.errors import ZdmigrateError
 
 if TYPE_CHECKING:
+    from zdmigrate.cli.progress import Kept
     from zdmigrate.config import Config
     from zdmigrate.engine.outcome import MigrationStatus, Outcome
     from zdmigrate.engine.project import Project
     from zdmigrate.engine.reporting import Reporter
+    from zdmigrate.engine.stopping import Stop
 
 PENDING = (3, 4, 5)
 
@@ -59,10 +61,18 @@ class App:
                 start=Path.cwd(),
                 environ=os.environ,
                 file=None if named is None else Path(named),
-                options={key: self._options.get(key) for key in ("url", "dir", "schema")},
+                options={key: self._options.get(key) for key in ("url", "dir", "schema", "backfill.workers")},
             )
         loaded: Config = self._options["loaded"]
         return loaded
+
+    @property
+    def stop(self) -> Stop:
+        """What SIGTERM asks to stop; an `App` is made anew wherever one is asked for."""
+        from zdmigrate.engine.stopping import Stop
+
+        stop: Stop = self._options.setdefault("stop", Stop())
+        return stop
 
     def exit_code(self, code: int) -> int:
         """`code`, or 0 for one that `--pending-ok` accepts."""
@@ -80,7 +90,9 @@ class App:
             self.narrate(f"configuration {file}, database {url.display(url.conninfo(self.config.url))}")
         with (
             self.reporter() as report,
-            Project.open(self.config, report=report, deployment=deployment, artifact=artifact) as project,
+            Project.open(
+                self.config, report=report, deployment=deployment, artifact=artifact, stop=self.stop
+            ) as project,
         ):
             yield project
 
@@ -88,7 +100,7 @@ class App:
         """Events on stderr: NDJSON for ``--format json``, a bar on a terminal, else lines."""
         from zdmigrate.cli import progress
 
-        return progress.reporter(as_json=self.format == "json", redact=self.redacted)
+        return progress.reporter(as_json=self.format == "json", redact=self.redacted, kept=self._kept)
 
     def narrate(self, text: str) -> None:
         """A line for people, on stderr; nothing where a program is reading."""
@@ -100,7 +112,8 @@ class App:
         shown = [self._clean(status) for status in outcome.migrations]
         code = self.exit_code(outcome.exit_code)
         if self.format == "json":
-            click.echo(rendering.document(exit_code=code, migrations=[rendering.status_json(each) for each in shown]))
+            entries = [{**rendering.status_json(each), "progress": self._kept.of(each.id)} for each in shown]
+            click.echo(rendering.document(exit_code=code, migrations=entries))
         elif shown:
             click.echo(rendering.statuses_text(shown), nl=False)
         else:
@@ -135,6 +148,14 @@ class App:
         password = os.environ.get("PGPASSWORD")
         return url.redact(text, make_conninfo("", password=password) if password else "")
 
+    @property
+    def _kept(self) -> Kept:
+        """What the command's reporter has kept; an `App` is made anew wherever one is asked for."""
+        from zdmigrate.cli.progress import Kept
+
+        kept: Kept = self._options.setdefault("kept", Kept())
+        return kept
+
     @functools.cached_property
     def _connection_strings(self) -> list[str]:
         loaded: Config | None = self._options.get("loaded")
@@ -164,7 +185,7 @@ def run(ctx: click.Context, body: Callable[[click.Context], int | None]) -> None
     app = App(ctx)
     _check_format(ctx, app)
     try:
-        with _terminable():
+        with _terminable(app.stop.ask):
             code = app.exit_code(body(ctx) or 0)
     except (click.ClickException, click.exceptions.Exit, click.Abort):
         raise
@@ -197,11 +218,20 @@ def _failed(app: App, error: Exception) -> int:
     if psycopg is not None and isinstance(error, psycopg.Error):
         if isinstance(error, psycopg.OperationalError) and error.sqlstate is None:
             return app.fail(f"no connection to the database: {text}", hint=_reach(app), exit_code=1)
-        return app.fail(f"the database refused: {text}", hint=None, exit_code=1)
+        hint = _rights(app) if isinstance(error, psycopg.errors.InsufficientPrivilege) else None
+        return app.fail(f"the database refused: {text}", hint=hint, exit_code=1)
     if isinstance(error, OSError):
         return app.fail(text, hint=None, exit_code=1)
     what = f"{type(error).__name__}: {text}".rstrip(": ")
     return app.fail(f"internal error, {what}", hint="this is a bug; -v shows the traceback", exit_code=1)
+
+
+def _rights(app: App) -> str:
+    from zdmigrate.sqltext import ident
+
+    schema = ident(app.config.schema)
+    granted = f"GRANT USAGE ON SCHEMA {schema} TO …; GRANT SELECT ON ALL TABLES IN SCHEMA {schema} TO …"
+    return f"who looks needs {granted}; who migrates owns the tables"
 
 
 def _reach(app: App) -> str:
@@ -211,14 +241,18 @@ def _reach(app: App) -> str:
 
 
 @contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM unwinds the stack, so that the lease is given back and servers are stopped."""
+def _terminable(ask: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    """SIGTERM unwinds the stack, so that the lease is given back and servers are stopped.
+
+    Unless `ask` says that the command ends by itself, as when there is no more time.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def terminate(_signal: int, _frame: FrameType | None) -> None:
-        raise Terminated
+        if not ask():
+            raise Terminated
 
     before = signal.signal(signal.SIGTERM, terminate)
     try:

@@ -8,7 +8,7 @@ from zdmigrate.errors import Drift, UsageError
 from zdmigrate.postgres.session import Connection, Cursor
 from zdmigrate.sqltext import ident
 
-VERSION = 1
+VERSION = 2
 """The newest version of the control schema that this zdmigrate knows."""
 
 

@@ -18,12 +18,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Protocol
 
 import psycopg
+from psycopg import sql
 
+from zdmigrate.control.fence import Fence, lost
 from zdmigrate.control.store import Store
-from zdmigrate.errors import Contended, LeaseHeld, LeaseLost
+from zdmigrate.errors import Contended, LeaseHeld
 from zdmigrate.postgres import session
 from zdmigrate.postgres.session import Connection, Cursor
 
@@ -41,16 +43,10 @@ class Lease:
         self._stop = threading.Event()
         self.key = key
         self.epoch = epoch
-
-    def fence(self, cursor: psycopg.Cursor[Any]) -> None:
-        """Make this transaction one that a takeover waits for.
-
-        Raises:
-            LeaseLost: somebody took over.
-        """
-        statement = f"SELECT FROM {self._store.table('lease')} WHERE migration = %s AND epoch = %s FOR KEY SHARE"
-        if self._lost.is_set() or cursor.execute(statement.encode(), (self.key, self.epoch)).rowcount != 1:
-            raise lost()
+        held = sql.SQL("SELECT FROM {} WHERE migration = {} AND epoch = {}").format(
+            sql.Identifier(store.schema, "lease"), sql.Literal(key), sql.Literal(epoch)
+        )
+        self.fence = Fence(held=held, is_lost=self._lost.is_set)
 
     @property
     def is_lost(self) -> bool:
@@ -98,11 +94,49 @@ class Lease:
             self._connection.execute(statement.encode(), (self.key, self.epoch))
 
 
-def lost() -> LeaseLost:
-    """The error of a holder that was replaced."""
-    return LeaseLost(
-        "another process took over this migration; nothing of ours was committed since", hint="run: zdmigrate status"
+class Right(Protocol):
+    """The right to write on behalf of a lease: one's own, or another's that was joined."""
+
+    key: int
+    fence: Fence
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether it is known to have ended."""
+
+
+class Joined:
+    """Somebody else's lease, of a backfill that is helped. It ends when theirs runs out or passes on, or the backfill ends.
+
+    A takeover waits for the transactions of those who have joined as for those of the holder.
+    """
+
+    def __init__(self, store: Store, connection: Connection, key: int, epoch: int) -> None:
+        self._connection = connection
+        self.key = key
+        self.epoch = epoch
+        held = sql.SQL(
+            "SELECT FROM {lease} WHERE migration = {key} AND epoch = {epoch} AND expires_at > pg_catalog.clock_timestamp() "
+            "AND EXISTS (SELECT FROM {migration} AS m WHERE m.key = {key} AND m.running = 'backfill')"
+        )
+        names = {name: sql.Identifier(store.schema, name) for name in ("lease", "migration")}
+        self.fence = Fence(held=held.format(**names, key=sql.Literal(key), epoch=sql.Literal(epoch)))
+
+    @property
+    def is_lost(self) -> bool:
+        """Asks; for the thread that the connection belongs to."""
+        with self._connection.cursor() as cursor:
+            return cursor.execute(self.fence.held.as_string(cursor).encode()).rowcount != 1
+
+
+def join(store: Store, connection: Connection, key: int) -> Joined | None:
+    """The right to help whoever holds the lease; None where nobody does."""
+    statement = (
+        f"SELECT epoch FROM {store.table('lease')} "
+        "WHERE migration = %s AND holder IS NOT NULL AND expires_at > clock_timestamp()"
     )
+    row = connection.execute(statement.encode(), (key,)).fetchone()
+    return None if row is None else Joined(store, connection, key, row[0])
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from zdmigrate.control.policy import Policy, from_meta
-from zdmigrate.errors import Drift
+from zdmigrate.errors import Drift, Waiting
 from zdmigrate.phases import Phase
 from zdmigrate.plan import Plan
 from zdmigrate.postgres.session import Connection, Cursor
@@ -187,9 +187,20 @@ class Store:
             raise Drift("the migration's phase changed while we worked", hint="run: zdmigrate status")
 
     def set_verified(self, cursor: Cursor, key: int, *, verified: bool) -> None:
-        """Note that every row was found filled, or that this is no longer known."""
-        value = "clock_timestamp()" if verified else "NULL"
-        self._run(cursor, f"UPDATE {{migration}} SET verified_at = {value} WHERE key = %s", (key,))
+        """Note that every row was found filled, or that this is no longer known.
+
+        Raises:
+            Waiting: rows wait in quarantine; nobody may take them for filled.
+        """
+        if not verified:
+            self._run(cursor, "UPDATE {migration} SET verified_at = NULL WHERE key = %s", (key,))
+            return
+        statement = (
+            "UPDATE {migration} AS m SET verified_at = clock_timestamp() WHERE m.key = %s "
+            "AND NOT EXISTS (SELECT FROM {quarantine} AS q WHERE q.migration = m.key AND q.resolved_at IS NULL)"
+        )
+        if self._run(cursor, statement, (key,)).rowcount != 1:
+            raise Waiting("rows could not be filled and wait in quarantine", hint="zdmigrate quarantine list")
 
     def adopt(self, cursor: Cursor, key: int) -> None:
         """Record that the new shape is there without phases."""
@@ -199,8 +210,13 @@ class Store:
         self._run(cursor, statement, (key,))
 
     def forget_backfill(self, cursor: Cursor, key: int) -> None:
-        """Drop the backfill's cursors: the next one starts from the beginning."""
-        self._run(cursor, "DELETE FROM {backfill} WHERE migration = %s", (key,))
+        """Drop the backfill's cursors and the rows that it set aside: the next one starts from the beginning."""
+        for table in ("backfill", "backfill_cost", "quarantine"):
+            self._run(cursor, f"DELETE FROM {{{table}}} WHERE migration = %s", (key,))
+
+    def forget_steering(self, cursor: Cursor, key: int) -> None:
+        """Drop what was said to the backfill, a pause too, and the standbys that it saw: the next one is another one."""
+        self._run(cursor, "DELETE FROM {backfill_control} WHERE migration = %s", (key,))
 
     def set_hold(self, cursor: Cursor, ids: Iterable[str], reason: str, *, again: bool = False) -> int:
         """Hold migrations; one that is held keeps its first reason, unless it is held `again`."""
@@ -278,7 +294,8 @@ class Store:
 
     def _run(self, where: Connection | Cursor, statement: str, values: tuple[Any, ...] = ()) -> Cursor:
         names = (
-            "meta", "migration", "lease", "event", "backfill", "read_switch", "app_instance", "sync_violation"
+            "meta", "migration", "lease", "event", "backfill", "backfill_process", "backfill_window", "backfill_control",
+            "backfill_cost", "quarantine", "heartbeat", "read_switch", "app_instance", "sync_violation"
         )  # fmt: skip
         text = statement
         for name in names:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 from datetime import timedelta
 
+from zdmigrate.backfill import transforming
 from zdmigrate.control.store import Event, Store
 from zdmigrate.engine import functions, planned
-from zdmigrate.errors import Drift, Irreversible, Unsafe
+from zdmigrate.errors import Drift, Irreversible, Unsafe, ZdmigrateError
 from zdmigrate.migration import MigrationFile
 from zdmigrate.phases import Phase
+from zdmigrate.plan import RowWork
 from zdmigrate.planning import authored, planner
 from zdmigrate.postgres import session
 from zdmigrate.postgres.session import Connection
@@ -92,7 +94,24 @@ def _bring(connection: Connection, cursor: session.Cursor, file: MigrationFile, 
             for _ in functions.called(file.id, function, connection):
                 pass  # one that yields goes on in the same transaction
             statements.append(f"{function.__name__}()")
+        statements += [_fill(cursor, file, rows) for rows in one.fills]
+        for statement in one.last:
+            cursor.execute(statement.encode())
+            statements.append(statement)
     return statements
+
+
+def _fill(cursor: session.Cursor, file: MigrationFile, rows: RowWork) -> str:
+    """Fill the few rows that are there by a function of the file."""
+    assert rows.transform is not None
+    function = functions.find(file.functions, file.id, rows.transform.function)
+    failure = transforming.fill_all(cursor, function, rows)
+    if failure is not None:
+        raise ZdmigrateError(
+            f"{file.id}: rows of {rows.schema}.{rows.table} cannot be filled: {failure.message}",
+            hint="correct them, or the function; nothing of the migration stays",
+        )
+    return rows.transform.call
 
 
 def adopted_cannot_go_back(id_: str) -> Irreversible:

@@ -14,19 +14,24 @@ from typing import Any, LiteralString
 import psycopg
 import tenacity
 
-from zdmigrate.backfill import values, verification, worker
-from zdmigrate.control.lease import Lease
+from zdmigrate.backfill import control, governor, progress, quarantine, spending, values, verification, worker
+from zdmigrate.backfill.forecast import Difference, Forecast
+from zdmigrate.backfill.setting_aside import Aside
+from zdmigrate.backfill.spending import Size, Spending
+from zdmigrate.backfill.throttles.watching import Watch
+from zdmigrate.control.lease import Right
 from zdmigrate.control.store import Event as AuditEvent
 from zdmigrate.control.store import Store
 from zdmigrate.engine import functions
 from zdmigrate.engine.reporting import Event, EventKind, Reporter
-from zdmigrate.engine.wording import counted
-from zdmigrate.errors import Drift, Irreversible, LockBudgetExceeded, Progressed, Unsafe
+from zdmigrate.engine.stopping import Stop
+from zdmigrate.errors import Drift, Irreversible, LockBudgetExceeded, Progressed, Unsafe, Waiting
 from zdmigrate.phases import Phase
 from zdmigrate.plan import LockMode, Mode, Step, TableLock, name_of
 from zdmigrate.planning import authored, sync
 from zdmigrate.postgres import blockers, lockwatch, session
 from zdmigrate.sqltext import ident
+from zdmigrate.wording import counted
 
 PATIENT = timedelta(seconds=1)
 """A transaction that is older than this is waited for without queueing for the lock: others would queue behind us."""
@@ -40,6 +45,9 @@ _OWN_KIND = (
 )
 
 _SHOWN = 120
+
+_WORTH_COMPARING = 1000
+"""Rows from which on a forecast says something."""
 
 _ATTEMPTS = 3
 """How often a concurrent build begins anew that the server ended because of a deadlock."""
@@ -59,20 +67,32 @@ class Limits:
     lock_timeout: timedelta
     lock_budget: timedelta
     backfill: values.Settings
+    pace: governor.Limits
+    unfillable: quarantine.Limit
+    kept: tuple[str, ...]
+    """Columns whose values are kept of rows that cannot be filled."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Executor:
-    """Runs steps of one migration while its lease is held."""
+    """Runs steps of one migration while its lease is held.
+
+    `connect` opens another connection for a purpose; `watch` makes the throttles of a migration (its key) that fills
+    tables; `forecast` is what a step is expected to cost.
+    """
 
     connection: session.Connection
     store: Store
-    lease: Lease
+    lease: Right
     migration: str
     limits: Limits
     report: Reporter
     should_stop: Callable[[], bool]
     functions: Mapping[str, Callable[[Any], Any]]
+    connect: Callable[[str], session.Connection]
+    watch: Callable[[int, Sequence[str]], Watch]
+    forecast: Callable[[Step], Forecast | None]
+    stop: Stop
     sleep: Callable[[float], None] = time.sleep
 
     def do(self, step: Step) -> None:
@@ -187,19 +207,12 @@ class Executor:
             yield cursor
 
     def function(self, reference: str) -> Callable[[Any], Any]:
-        """What a step of `Mode.PYTHON` calls.
+        """What a step of `Mode.PYTHON` calls, or one that fills rows.
 
         Raises:
             Drift: the migration's file is gone, or has another function of that name.
         """
-        found = self.functions.get(reference)
-        if found is None:
-            raise Drift(
-                f"{self.migration}: the plan calls {name_of(reference)}(), which is no longer in the migration's file as it "
-                "was when the migration began",
-                hint="restore the file",
-            )
-        return found
+        return functions.find(self.functions, self.migration, reference)
 
     def _run(self, step: Step, action: str, statements: Sequence[str], mode: Mode, locks: Sequence[TableLock]) -> None:
         match mode:
@@ -415,43 +428,143 @@ class Executor:
     def _backfill(self, step: Step) -> None:
         assert step.rows is not None
         started = time.monotonic()
-        with session.settings(self.connection, search_path=sync.SEARCH_PATH):
-            outcome = worker.run(
+        self._tell_paused(step)
+        cost = Spending(control_schema=self.store.schema, migration=self.lease.key, step=step.id)
+        self._expect(step, cost)
+        outcome = self.fill(step)
+        if not outcome.complete:
+            raise Progressed(f"stopped while filling rows ({outcome.rows:,} so far)", hint="run the command again")
+        found = self._differences(step, cost, outcome)
+        with self.fenced() as cursor:
+            detail = "; ".join([counted(outcome.rows, "row"), *map(str, found)])
+            self._log(cursor, step, "do", (repr(step.rows),), started, detail=detail)
+        self._tell_outcome(step, found)
+        self._refuse_unfilled()
+
+    def fill(self, step: Step, *, joining: bool = False) -> values.Outcome:
+        """Fill the rows of a step, as far as there is time; `joining` somebody who has begun it.
+
+        Raises:
+            LeaseLost: the right to do so has ended.
+        """
+        assert step.rows is not None
+        transform = step.rows.transform
+        function = None if transform is None else self.function(transform.function)
+        with self.stop.listening(), session.settings(self.connection, search_path=sync.SEARCH_PATH):
+            return worker.run(
                 self.connection,
                 control_schema=self.store.schema,
                 migration=self.lease.key,
                 step=step.id,
                 rows=step.rows,
                 settings=self.limits.backfill,
+                limits=self.limits.pace,
                 fence=self.lease.fence,
-                progress=lambda p: self._progress(step, p),
+                progress=lambda now: self._progress(step, now),
                 should_stop=self.should_stop,
                 sleep=self.sleep,
+                connect=lambda: self.connect("backfill"),
+                watch=self.watch(self.lease.key, [ident(step.rows.schema, step.rows.table)]),
+                aside=self._aside(step),
+                say=lambda text: self._tell(step, text),
+                joining=joining,
+                function=function,
             )
-        if not outcome.complete:
-            raise Progressed(f"stopped while filling rows ({outcome.rows} so far)", hint="run the command again")
+
+    def _expect(self, step: Step, cost: Spending) -> None:
+        """Keep what the step is expected to cost, and how large the table is; a run that goes on finds it."""
+        if cost.is_kept(self.connection):
+            return
+        found: list[tuple[Size, Forecast | None]] = []
+        self._retried((), lambda: found.append((self._size(step), self.forecast(step))), blocked_by=step.locks)
+        before, forecast = found[-1]
         with self.fenced() as cursor:
-            self._log(cursor, step, "do", (repr(step.rows),), started, detail=counted(outcome.rows, "row"))
+            cost.keep(cursor, forecast, before)
+
+    def _differences(self, step: Step, cost: Spending, outcome: values.Outcome) -> tuple[Difference, ...]:
+        if outcome.rows < _WORTH_COMPARING:
+            return ()
+        now = None
+        with contextlib.suppress(psycopg.errors.LockNotAvailable):  # not worth waiting for
+            now = self._size(step)
+        return cost.differences(self.connection, outcome.rows, now)
+
+    def _size(self, step: Step) -> Size:
+        assert step.rows is not None
+        with session.transaction(self.connection, lock_timeout=self.limits.lock_timeout, read_only=True) as cursor:
+            return spending.size(cursor, step.rows)
+
+    def _tell_paused(self, step: Step) -> None:
+        """Said long ago, perhaps, and forgotten: nobody shall wait without knowing for what."""
+        said = control.read(self.connection, control_schema=self.store.schema, migration=self.lease.key)
+        if said.paused:
+            message = f"{said.pause}; to go on: zdmigrate backfill resume {self.migration}"
+            self.report(
+                Event(kind=EventKind.WAITING, migration=self.migration, message=message, phase=step.phase, step=step.id)
+            )
+
+    def _tell_outcome(self, step: Step, found: Sequence[Difference]) -> None:
+        if found:
+            message = f"forecast and outcome: {'; '.join(map(str, found))}"
+            figures = [dataclasses.asdict(each) | {"ratio": each.ratio} for each in found]
+            self.report(
+                Event(
+                    kind=EventKind.NOTE, migration=self.migration, message=message, phase=step.phase, step=step.id,
+                    progress={"forecast": figures},
+                )
+            )  # fmt: skip
+
+    def _aside(self, step: Step) -> Aside:
+        where = quarantine.Quarantine(
+            control_schema=self.store.schema, migration=self.lease.key, step=step.id, columns=self.limits.kept
+        )
+        return Aside(quarantine=where, limit=self.limits.unfillable)
+
+    def _refuse_unfilled(self) -> None:
+        """What the phase goes on with needs all rows: a constraint, an index, the verification."""
+        schema, key = self.store.schema, self.lease.key
+        number = quarantine.open_count(self.connection, control_schema=schema, migration=key)
+        if number:
+            first = quarantine.entries(self.connection, control_schema=schema, migration=key, limit=3)
+            named = quarantine.described(first)
+            raise Waiting(
+                f"{counted(number, 'row')} could not be filled: {named}",
+                hint=f"zdmigrate quarantine list {self.migration}; correct them, then: zdmigrate quarantine retry "
+                f"{self.migration}, and advance again",
+            )
 
     def verify(self, step: Step) -> None:
         """Read every row and prove that none is unfilled."""
         assert step.rows is not None
         started = time.monotonic()
-        with session.settings(self.connection, search_path=sync.SEARCH_PATH):
-            found = verification.count_unfilled(
-                self.connection,
-                rows=step.rows,
-                progress=lambda p: self._progress(step, p),
-                should_stop=self.should_stop,
-                settings=self.limits.backfill,
-                sleep=self.sleep,
-            )
+        meter = progress.Meter()
+        with self.stop.listening(), session.settings(self.connection, search_path=sync.SEARCH_PATH):
+            if step.rows.transform is not None:  # there is no trigger that would fill rows which move
+                found = verification.count_at_once(
+                    self.connection, rows=step.rows, settings=self.limits.backfill, sleep=self.sleep
+                )
+            else:
+                found = verification.count_unfilled(
+                    self.connection,
+                    rows=step.rows,
+                    progress=lambda p: self._progress(step, meter.read(p)),
+                    should_stop=self.should_stop,
+                    settings=self.limits.backfill,
+                    sleep=self.sleep,
+                )
         if not found.complete:
             raise Progressed("stopped while verifying", hint="run the command again")
         if found.unfilled:
             with self.fenced() as cursor:
                 self.store.forget_backfill(cursor, self.lease.key)
                 self.store.set_verified(cursor, self.lease.key, verified=False)
+            if step.rows.transform is not None:
+                raise Waiting(
+                    f"{counted(found.unfilled, 'row')} of {step.rows.schema}.{step.rows.table} without a value in "
+                    f"{step.rows.transform.column}: {', '.join(found.sample)}; written so since the others were read",
+                    hint=f"the next advance fills them: zdmigrate advance {self.migration}; if there are always new ones, "
+                    "a version that does not write the column is still at work, or writes NULL on purpose",
+                )
             raise Unsafe(
                 f"{counted(found.unfilled, 'row')} of {step.rows.schema}.{step.rows.table} not filled: {', '.join(found.sample)}",
                 hint="find out what writes past the sync trigger, or why the expression gives NULL; mend the rows and run "
@@ -494,12 +607,11 @@ class Executor:
         text = f"waiting, without queueing, for {'; '.join(map(str, found))}"
         self.report(Event(kind=EventKind.BLOCKED, migration=self.migration, message=text))
 
-    def _progress(self, step: Step, progress: values.Progress) -> None:
-        message = f"{progress.relation}: {progress.rows} rows, page {progress.pages_done} of {progress.pages_total}"
+    def _progress(self, step: Step, now: progress.Snapshot) -> None:
         self.report(
             Event(
-                kind=EventKind.PROGRESS, migration=self.migration, message=message, phase=step.phase, step=step.id,
-                done=progress.pages_done, total=progress.pages_total,
+                kind=EventKind.PROGRESS, migration=self.migration, message=now.line(), phase=step.phase, step=step.id,
+                done=now.pages_done, total=now.pages_total, progress=now.to_json(),
             )
         )  # fmt: skip
 

@@ -6,18 +6,21 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 
+from zdmigrate.backfill import quarantine
 from zdmigrate.control.policy import Policy
 from zdmigrate.control.store import Record, Store
 from zdmigrate.engine.outcome import GateState
-from zdmigrate.engine.wording import spoken
 from zdmigrate.errors import Unsafe, UsageError, Waiting, ZdmigrateError
 from zdmigrate.phases import Phase
 from zdmigrate.plan import Direction, Gate, Plan
 from zdmigrate.postgres.session import Connection
+from zdmigrate.wording import counted, spoken
 
 INSTANCE_GRACE = timedelta(minutes=15)
 """An instance whose heartbeat stopped without a goodbye counts as alive for this long."""
 
+_NAMED = 3
+"""Rows that the gate of the quarantine names."""
 
 Judge = Callable[[Plan, Phase], str | None]
 """Evidence of a check: why a phase must not be completed on it; None where it may."""
@@ -55,10 +58,28 @@ def of_evidence(plan: Plan, phase: Phase, facts: Facts) -> list[Gate]:
     return [] if refused is None else [Gate(name="evidence", phase=phase, detail=refused, exit_code=Unsafe.exit_code)]
 
 
+def of_quarantine(record: Record, phase: Phase, facts: Facts) -> list[Gate]:
+    """The gate in front of every phase after the backfill while rows wait for somebody. No part of the plan either."""
+    if phase.position < Phase.SWITCH_READS.position:
+        return []
+    connection, schema = facts.connection, facts.store.schema
+    number = quarantine.open_count(connection, control_schema=schema, migration=record.key)
+    if number == 0:
+        return []
+    named = quarantine.entries(connection, control_schema=schema, migration=record.key, limit=_NAMED)
+    first = quarantine.described(named)
+    detail = (
+        f"{counted(number, 'row')} could not be filled: {first}{'; …' if number > _NAMED else ''}. See them with zdmigrate "
+        f"quarantine list {record.id}, correct them, then: zdmigrate quarantine retry {record.id}"
+    )
+    return [Gate(name="quarantine", phase=phase, detail=detail, overridable=False)]
+
+
 def check_next(plan: Plan, record: Record, requires: tuple[str, ...], facts: Facts) -> list[tuple[Gate, GateState]]:
     """The gates of the next phase that has any."""
     for phase in record.phase.until(Phase.CONTRACT):
-        found = of(plan, phase, Direction.FORWARD) + of_evidence(plan, phase, facts)
+        found = of(plan, phase, Direction.FORWARD)
+        found += of_quarantine(record, phase, facts) + of_evidence(plan, phase, facts)
         if found or plan.phase(phase).steps:
             return check(found, record, requires, facts)
     return []
@@ -85,7 +106,7 @@ OVERRIDABLE = frozenset(
         "table_triggers", "view_limits", "warm_connections",
     )
 )  # fmt: skip
-FIRM = frozenset(("requires", "verified"))
+FIRM = frozenset(("quarantine", "requires", "verified"))
 
 
 def refuse_unknown(overrides: Mapping[str, str]) -> None:

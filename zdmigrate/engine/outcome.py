@@ -44,6 +44,8 @@ class MigrationStatus:
     since: datetime | None = None
     here: bool = True
     lease: str | None = None
+    quarantined: int = 0
+    """Rows that could not be filled and wait for somebody."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,23 +9,29 @@ import time
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import psycopg
 
+from zdmigrate.backfill import quarantine
 from zdmigrate.config import Config
 from zdmigrate.control import install
 from zdmigrate.control.store import Author, HistoryEntry, Record, Store
 from zdmigrate.control.store import Event as AuditEvent
-from zdmigrate.engine import bootstrapping, gates, planned, reports
+from zdmigrate.engine import bootstrapping, forecasting, gates, planned, reports, steering
 from zdmigrate.engine import environment as environments
+from zdmigrate.engine.joining import Joining
 from zdmigrate.engine.outcome import GateState, MigrationStatus, Outcome
+from zdmigrate.engine.quarantining import Quarantining
 from zdmigrate.engine.reporting import Event, EventKind, Reporter
+from zdmigrate.engine.steering import Steering
+from zdmigrate.engine.stopping import Stop
 from zdmigrate.engine.work import Work
-from zdmigrate.errors import Contended, Progressed, Unsafe, UsageError, Waiting, ZdmigrateError
+from zdmigrate.errors import ConnectionLost, Contended, Progressed, Unsafe, UsageError, Waiting, ZdmigrateError
 from zdmigrate.migration import MigrationFile, find_id, load_directory, load_file, migration_paths
 from zdmigrate.phases import Phase
-from zdmigrate.plan import Plan
-from zdmigrate.postgres import session, url
+from zdmigrate.plan import Mode, Plan
+from zdmigrate.postgres import session, statistics, url
 from zdmigrate.postgres.session import Connection
 
 _POLL = 5.0
@@ -36,28 +42,31 @@ class Project:
     """One directory of migrations and one database. Made by `open`."""
 
     def __init__(
-        self, config: Config, connection: Connection, *, report: Reporter, deployment: str | None, artifact: str | None
-    ) -> None:
+        self, config: Config, connection: Connection, *, report: Reporter, deployment: str | None, artifact: str | None,
+        stop: Stop,
+    ) -> None:  # fmt: skip
         self._config = config
         self._connection = connection
         self._report = report
+        self._stop = stop
         author = Author(host=socket.gethostname(), deployment=deployment, artifact=artifact)
         self._store = Store(config.schema, config.project, author)
-        self._work = Work(config=config, connection=connection, store=self._store, report=report)
+        self._work = Work(config=config, connection=connection, store=self._store, report=report, stop=stop)
 
     @classmethod
     @contextlib.contextmanager
     def open(
-        cls, config: Config, *, report: Reporter, deployment: str | None = None, artifact: str | None = None
-    ) -> Iterator[Project]:
-        """Connect, and disconnect at the end.
+        cls, config: Config, *, report: Reporter, deployment: str | None = None, artifact: str | None = None,
+        stop: Stop | None = None,
+    ) -> Iterator[Project]:  # fmt: skip
+        """Connect, and disconnect at the end. `stop` ends what is under way in good order, as `max_runtime` does.
 
         Raises:
             psycopg.OperationalError: no connection.
             Unsafe: the connection is not fit (pooler, standby, too old).
         """
         with contextlib.closing(session.connect(url.conninfo(config.url), purpose="work")) as connection:
-            yield cls(config, connection, report=report, deployment=deployment, artifact=artifact)
+            yield cls(config, connection, report=report, deployment=deployment, artifact=artifact, stop=stop or Stop())
 
     def init(
         self, *, environment: str | None, app_role: str | None, confirmed: bool, evidence: bool | None = None
@@ -80,9 +89,34 @@ class Project:
         snapshot = planned.read(self._connection, files, self._config.schema)
         return [self._plan_of(file, records.get(file.id), snapshot) for file in files]
 
+    def forecasts(self, plans: Sequence[Plan], *, probe: bool = False) -> forecasting.Forecasts:
+        """What filling the rows of each plan will cost; nothing for those whose `backfill` phase is over.
+
+        Args:
+            probe: measure it on the tables, in transactions that are rolled back, and report what was done.
+
+        Raises:
+            Unsafe: a standby was to be probed.
+        """
+        records = self._known_records()
+        ahead = [plan for plan in plans if _fills(plan, records.get(plan.migration))]
+        if not ahead:
+            return {}
+        sizes = forecasting.read(self._connection, ahead, self._config.schema)
+        settings = self._config.backfill
+        if not probe:
+            return forecasting.of(ahead, sizes, settings)
+
+        def say(sentence: str) -> None:
+            self._report(Event(kind=EventKind.NOTE, migration="", message=sentence))
+
+        probes = forecasting.probed(self._connection, ahead, sizes, settings, say)
+        return forecasting.of(ahead, sizes, settings, probes)
+
     def snapshot(self, ids: Sequence[str]) -> bytes:
-        """The catalog snapshot that `plan_offline` takes."""
-        return planned.to_bytes(planned.read(self._connection, self._files(ids), self._config.schema))
+        """The catalog snapshot that `plan_offline` and `forecasts_offline` take."""
+        found = planned.read(self._connection, self._files(ids), self._config.schema)
+        return planned.to_bytes(statistics.sized(self._connection, found))
 
     def advance(
         self,
@@ -125,6 +159,24 @@ class Project:
                 ),
             )
         )
+
+    def join(self, id_: str | None, *, max_runtime: timedelta | None = None) -> Outcome:
+        """Help with a backfill that another process has begun, until no row is left to fill."""
+        self._check_environment()
+        record = steering.chosen(self._known_records(), id_)
+        deadline = _deadline(max_runtime)
+
+        def work() -> str:
+            file = self._file_or_none(record.id)
+            joining = Joining(
+                work=self._work,
+                migration=record.id,
+                functions={} if file is None else file.functions,
+                out_of_time=lambda: self._stop.asked or time.monotonic() >= deadline,
+            )
+            return joining.help()
+
+        return Outcome(migrations=(self._guarded(record.id, work),))
 
     def revert(
         self, id_: str, *, target: Phase, overrides: Mapping[str, str] | None = None, allow_lossy: bool = False
@@ -189,18 +241,39 @@ class Project:
         install.check_version(self._connection, self._config.schema, writing=False)
         return self._store.history(self._connection, id_, limit)
 
+    def steering(self, *, writing: bool = True) -> Steering:
+        """What looks at backfills that are under way, and steers them."""
+        self._check(writing=writing)
+        return Steering(connection=self._connection, store=self._store)
+
+    def quarantining(self, *, writing: bool = True) -> Quarantining:
+        """What shows rows that could not be filled, and settles them."""
+        self._check(writing=writing)
+        return Quarantining(
+            connection=self._connection,
+            store=self._store,
+            report=self._report,
+            lock_timeout=self._config.lock_timeout,
+            functions=self._functions,
+        )
+
     def _patiently(self, id_: str, work: Callable[[], str | None], give_up: float) -> MigrationStatus:
         """Once, and again while it waits for something and there is time."""
         told = None
+        if self._stop.asked:
+            return self._guarded(id_, self._stopped)
         while True:
             status = self._guarded(id_, work)
             left = give_up - time.monotonic()
-            if status.exit_code not in (Waiting.exit_code, Contended.exit_code) or left <= 0:
+            if status.exit_code not in (Waiting.exit_code, Contended.exit_code) or left <= 0 or self._stop.asked:
                 return status
             if status.message != told:
                 told = status.message
                 self._report(Event(kind=EventKind.WAITING, migration=id_, message=status.message or "waiting"))
             time.sleep(min(_POLL, left))
+
+    def _stopped(self) -> str | None:
+        raise Progressed("asked to stop before it began", hint="run the command again")
 
     def _guarded(self, id_: str, work: Callable[[], str | None]) -> MigrationStatus:
         """The migration's status, with what went wrong in it and in the audit."""
@@ -210,8 +283,13 @@ class Project:
         except ZdmigrateError as error:
             failed = error
         except psycopg.errors.InsufficientPrivilege as error:
-            failed = Unsafe(f"{id_}: {error.diag.message_primary}", hint="the role that migrates must own the tables")
-        except psycopg.OperationalError:
+            failed = Unsafe(
+                f"{id_}: {error.diag.message_primary}",
+                hint="the role that migrates must own the tables, and see all of their rows",
+            )
+        except psycopg.OperationalError as error:
+            if session.is_lost(error):
+                raise _lost(id_, error) from error
             raise
         except psycopg.Error as error:
             failed = ZdmigrateError(f"{id_}: {error.diag.message_primary or error}", hint=error.diag.message_hint)
@@ -245,7 +323,10 @@ class Project:
                 overrides={},
             )
             states = tuple(state for _, state in gates.check_next(plan, record, file.requires if file else (), facts))
-        return reports.status(record, plan, states, here=self._path(id_).is_file())
+        waiting = 0
+        if record.in_flight:
+            waiting = quarantine.open_count(self._connection, control_schema=self._config.schema, migration=record.key)
+        return reports.status(record, plan, states, here=self._path(id_).is_file(), quarantined=waiting)
 
     def _change_hold(
         self, id_: str | None, change: Callable[[session.Cursor, list[str]], int], action: str, detail: str | None
@@ -297,6 +378,10 @@ class Project:
             return load_file(self._path(id_))
         return None
 
+    def _functions(self, id_: str) -> Mapping[str, Callable[[Any], Any]]:
+        file = self._file_or_none(id_)
+        return {} if file is None else file.functions
+
     def _plan_of(self, file: MigrationFile, record: Record | None, snapshot: object) -> Plan:
         if record is not None and record.in_flight and record.plan is not None:
             planned.refuse_edited(file, record)
@@ -310,6 +395,12 @@ class Project:
                 if required not in known:
                     raise file.unknown_requirement(required, known=known)
 
+    def _check(self, *, writing: bool) -> None:
+        if writing:
+            self._check_environment()
+        else:
+            install.check_version(self._connection, self._config.schema, writing=False)
+
     def _check_environment(self) -> None:
         install.check_version(self._connection, self._config.schema, writing=True)
         environments.refuse_other(self._store.policy(self._connection), self._config.environment)
@@ -321,6 +412,24 @@ def plan_offline(config: Config, ids: Sequence[str], stats: bytes) -> list[Plan]
     files = load_directory(config.dir)
     chosen = {find_id([file.id for file in files], id_) for id_ in ids}
     return [planned.make(file, snapshot) for file in files if not ids or file.id in chosen]
+
+
+def forecasts_offline(config: Config, plans: Sequence[Plan], stats: bytes) -> forecasting.Forecasts:
+    """What filling the rows of each plan will cost, from a file of ``plan --write-stats``."""
+    return forecasting.of(plans, planned.from_bytes(stats), config.backfill)
+
+
+def _fills(plan: Plan, record: Record | None) -> bool:
+    """Whether the plan has rows to fill that are not filled yet."""
+    ahead = record is None or not record.in_flight or record.phase.position < Phase.BACKFILL.position
+    return ahead and any(step.mode is Mode.BACKFILL for step in plan.steps())
+
+
+def _lost(id_: str, error: psycopg.Error) -> ConnectionLost:
+    return ConnectionLost(
+        f"{id_}: the connection to the database was lost: {' '.join(str(error).split())}",
+        hint="what was committed stays; once a primary answers, run the command again: it goes on from there",
+    )
 
 
 def _deadline(duration: timedelta | None) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from zdmigrate.phases import Phase
 
@@ -22,7 +22,7 @@ class EventKind(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """One line of narration; `done` of `total` is progress, in pages."""
+    """One line of narration; `done` of `total` is progress, in pages, and `progress` says more of it for programs."""
 
     kind: EventKind
     migration: str
@@ -31,6 +31,7 @@ class Event:
     step: str | None = None
     done: int | None = None
     total: int | None = None
+    progress: Mapping[str, object] | None = None
 
 
 Reporter = Callable[[Event], None]

@@ -23,23 +23,30 @@ def not_started(id_: str, file: MigrationFile | None) -> MigrationStatus:
     )
 
 
-def status(record: Record, plan: Plan | None, gates: tuple[GateState, ...], *, here: bool) -> MigrationStatus:
+def status(
+    record: Record, plan: Plan | None, gates: tuple[GateState, ...], *, here: bool, quarantined: int = 0
+) -> MigrationStatus:
     """A migration that the database knows."""
-    hold = None
-    if record.hold_reason is not None and record.hold_since is not None:
-        hold = Hold(reason=record.hold_reason, by=record.hold_by or "", since=record.hold_since)
     return MigrationStatus(
         id=record.id,
         phase=record.phase,
         running=record.running,
-        hold=hold,
+        hold=hold_of(record),
         gates=gates,
-        next=_next(record, plan),
+        next=_next(record, plan, quarantined),
         title=record.title or None,
         since=record.phase_since,
         here=here,
         lease=record.lease_holder,
+        quarantined=quarantined,
     )
+
+
+def hold_of(record: Record) -> Hold | None:
+    """The migration's hold."""
+    if record.hold_reason is None or record.hold_since is None:
+        return None
+    return Hold(reason=record.hold_reason, by=record.hold_by or "", since=record.hold_since)
 
 
 def failed(status: MigrationStatus, error: ZdmigrateError) -> MigrationStatus:
@@ -47,11 +54,13 @@ def failed(status: MigrationStatus, error: ZdmigrateError) -> MigrationStatus:
     return dataclasses.replace(status, exit_code=error.exit_code, message=error.message, hint=error.hint)
 
 
-def _next(record: Record, plan: Plan | None) -> tuple[tuple[str, ...], ...]:
+def _next(record: Record, plan: Plan | None, quarantined: int) -> tuple[tuple[str, ...], ...]:
     """What can be called now, the usual first."""
     calls: list[tuple[str, ...]] = []
     if record.phase is Phase.CONTRACT and (plan is None or record.adopted):
         return ()
+    if quarantined:
+        calls.append(("zdmigrate", "quarantine", "list", record.id))
     if record.hold_reason is not None:
         calls.append(("zdmigrate", "unhold", record.id))
     elif plan is None or record.phase.position < plan.automatic_target.position:

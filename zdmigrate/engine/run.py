@@ -101,6 +101,8 @@ class Run:
                 if self.out_of_time():
                     raise Progressed(f"out of time before {step.title}", hint="run the command again")
                 self._do(phase, step)
+        if phase is Phase.BACKFILL:
+            self._refuse_unsynced(record)  # from here on N+1 may be deployed
         with self.executor.fenced() as cursor:
             self._store.complete_phase(cursor, record.key, before=record.phase, after=phase)
             if phase is Phase.BACKFILL:
@@ -126,6 +128,7 @@ class Run:
             if phase in (Phase.BACKFILL, Phase.DUAL_WRITE):
                 self._store.set_verified(cursor, record.key, verified=False)
                 self._store.forget_backfill(cursor, record.key)
+                self._store.forget_steering(cursor, record.key)
             self._log(cursor, phase, "revert", "started")
         for step in reversed(self.plan.phase(phase).steps):
             self.executor.undo(step)
@@ -136,8 +139,8 @@ class Run:
 
     def _pass_gates(self, phase: Phase, direction: Direction, record: Record) -> None:
         found = gates.of(self.plan, phase, direction)
-        if direction is Direction.FORWARD:  # going back must not wait for a check
-            found += gates.of_evidence(self.plan, phase, self.facts)
+        if direction is Direction.FORWARD:  # going back must wait for neither
+            found += gates.of_quarantine(record, phase, self.facts) + gates.of_evidence(self.plan, phase, self.facts)
         checked = gates.check(found, record, self.requires, self.facts)
         error = gates.refusal(checked, phase)
         if error is not None:

@@ -11,23 +11,28 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from typing import Any
 
-from zdmigrate.backfill import values
+from zdmigrate.backfill import governor, quarantine, throttles, values
+from zdmigrate.backfill.forecast import Forecast
 from zdmigrate.config import Config
 from zdmigrate.control import lease
+from zdmigrate.control.fence import lost
 from zdmigrate.control.store import Record, Store
-from zdmigrate.engine import bootstrapping, gates, planned
+from zdmigrate.engine import bootstrapping, forecasting, gates, planned
 from zdmigrate.engine.executor import Executor, Limits
 from zdmigrate.engine.reporting import Reporter
 from zdmigrate.engine.run import Run
+from zdmigrate.engine.stopping import Stop
 from zdmigrate.errors import Drift, Waiting
 from zdmigrate.migration import MigrationFile
 from zdmigrate.phases import Phase
-from zdmigrate.plan import Mode, Plan
+from zdmigrate.plan import Mode, Plan, Step
 from zdmigrate.postgres import session, url
 from zdmigrate.postgres.session import Connection
 
-_WATCH = 1.0
-"""Seconds between two looks at lease, hold and triggers while rows are filled."""
+_LOOK = 0.5
+"""Seconds between two looks at lease and hold while rows are filled: what is said takes effect within a second."""
+_TRIGGERS = 1.0
+"""Seconds between two looks at the triggers."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +43,7 @@ class Work:
     connection: Connection
     store: Store
     report: Reporter
+    stop: Stop
 
     def advance(
         self,
@@ -113,9 +119,8 @@ class Work:
         plan = record.plan
         if plan is not None:
             with self._lease(record) as held:
-                # Looking is allowed under a hold, so nothing but the lease stops it.
-                executor = self._run(plan, (), held, {}, float("inf"), {}).executor
-                executor = dataclasses.replace(executor, should_stop=lambda: False)
+                # Looking is allowed under a hold, so nothing but the lease and a signal stop it.
+                executor = self.executor(plan, held, {}, lambda: self.stop.asked)
                 renamed = any(s.renames and s.phase.position <= record.phase.position for s in plan.steps())
                 for step in plan.steps():
                     if step.phase.position <= record.phase.position:
@@ -143,12 +148,27 @@ class Work:
         facts = gates.Facts(
             connection=self.connection, store=self.store, policy=policy, overrides=overrides, evidence=evidence
         )
-        config = self.config
 
         def out_of_time() -> bool:
-            return time.monotonic() >= deadline
+            return self.stop.asked or time.monotonic() >= deadline
 
-        executor = Executor(
+        executor = self.executor(plan, held, functions, out_of_time)
+        watch = Watch(executor=executor, plan=plan, out_of_time=out_of_time)
+        return Run(
+            plan=plan, requires=requires, executor=dataclasses.replace(executor, should_stop=watch), facts=facts,
+            out_of_time=out_of_time,
+        )  # fmt: skip
+
+    def executor(
+        self,
+        plan: Plan,
+        held: lease.Right,
+        functions: Mapping[str, Callable[[Any], Any]],
+        should_stop: Callable[[], bool],
+    ) -> Executor:
+        """What executes the plan's steps while `held` holds."""
+        config = self.config
+        return Executor(
             connection=self.connection,
             store=self.store,
             lease=held,
@@ -162,16 +182,35 @@ class Work:
                     pause=config.backfill.pause,
                     lock_budget=config.lock_budget,
                 ),
+                pace=governor.Limits(
+                    workers=config.backfill.workers,
+                    rate=config.backfill.rate,
+                    target_latency=config.backfill.target_latency,
+                ),
+                unfillable=quarantine.Limit(
+                    rows=config.backfill.quarantine_limit, share=config.backfill.quarantine_share
+                ),
+                kept=config.backfill.quarantine_columns,
             ),
             report=self.report,
-            should_stop=out_of_time,
+            should_stop=should_stop,
             functions=functions,
+            connect=self._connect,
+            watch=lambda key, tables: throttles.watch(
+                config.throttle,
+                lambda: self._connect("throttles"),
+                control_schema=config.schema,
+                migration=key,
+                tables=tables,
+            ),
+            forecast=lambda step: self._forecast(plan, step),
+            stop=self.stop,
         )
-        watch = _Watch(executor=executor, plan=plan, out_of_time=out_of_time)
-        return Run(
-            plan=plan, requires=requires, executor=dataclasses.replace(executor, should_stop=watch), facts=facts,
-            out_of_time=out_of_time,
-        )  # fmt: skip
+
+    def _forecast(self, plan: Plan, step: Step) -> Forecast | None:
+        sizes = forecasting.read(self.connection, [plan], self.config.schema)
+        found = forecasting.of([plan], sizes, self.config.backfill)[plan.migration]
+        return next((forecast for forecast in found if forecast.step == step.id), None)
 
     def _bind_plan(self, file: MigrationFile, held: lease.Lease) -> Plan:
         """The stored plan; while nothing was done, a fresh one, which is stored."""
@@ -195,43 +234,49 @@ class Work:
             self.store.store_plan(cursor, record.key, plan, file.title or "")
         return plan
 
+    def _connect(self, purpose: str) -> Connection:
+        return session.connect(url.conninfo(self.config.url), purpose=purpose)
+
     @contextlib.contextmanager
     def _lease(self, record: Record) -> Iterator[lease.Lease]:
         holder = lease.holder_name(socket.gethostname(), os.getpid(), lease.now(self.connection))
 
         def connect() -> Connection:
-            return session.connect(url.conninfo(self.config.url), purpose="heartbeat")
+            return self._connect("heartbeat")
 
         with lease.hold(self.store, self.connection, connect, record.key, holder=holder, ttl=self.config.lease) as held:
             yield held
 
 
-class _Watch:
+class Watch:
     """Asked between batches: is there time, is the lease ours, is nobody holding, are the triggers in place?"""
 
     def __init__(self, *, executor: Executor, plan: Plan, out_of_time: Callable[[], bool]) -> None:
         self._executor = executor
         self._triggers = plan.phase(Phase.DUAL_WRITE).steps
         self._out_of_time = out_of_time
-        self._looked = float("-inf")
+        self._looked = self._probed = float("-inf")
 
     def __call__(self) -> bool:
         if self._out_of_time():
             return True
-        if time.monotonic() - self._looked >= _WATCH:
-            self._looked = time.monotonic()
-            self._look()
+        now = time.monotonic()
+        if now - self._looked >= _LOOK:
+            self._looked = now
+            self._look(now)
         return False
 
-    def _look(self) -> None:
+    def _look(self, now: float) -> None:
         executor = self._executor
         if executor.lease.is_lost:
-            raise lease.lost()
+            raise lost()
         record = executor.store.record(executor.connection, executor.migration)
         if record is not None and record.hold_reason is not None:
             raise Waiting(f"on hold: {record.hold_reason}", hint=f"zdmigrate unhold {record.id}")
         if record is not None and record.running in (Phase.EXPAND, Phase.CONTRACT):
             return  # not yet there, or no longer
-        for step in self._triggers:
-            if executor.probe(step) != "done":
-                raise Drift(f"{executor.migration}: {step.title}: the triggers are gone", hint="zdmigrate revert")
+        if now - self._probed >= _TRIGGERS:
+            self._probed = now
+            for step in self._triggers:
+                if executor.probe(step) != "done":
+                    raise Drift(f"{executor.migration}: {step.title}: the triggers are gone", hint="zdmigrate revert")

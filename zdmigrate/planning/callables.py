@@ -18,7 +18,7 @@ from zdmigrate.errors import UsageError
 Function = Callable[[Any], Any]
 
 
-def reference(function: object, what: str) -> str:
+def reference(function: object, what: str, *, takes: str = "the connection") -> str:
     """``name@digest`` of a function of a module, which is called with one argument.
 
     Raises:
@@ -34,11 +34,13 @@ def reference(function: object, what: str) -> str:
             hint="def it at the top level",
         )
     if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
-        raise UsageError(f"{what}: {name} is async, and the connection that it gets is not")
+        raise UsageError(
+            f"{what}: {name} is async, and is not called from anything that is", hint="def it without async"
+        )
     try:
         inspect.signature(function).bind(None)
     except TypeError as error:
-        raise UsageError(f"{what}: {name} must take one argument, the connection ({error})") from error
+        raise UsageError(f"{what}: {name} must take one argument, {takes} ({error})") from error
     return f"{name}@{_digest(function, what)}"
 
 

@@ -14,6 +14,16 @@ from zdmigrate.planning import names, probes
 from zdmigrate.planning.draft import Draft, TableDraft, Unanswered
 from zdmigrate.sqltext import for_table, ident
 
+_NO_TABLES = {
+    "v": ("a view", "name the underlying table instead"),
+    "m": ("a materialized view", "name the underlying table instead; CREATE MATERIALIZED VIEW again is RunSQL"),
+    "f": ("a foreign table", "migrate it on the server that stores its rows"),
+    "S": ("a sequence", "check the name"),
+    "i": ("an index", "name its table instead"),
+    "I": ("an index", "name its table instead"),
+    "c": ("a composite type", "check the name"),
+}
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Target:
@@ -64,8 +74,11 @@ class Scope:
         """A generated name that no other migration, change or table shares."""
         return names.generated(kind, readable, self.migration, str(self.position), *identity)
 
-    def table(self, schema_name: str, table_name: str) -> TableDraft:
+    def table(self, schema_name: str, table_name: str, *, tree: bool = False) -> TableDraft:
         """The table as the changes before this one leave it.
+
+        Args:
+            tree: the change does the same to everything that inherits from the table.
 
         Raises:
             Unsafe: there is none, or zdmigrate cannot work on it.
@@ -73,11 +86,12 @@ class Scope:
         found = self.draft.find(schema_name, table_name)
         if found is not None:
             found.refuse_closed()
+            refuse_inheritance(found.live, tree=tree)
             return found
         why = self.draft.gone(schema_name, table_name)
         if why is not None:
             raise Unsafe(f"{schema_name}.{table_name} was {why} by the same migration", hint="use its new name")
-        return self.draft.put(TableDraft(self.live_table(schema_name, table_name), self.position))
+        return self.draft.put(TableDraft(self.live_table(schema_name, table_name, tree=tree), self.position))
 
     def whole_table(self, schema_name: str, table_name: str, doing: str) -> TableDraft:
         """A table that no other change of the migration is about: this one changes all of it.
@@ -92,8 +106,8 @@ class Scope:
             )
         return self.table(schema_name, table_name)
 
-    def live_table(self, schema_name: str, table_name: str) -> schema.Table:
-        """The table as it is in the catalog, if zdmigrate can work on it.
+    def live_table(self, schema_name: str, table_name: str, *, tree: bool = False) -> schema.Table:
+        """The table as it is in the catalog, if zdmigrate can work on it. `tree`: see `table`.
 
         Raises:
             Unsafe: it is missing, not a table, a partition, part of an inheritance tree, or somebody else's.
@@ -104,11 +118,11 @@ class Scope:
         if table is None:
             raise Unsafe(f"there is no table {shown}", hint="check the name, and schema= in the migration")
         if table.kind not in ("r", "p"):
-            raise Unsafe(f"{shown} is not a table (relkind {table.kind!r})", hint="name the underlying table instead")
+            what, instead = _NO_TABLES.get(table.kind, ("something else", "check the name"))
+            raise Unsafe(f"{shown} is {what}, and not a table", hint=instead)
         if table.is_partition:
             raise Unsafe(f"{shown} is a partition", hint="migrate its partitioned parent")
-        if table.inherits:
-            raise Unsafe(f"{shown} is part of an inheritance tree", hint="inheritance is not supported; use partitions")
+        refuse_inheritance(table, tree=tree)
         if not table.owned:
             raise Unsafe(
                 f"{shown} is owned by {table.owner}, and {self.snapshot.role} is not a member of that role",
@@ -168,10 +182,15 @@ class Scope:
         Raises:
             Unsafe: the server refused it.
         """
+        refuse_hidden_rows(table, self.snapshot.role)
         for facts in self.snapshot.expressions:
             if (facts.schema, facts.table, facts.expression) == (table.schema, table.name, text):
                 if facts.error is not None:
-                    raise Unsafe(f"the expression {text!r} does not work on {table.schema}.{table.name}: {facts.error}")
+                    raise Unsafe(
+                        f"the expression {text!r} does not work on {table.schema}.{table.name}: {facts.error}",
+                        hint="where it fails for a row, it would fail for whoever writes such a row too: catch that in the "
+                        "expression (NULLIF, CASE), or correct the row",
+                    )
                 return facts
         given = self._given(table)
         self.draft.ask(schema.Question(schema=table.schema, table=table.name, expression=text, given=given))
@@ -331,6 +350,42 @@ def refuse_given(table: schema.Table, column: schema.Column, *, doing: str) -> N
         raise Unsafe(
             f"{table.schema}.{table.name}.{column.name} is {what} column, which cannot be {doing}",
             hint="leave the column as it is, and let N+1 use another one",
+        )
+
+
+def refuse_inheritance(table: schema.Table, *, tree: bool) -> None:
+    """Refuse inheritance trees, but to changes that do the same to everything that inherits.
+
+    Raises:
+        Unsafe: it inherits, or others inherit from it.
+    """
+    shown = f"{table.schema}.{table.name}"
+    if table.is_child:
+        raise Unsafe(
+            f"{shown} inherits from another table, whose columns it has to keep",
+            hint=f"migrate its parent, or take it out: ALTER TABLE {ident(table.schema, table.name)} NO INHERIT the parent",
+        )
+    if table.inherits and not tree:
+        raise Unsafe(
+            f"{shown} is part of an inheritance tree, in which indexes and keys of a parent do not hold for its children: "
+            "only AddColumn does the same to all of them",
+            hint="make the children partitions, or take them out with ALTER TABLE child NO INHERIT parent and migrate "
+            "each table by itself",
+        )
+
+
+def refuse_hidden_rows(table: schema.Table, role: str) -> None:
+    """Refuse tables of which the role does not see every row.
+
+    Raises:
+        Unsafe: row-level security holds for it, too.
+    """
+    if table.hides_rows:
+        shown = f"{table.schema}.{table.name}"
+        raise Unsafe(
+            f"row-level security of {shown} (or of a partition) holds for {role}, too: rows that it hides would be overlooked",
+            hint=f"ALTER TABLE {ident(table.schema, table.name)} NO FORCE ROW LEVEL SECURITY, if {role} owns it; or migrate "
+            "as a role with BYPASSRLS",
         )
 
 

@@ -5,6 +5,8 @@ The executor runs them under ``search_path = pg_catalog``.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from zdmigrate import schema
 from zdmigrate.planning import names, sync
 from zdmigrate.sqltext import ident, literal
@@ -113,30 +115,48 @@ def triggers(table: schema.Table, names: tuple[str, ...], *, control: str | None
     """
     listed = ", ".join(literal(name) for name in names)
     there = f"FROM pg_trigger t WHERE t.tgrelid = {_oid(table)} AND t.tgname IN ({listed})"
-    leaves = (
-        f"WITH RECURSIVE tree(relid) AS (SELECT {_oid(table)} UNION SELECT i.inhrelid FROM pg_inherits i "
-        "JOIN tree ON i.inhparent = tree.relid) SELECT relid FROM tree"
-    )
+    leaves = _tree(table)
     off = f"a sync trigger on {table.schema}.{table.name} was changed by hand (missing or not ENABLE ALWAYS)"
     out = f"a trigger was created on {table.schema}.{table.name} that fires before or after the sync triggers"
-    complete = (
-        f"(SELECT count(*) FROM ({leaves}) r(relid) CROSS JOIN unnest(ARRAY[{listed}]) n(name) WHERE NOT EXISTS "
-        "(SELECT FROM pg_trigger t WHERE t.tgrelid = r.relid AND t.tgname = n.name AND t.tgenabled = 'A')) = 0"
+    without = (
+        f"FROM ({leaves}) r(relid) CROSS JOIN unnest(ARRAY[{listed}]) n(name) WHERE NOT EXISTS "
+        "(SELECT FROM pg_trigger t WHERE t.tgrelid = r.relid AND t.tgname = n.name AND t.tgenabled = 'A')"
+    )
+    parts = (
+        "coalesce(' on ' || (SELECT string_agg(DISTINCT r.relid::regclass::text, ', ') "
+        f"FILTER (WHERE r.relid <> {_oid(table)}) {without}), '')"
     )
     after = "true" if last is None else f't.tgname > {literal(last)} COLLATE "C"'
     outside = (
         "false"
         if control is None
         else (
-            f"EXISTS (SELECT FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid WHERE t.tgrelid = {_oid(table)} "
+            f"EXISTS (SELECT FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid WHERE t.tgrelid IN ({leaves}) "
             "AND NOT t.tgisinternal AND t.tgtype & 3 = 3 "
             f"AND p.pronamespace <> coalesce(to_regnamespace({literal(ident(control))})::oid, 0) "
             f'AND (t.tgname < {literal(names[0])} COLLATE "C" OR {after}))'
         )
     )
     return (
-        f"SELECT CASE WHEN NOT EXISTS (SELECT {there}) THEN 'todo' WHEN NOT {complete} THEN {literal(off)} "
+        f"SELECT CASE WHEN NOT EXISTS (SELECT {there}) THEN 'todo' WHEN EXISTS (SELECT {without}) "
+        f"THEN {literal(off)} || {parts} "
         f"WHEN {outside} THEN {literal(out)} ELSE 'done' END"
+    )
+
+
+def firing(table: schema.Table, columns: Iterable[str], *, control: str) -> str:
+    """The table's own triggers that fire when this role, with what it may do now, updates `columns` in its relations.
+
+    ``session_replication_role = replica`` keeps ordinary triggers silent, and wakes ENABLE REPLICA ones.
+    """
+    named = ", ".join(literal(column) for column in columns)
+    return (
+        "SELECT DISTINCT t.tgname::text FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid AND c.relkind <> 'p' "
+        f"JOIN pg_proc p ON p.oid = t.tgfoid WHERE t.tgrelid IN ({_tree(table)}) AND NOT t.tgisinternal "
+        f"AND t.tgtype & 16 <> 0 AND p.pronamespace <> coalesce(to_regnamespace({literal(ident(control))})::oid, 0) "
+        "AND t.tgenabled IN ('A', CASE WHEN has_parameter_privilege('session_replication_role', 'SET') THEN 'R' ELSE 'O' END) "
+        "AND (cardinality(t.tgattr::smallint[]) = 0 OR EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = t.tgrelid "
+        f"AND a.attnum = ANY (t.tgattr::smallint[]) AND a.attname IN ({named}))) ORDER BY 1"
     )
 
 
@@ -431,6 +451,14 @@ def _regclass(name: Relation) -> str:
 
 def _oid(table: schema.Table) -> str:
     return f"to_regclass({literal(ident(table.schema, table.name))})::oid"
+
+
+def _tree(table: schema.Table) -> str:
+    """The table, its partitions, and whatever inherits from it."""
+    return (
+        f"WITH RECURSIVE tree(relid) AS (SELECT {_oid(table)} UNION SELECT i.inhrelid FROM pg_inherits i "
+        "JOIN tree ON i.inhparent = tree.relid) SELECT relid FROM tree"
+    )
 
 
 def _at(table: schema.Table, at: int | str) -> str:

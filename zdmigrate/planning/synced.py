@@ -11,7 +11,7 @@ from zdmigrate.hazards import Hazard
 from zdmigrate.phases import Phase
 from zdmigrate.plan import ALWAYS_TODO, Gate, LockMode, Mode, RowWork, Step, TableLock
 from zdmigrate.planning import names, probes, sync
-from zdmigrate.planning.parts import Scope, alter, on, transaction_step
+from zdmigrate.planning.parts import Scope, alter, on, refuse_hidden_rows, transaction_step
 from zdmigrate.planning.rebinding import Rebinding
 from zdmigrate.sqltext import AmbiguousName, columns_in, ident, literal
 
@@ -121,13 +121,21 @@ class Synced:
 
     def remove(self) -> tuple[str, ...]:
         """Drop triggers, then functions."""
-        target = ident(self.table.schema, self.table.name)
+        triggers = tuple(
+            f"DROP TRIGGER IF EXISTS {ident(name)} ON {target}"
+            for target in self._targets
+            for name in self.trigger_names
+        )
         if self.scope.sync == "app":
-            drop = (f"DROP TRIGGER IF EXISTS {ident(self._guard_name)} ON {target}",)
-            return (*drop, f"DROP FUNCTION IF EXISTS {self.function('guard')}()")
+            return (*triggers, f"DROP FUNCTION IF EXISTS {self.function('guard')}()")
         functions = dict.fromkeys(t.function for t in self._triggers())
-        triggers = tuple(f"DROP TRIGGER IF EXISTS {ident(t.name)} ON {target}" for t in self._triggers())
         return (*triggers, *(f"DROP FUNCTION IF EXISTS {function}()" for function in functions))
+
+    @property
+    def _targets(self) -> tuple[str, ...]:
+        """What triggers are created on. Partitions get theirs from the table, children do not."""
+        children = (ident(child.schema, child.name) for child in self.table.children)
+        return (ident(self.table.schema, self.table.name), *children)
 
     def fill(self) -> Step:
         """The backfill, for all pairs in one pass."""
@@ -220,10 +228,13 @@ class Synced:
         """What the table's own triggers mean for sync and backfill."""
         # session_replication_role = replica keeps ordinary triggers silent, and wakes ENABLE REPLICA ones.
         firing = ("A", "R") if self.scope.snapshot.may_suppress_triggers else ("A", "O")
+        old = {column.name for pair in self.pairs for column in pair.old}
+        # Those that fire for an old column will fire for the new one beside it, too.
         would_fire = [
-            t.name for t in self.table.triggers if "UPDATE" in t.events and t.enabled in firing and not t.update_of
-        ]
-        if not would_fire:
+            t.name for t in self.table.all_triggers
+            if "UPDATE" in t.events and t.enabled in firing and (not t.update_of or old & set(t.update_of))
+        ]  # fmt: skip
+        if not would_fire or not self._fills:
             return (), ()
         shown = f"{self.table.schema}.{self.table.name}"
         message = f"the backfill updates rows of {shown} and fires its triggers: {', '.join(would_fire)}"
@@ -232,9 +243,9 @@ class Synced:
             'or accept it: --override table_triggers="reason"'
         )
         hazard = Hazard(id="B01", phase=Phase.BACKFILL, message=message, remedy=remedy, accept="table_triggers")
-        return (hazard,), (
-            Gate(name="table_triggers", phase=Phase.BACKFILL, detail=f"{message}; {remedy}", exit_code=6),
-        )
+        now = probes.firing(self.table, (name for name, _ in self.rows.assignments), control=self.scope.control)
+        detail = f"{message}; {remedy}"
+        return (hazard,), (Gate(name="table_triggers", phase=Phase.BACKFILL, detail=detail, exit_code=6, query=now),)
 
     def refuse_unsyncable(self) -> None:
         """Refuse what triggers cannot keep equal.
@@ -243,6 +254,14 @@ class Synced:
             Unsafe: with the remedy.
         """
         shown = f"{self.table.schema}.{self.table.name}"
+        refuse_hidden_rows(self.table, self.scope.snapshot.role)
+        parts = (*self.table.partitions, *self.table.children)
+        foreign = [f"{leaf.schema}.{leaf.name}" for leaf in parts if leaf.foreign]
+        if foreign and self._fills:
+            raise Unsafe(
+                f"{', '.join(foreign)} is a foreign table: rows of {shown} that another server stores cannot be filled from here",
+                hint="detach it, migrate it on its own server, and attach it again when the migration is complete",
+            )
         if self.table.rules:
             raise Unsafe(
                 f"{shown} has rewrite rules ({', '.join(self.table.rules)}), which change what a write does before triggers",
@@ -273,7 +292,7 @@ class Synced:
 
     @property
     def _settles(self) -> bool:
-        return self._fills and any(t.before and t.row for t in self.table.triggers)
+        return self._fills and any(t.before and t.row for t in self.table.all_triggers)
 
     @property
     def _fills(self) -> bool:
@@ -287,19 +306,18 @@ class Synced:
         return self.scope.name(f"{kind}_v1", self.label, self.table.schema, self.table.name)
 
     def _triggers(self) -> tuple[_Trigger, ...]:
-        target = ident(self.table.schema, self.table.name)
-        others = frozenset(t.name for t in self.table.triggers if t.before and t.row)
+        others = frozenset(t.name for t in self.table.all_triggers if t.before and t.row)
         when = sync.disturbed(self.pairs)
         base = self.scope.name("sync", self.label, self.table.schema, self.table.name)
         both = "INSERT OR UPDATE" if self._fills else "INSERT"
-        made = [self._trigger(target, names.first_trigger(base, others), "sync", both, when)]
+        made = [self._trigger(names.first_trigger(base, others), "sync", both, when)]
         if self._settles:
-            made.append(self._trigger(target, names.last_trigger(base, others), "settle", both, when))
+            made.append(self._trigger(names.last_trigger(base, others), "settle", both, when))
         if self._keyed:
             # After everybody who may still change the key; an UPDATE to a new key meets an INSERT of it just as well.
             for kind, events, condition in (("xkey", "INSERT", None), ("ykey", "UPDATE", sync.key_changes(self.pairs))):
                 name = names.last_trigger(self.scope.name(kind, self.label, self.table.schema, self.table.name), others)
-                made.append(self._trigger(target, name, "key", events, condition))
+                made.append(self._trigger(name, "key", events, condition))
         return tuple(made)
 
     def _probe(self) -> str:
@@ -309,27 +327,32 @@ class Synced:
             last = "\U0010fffd"  # nothing to settle: a later trigger may do as it likes
         return probes.triggers(self.table, tuple(t.name for t in made), control=self.scope.control, last=last)
 
-    def _trigger(self, target: str, name: str, kind: str, events: str, when: str | None) -> _Trigger:
+    def _trigger(self, name: str, kind: str, events: str, when: str | None) -> _Trigger:
         function = self.function(kind)
-        return _Trigger(
-            name=name, function=function, create=sync.trigger(target, name, function, events=events, when=when)
-        )
+        create = [s for t in self._targets for s in sync.trigger(t, name, function, events=events, when=when)]
+        return _Trigger(name=name, function=function, create=tuple(create))
 
     @property
     def _guard_name(self) -> str:
         return self.scope.name("guard", self.label, self.table.schema, self.table.name)
 
     def _guard(self, *extra: str, undo: tuple[str, ...]) -> Step:
-        target = ident(self.table.schema, self.table.name)
         record = ident(self.scope.control, "sync_violation")
         when = sync.any_unfilled(self.pairs, sync.Row("NEW."))
         function = self.function("guard")
+        guards = [
+            statement
+            for target in self._targets
+            for statement in sync.trigger(
+                target, self._guard_name, function, events="INSERT OR UPDATE", when=when, timing="AFTER"
+            )
+        ]
         return transaction_step(
             self.scope, Phase.DUAL_WRITE, f"guard.{self.label}", f"count writes that leave {self.label} diverged",
             probe=probes.triggers(self.table, (self._guard_name,), control=None),
             do=[
                 sync.guard_function(function, self.scope.migration, f"{self.table.schema}.{self.table.name}", record),
-                *sync.trigger(target, self._guard_name, function, events="INSERT OR UPDATE", when=when, timing="AFTER"),
+                *guards,
                 *extra,
             ],
             undo=[*self.remove(), *undo],

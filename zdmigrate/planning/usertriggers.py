@@ -34,6 +34,13 @@ def carried(
     found = Carried(gates=_functions(table, renamed))
     names = dict([*renamed, *replaced])
     left = frozenset(old for old, _ in replaced)
+    for trigger in table.partition_triggers:
+        if names.keys() & set(trigger.update_of):
+            raise Unsafe(
+                f"{trigger.identity} fires for some columns only, one of which gets another name: it would miss what "
+                f"version N+1 writes, and triggers of single partitions are not made again",
+                hint=f"create it on {table.schema}.{table.name}, or for every UPDATE",
+            )
     for trigger in table.triggers:
         fires = names.keys() & set(trigger.update_of)
         if not fires and not depends(table, trigger, left):

@@ -79,15 +79,23 @@ SELECT current_user::text, (SELECT rolsuper FROM pg_roles WHERE rolname = curren
        OR has_parameter_privilege('session_replication_role', 'SET')
 """
 
-_TABLES = """
+# A table, its partitions, and whatever inherits from it.
+_TREE = """(
+    WITH RECURSIVE tree(relid) AS (
+        SELECT {root} UNION SELECT i.inhrelid FROM pg_inherits i JOIN tree ON i.inhparent = tree.relid
+        WHERE NOT i.inhdetachpending
+    ) SELECT relid FROM tree
+)"""
+_WHOLE = _TREE.format(root="c.oid")
+
+_TABLES = f"""
 SELECT n.nspname, c.relname, c.oid::bigint, c.relkind, pg_get_userbyid(c.relowner)::text,
        pg_has_role(c.relowner, 'USAGE'), c.relispartition,
        NOT c.relispartition AND (EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = c.oid)
            OR c.relkind = 'r' AND EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = c.oid)),
        (SELECT coalesce(sum(greatest(l.reltuples, 0)), 0)::bigint FROM pg_class l
-        WHERE l.oid = c.oid OR l.oid IN (SELECT relid FROM pg_partition_tree(c.oid) WHERE isleaf)),
-       (SELECT coalesce(sum(pg_total_relation_size(r.relid)), 0)::bigint
-        FROM (SELECT relid FROM pg_partition_tree(c.oid) UNION SELECT c.oid) r(relid)),
+        WHERE l.relkind <> 'p' AND l.oid IN {_WHOLE}),
+       (SELECT coalesce(sum(pg_total_relation_size(r.relid)), 0)::bigint FROM {_WHOLE} r(relid)),
        ARRAY(SELECT a.attname::text FROM pg_partitioned_table p
              CROSS JOIN LATERAL unnest(p.partattrs::smallint[]) k(attnum)
              JOIN pg_attribute a ON a.attrelid = p.partrelid AND a.attnum = k.attnum
@@ -95,13 +103,15 @@ SELECT n.nspname, c.relname, c.oid::bigint, c.relkind, pg_get_userbyid(c.relowne
        ARRAY(SELECT p.pubname::text FROM pg_publication p WHERE p.puballtables
              OR EXISTS (SELECT FROM pg_publication_rel r WHERE r.prpubid = p.oid AND r.prrelid = c.oid AND r.prattrs IS NULL)
              OR EXISTS (SELECT FROM pg_publication_namespace s WHERE s.pnpubid = p.oid AND s.pnnspid = n.oid)),
-       ARRAY(SELECT r.rulename::text FROM pg_rewrite r WHERE r.ev_class = c.oid),
+       ARRAY(SELECT r.rulename::text FROM pg_rewrite r WHERE r.ev_class IN {_WHOLE}),
        has_schema_privilege(n.oid, 'CREATE'),
        ARRAY(SELECT jsonb_build_array(CASE WHEN x.grantee = 0 THEN NULL ELSE pg_get_userbyid(x.grantee)::text END,
                                       x.privilege_type, x.is_grantable)
              FROM aclexplode(c.relacl) x WHERE x.grantee <> c.relowner),
        c.relrowsecurity, obj_description(c.oid, 'pg_class'), c.relreplident::text,
-       has_any_column_privilege(c.oid, 'REFERENCES')
+       has_any_column_privilege(c.oid, 'REFERENCES'),
+       EXISTS (SELECT FROM {_WHOLE} t(relid) WHERE row_security_active(t.relid)),
+       EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = c.oid)
 FROM pg_class c
 JOIN pg_namespace n ON n.oid = c.relnamespace
 JOIN unnest(%s::text[], %s::text[]) w(schema, name) ON n.nspname = w.schema AND c.relname = w.name
@@ -211,18 +221,25 @@ WHERE k.conrelid = ANY (%s) AND k.contype IN ('c', 'f', 'n', 'p', 'u', 'x')
 ORDER BY k.conrelid, k.conname
 """
 
-_TRIGGERS = """
-SELECT t.tgrelid::bigint, t.tgname, t.tgenabled::text, (t.tgtype & 2) > 0, (t.tgtype & 1) > 0,
+_TRIGGER = """
+SELECT w.oid, t.tgname, t.tgenabled::text, (t.tgtype & 2) > 0, (t.tgtype & 1) > 0,
        array_remove(ARRAY[CASE WHEN (t.tgtype & 4) > 0 THEN 'INSERT' END, CASE WHEN (t.tgtype & 16) > 0 THEN 'UPDATE' END,
                           CASE WHEN (t.tgtype & 8) > 0 THEN 'DELETE' END], NULL),
        ARRAY(SELECT a.attname::text FROM unnest(t.tgattr::smallint[]) WITH ORDINALITY u(attnum, place)
              JOIN pg_attribute a ON a.attrelid = t.tgrelid AND a.attnum = u.attnum ORDER BY u.place),
        pg_get_triggerdef(t.oid), obj_description(t.oid, 'pg_trigger'),
        pg_describe_object('pg_trigger'::regclass, t.oid, 0), n.nspname
-FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_namespace n ON n.oid = p.pronamespace
-WHERE t.tgrelid = ANY (%s) AND NOT t.tgisinternal
-ORDER BY t.tgrelid, t.tgname
+FROM unnest(%s::bigint[]) w(oid) CROSS JOIN LATERAL ({relations}) r(oid, own)
+JOIN pg_trigger t ON t.tgrelid = r.oid AND NOT t.tgisinternal AND (r.own OR t.tgparentid = 0)
+JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_namespace n ON n.oid = p.pronamespace
+ORDER BY 1, t.tgrelid, t.tgname
 """
+_TRIGGERS = _TRIGGER.format(relations="SELECT w.oid::oid, true")
+_PARTITION_TRIGGERS = _TRIGGER.format(
+    relations="SELECT tree.relid, false FROM "
+    + _TREE.format(root="w.oid::oid")
+    + " AS tree WHERE tree.relid <> w.oid::oid"
+)
 
 # Those of its triggers, and those whose text mentions its name: the catalog knows no more of what a body is about.
 _FUNCTIONS = """
@@ -400,6 +417,16 @@ ORDER BY 1, t.level, 2, 3
 """
 
 
+_CHILDREN = f"""
+SELECT w.oid, n.nspname, c.relname, NULL, NULL, false, c.relkind = 'f', c.relreplident::text, NULL
+FROM unnest(%s::bigint[]) w(oid) JOIN pg_class r ON r.oid = w.oid::oid AND r.relkind = 'r'
+CROSS JOIN LATERAL {_TREE.format(root="w.oid::oid")} t
+JOIN pg_class c ON c.oid = t.relid JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE t.relid <> r.oid
+ORDER BY 1, 2, 3
+"""
+
+
 def _tables(cursor: session.Cursor, wanted: Sequence[Name], control_schema: str) -> list[schema.Table]:
     rows = cursor.execute(_TABLES, ([s for s, _ in wanted], [n for _, n in wanted])).fetchall()
     oids = [row[2] for row in rows]
@@ -407,8 +434,10 @@ def _tables(cursor: session.Cursor, wanted: Sequence[Name], control_schema: str)
     columns = _grouped(cursor, _COLUMNS, oids, _column)
     constraints = _grouped(cursor, _CONSTRAINTS, oids, _constraint)
     triggers = _grouped(cursor, _TRIGGERS, oids, lambda row: (row[-1], _trigger(row)))
+    others = _grouped(cursor, _PARTITION_TRIGGERS, oids, lambda row: (row[-1], _trigger(row)))
     dependents = _grouped(cursor, _DEPENDENTS, oids, lambda r: schema.Dependent(column=r[0], kind=r[1], identity=r[2]))
     partitions = _grouped(cursor, _PARTITIONS, oids, _leaf)
+    children = _grouped(cursor, _CHILDREN, oids, _leaf)
     sequences = _grouped(cursor, _SEQUENCES, oids, _sequence)
     functions = _grouped(cursor, _FUNCTIONS, oids, lambda row: row)
     reliant = _grouped(cursor, _RELIANT, oids, _reliance)
@@ -431,6 +460,8 @@ def _tables(cursor: session.Cursor, wanted: Sequence[Name], control_schema: str)
                 columns=tuple(_with_hash(cursor, column) if column.name in unique else column for column in columns[oid]),
                 indexes=tuple(indexes[oid]), constraints=tuple(constraints[oid]),
                 triggers=tuple(t for home, t in triggers[oid] if home != control_schema),
+                partition_triggers=tuple(t for home, t in others[oid] if home != control_schema), hides_rows=row[19],
+                is_child=row[20] and not row[6], children=tuple(children[oid]),
                 functions=tuple(_about(row[1], columns[oid], functions[oid], control_schema)),
                 dependents=tuple(dependents[oid]), partitions=tuple(partitions[oid]), views=tuple(views[oid]),
                 policies=tuple(policies[oid]), routines=tuple(routines[oid]), statistics=tuple(statistics[oid]),

@@ -13,13 +13,17 @@ from typing import Any, TypeAlias
 
 import psycopg
 from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from zdmigrate.errors import Unsafe
 
 Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
 Cursor: TypeAlias = psycopg.Cursor[tuple[Any, ...]]
 
+NAME = "zdmigrate "
+"""What the ``application_name`` of every session begins with."""
 CATALOG_PATH = "pg_catalog"
+_LAST_WORDS = ("57P01", "57P02", "57P03")  # ended by an administrator, by a crash, not (yet) accepting connections
 MINIMUM_VERSION = 150000
 
 _IDLE_IN_TRANSACTION = timedelta(seconds=5)
@@ -38,6 +42,10 @@ _SETTINGS = {
 }
 
 
+# A network that is cut says nothing: within half a minute it is found out, and not after two hours.
+_KEEPALIVES = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 4, "tcp_user_timeout": 30_000}
+
+
 def connect(conninfo: str, *, purpose: str) -> Connection:
     """A direct, autocommit connection with every timeout set; `purpose` shows in ``application_name``.
 
@@ -45,9 +53,8 @@ def connect(conninfo: str, *, purpose: str) -> Connection:
         Unsafe: a connection pooler stands between, the server is a standby, or older than 15.
         psycopg.OperationalError: no connection.
     """
-    connection = psycopg.connect(
-        conninfo, autocommit=True, prepare_threshold=None, application_name=f"zdmigrate {purpose}"
-    )
+    given = _KEEPALIVES | conninfo_to_dict(conninfo) | {"application_name": f"{NAME}{purpose}"}
+    connection = psycopg.connect(make_conninfo("", **given), autocommit=True, prepare_threshold=None)
     try:
         _prepare(connection)
     except BaseException:
@@ -75,6 +82,11 @@ def _prepare(connection: Connection) -> None:
         connection.execute("SELECT pg_catalog.set_config('client_connection_check_interval', '2000', false)")
 
 
+def is_lost(error: psycopg.Error) -> bool:
+    """Whether the server, or the way to it, is gone: no answer, or an administrator's or a crash's last words."""
+    return isinstance(error, psycopg.OperationalError) and (error.sqlstate is None or error.sqlstate in _LAST_WORDS)
+
+
 @contextlib.contextmanager
 def transaction(
     connection: Connection,
@@ -96,10 +108,16 @@ def transaction(
 
 @contextlib.contextmanager
 def rolled_back(
-    connection: Connection, *, lock_timeout: timedelta, search_path: str = CATALOG_PATH
+    connection: Connection,
+    *,
+    lock_timeout: timedelta,
+    statement_timeout: timedelta = timedelta(seconds=60),
+    search_path: str = CATALOG_PATH,
 ) -> Iterator[Cursor]:
     """A transaction that leaves nothing behind."""
-    inner = transaction(connection, lock_timeout=lock_timeout, search_path=search_path)
+    inner = transaction(
+        connection, lock_timeout=lock_timeout, statement_timeout=statement_timeout, search_path=search_path
+    )
     with connection.transaction(force_rollback=True), inner as cursor:
         yield cursor
 

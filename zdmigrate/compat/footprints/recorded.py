@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from zdmigrate.compat.footprint import Footprint
-from zdmigrate.engine.wording import counted
 from zdmigrate.errors import UsageError, ZdmigrateError
+from zdmigrate.wording import counted
 
 __all__ = ["Wanted", "footprint", "summary", "write"]
 

@@ -15,9 +15,9 @@ from zdmigrate.compat.probing.probes import Probe
 from zdmigrate.compat.probing.roundtrips import Mapped
 from zdmigrate.compat.probing.rows import Row, Samples
 from zdmigrate.compat.report import Finding, Layer, State, Unproven, Version
-from zdmigrate.engine.wording import counted
 from zdmigrate.postgres.shapes import Relation, Shapes
 from zdmigrate.sqltext import ident
+from zdmigrate.wording import counted
 
 __all__ = ["Home", "Needs", "Settled", "settle"]
 

@@ -1,0 +1,1 @@
+"""The benchmark of the backfill: see `python -m benchmarks.backfill --help`."""

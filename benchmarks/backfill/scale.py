@@ -1,0 +1,58 @@
+"""Whether size matters: what a row costs, and how much memory the process takes, at several sizes of the table.
+
+Without replica and load, on a server of its own for each size. Memory is that of `zdmigrate advance --to backfill` as
+a command, with verification and index builds; the cost is that of the step that fills rows, unthrottled.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+
+from benchmarks.backfill import job, runs, table, wal
+from tests.support import large_schema, peak
+from zdmigrate.postgres.servers import ScratchServer, find_binaries
+
+ROOT = Path(__file__).parents[2]
+_TEMPLATE, _COPY = "whole", "copy"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Size:
+    """One size of the table. Costs are per row, `wal_bytes_after` those of the rest of the phase; memory is of the process."""
+
+    rows: int
+    seconds: float
+    wal_bytes: float
+    wal_bytes_after: float
+    peak_memory: int
+
+
+def measure(rows: int, *, base: Path | None, folder: Path) -> Size:
+    """Fill a table of that size twice: its copy by our function alone, then itself by the command."""
+    with ScratchServer.start(find_binaries(18), settings=runs.settings(rows), fsync=True, base=base) as server:
+        table.prepare(server)
+        table.build(server, _TEMPLATE, rows=rows, fillfactor=100, migrations=table.write_project(folder))
+        table.copy(server, _COPY, _TEMPLATE)
+        with server.connect() as connection:
+            begin = wal.now(connection).bytes
+            done = job.run("ours_fast", server.conninfo(_COPY, user=table.OWNER))
+            filled = wal.now(connection).bytes
+            server.drop_database(_COPY)
+            again = wal.now(connection).bytes
+            memory = _peak_of_command(server.conninfo(_TEMPLATE, user=table.OWNER), folder)
+            end = wal.now(connection).bytes
+    fill = (filled - begin) / rows
+    return Size(
+        rows=rows,
+        seconds=done.seconds / rows,
+        wal_bytes=fill,
+        wal_bytes_after=(end - again) / rows - fill,
+        peak_memory=memory,
+    )
+
+
+def _peak_of_command(conninfo: str, folder: Path) -> int:
+    command = (sys.executable, "-m", "zdmigrate", "advance", "--to", "backfill")
+    return peak.usage(command, cwd=folder, env=large_schema.environment(conninfo, ROOT, folder / "cache")).bytes
