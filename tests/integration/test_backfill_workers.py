@@ -16,12 +16,12 @@ from psycopg import sql
 
 from tests.support import servers
 from zdmigrate.backfill import worker
-from zdmigrate.backfill.governor import Governor, Limits
+from zdmigrate.backfill.bad_rows.quarantine import Limit, Quarantine
+from zdmigrate.backfill.bad_rows.setting_aside import Aside
 from zdmigrate.backfill.membership import Membership
-from zdmigrate.backfill.quarantine import Limit, Quarantine
+from zdmigrate.backfill.pacing.governor import Governor, Limits
 from zdmigrate.backfill.rights import Rights
 from zdmigrate.backfill.session import Session
-from zdmigrate.backfill.setting_aside import Aside
 from zdmigrate.backfill.state import Store
 from zdmigrate.backfill.strategy import Mode, Oldest, Order
 from zdmigrate.backfill.working import Surroundings, Worker

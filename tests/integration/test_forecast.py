@@ -13,8 +13,8 @@ import psycopg
 import pytest
 
 from tests.support.servers import Database, ReplicaPair, connect
-from zdmigrate.backfill import forecast, probe
-from zdmigrate.backfill.forecast import Forecast, Outcome
+from zdmigrate.backfill.forecasts import forecast, probe
+from zdmigrate.backfill.forecasts.forecast import Forecast, Outcome
 from zdmigrate.config import Config
 from zdmigrate.engine import forecasting
 from zdmigrate.engine.project import Project, forecasts_offline, plan_offline

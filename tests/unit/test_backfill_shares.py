@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from zdmigrate.backfill.control import Control
-from zdmigrate.backfill.governor import Governor, Limits
+from zdmigrate.backfill.pacing.governor import Governor, Limits
 
 
 class Clock:

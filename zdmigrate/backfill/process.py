@@ -13,8 +13,8 @@ from typing import Any
 import psycopg
 
 from zdmigrate.backfill import control
-from zdmigrate.backfill.governor import Governor
 from zdmigrate.backfill.membership import Company, Membership
+from zdmigrate.backfill.pacing.governor import Governor
 from zdmigrate.backfill.progress import Meter, Readings, Snapshot, Throttled
 from zdmigrate.backfill.relations import Relation
 from zdmigrate.backfill.state import Cursor, Filled

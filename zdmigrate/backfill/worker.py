@@ -15,14 +15,14 @@ from typing import Any
 
 import psycopg
 
-from zdmigrate.backfill.failures import RowFailed
-from zdmigrate.backfill.governor import Governor, Limits
+from zdmigrate.backfill.bad_rows.failures import RowFailed
+from zdmigrate.backfill.bad_rows.setting_aside import Aside
 from zdmigrate.backfill.membership import Membership
+from zdmigrate.backfill.pacing.governor import Governor, Limits
 from zdmigrate.backfill.process import Connect, Narrator, Others, Shared, Steering
 from zdmigrate.backfill.progress import Snapshot
 from zdmigrate.backfill.rights import Rights
 from zdmigrate.backfill.session import Session
-from zdmigrate.backfill.setting_aside import Aside
 from zdmigrate.backfill.state import Cursor, Store
 from zdmigrate.backfill.throttles.watching import Watch
 from zdmigrate.backfill.transforming import Function

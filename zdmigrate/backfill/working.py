@@ -11,13 +11,13 @@ from datetime import timedelta
 from psycopg import errors
 
 from zdmigrate.backfill import relations
+from zdmigrate.backfill.bad_rows.setting_aside import Aside, SettingAside
 from zdmigrate.backfill.filling import Filler
-from zdmigrate.backfill.governor import Governor
 from zdmigrate.backfill.leftovers import Leftovers
+from zdmigrate.backfill.pacing.governor import Governor
 from zdmigrate.backfill.relations import Relation
 from zdmigrate.backfill.rights import Rights
 from zdmigrate.backfill.session import Session
-from zdmigrate.backfill.setting_aside import Aside, SettingAside
 from zdmigrate.backfill.state import Cursor, Filled, Moved, Store, Window
 from zdmigrate.backfill.strategy import Mode, Oldest, Order, stripes
 from zdmigrate.backfill.transforming import Function

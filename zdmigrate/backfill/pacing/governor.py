@@ -15,9 +15,9 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Protocol
 
-from zdmigrate.backfill.bucket import TokenBucket
 from zdmigrate.backfill.control import Control
-from zdmigrate.backfill.pace import Crew, Pace
+from zdmigrate.backfill.pacing.bucket import TokenBucket
+from zdmigrate.backfill.pacing.pace import Crew, Pace
 
 _LOOK = 0.05
 """Seconds between two looks of one who may not go on."""
