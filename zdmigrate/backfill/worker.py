@@ -100,10 +100,13 @@ def run(
         rights = Rights.of(of.connection)
         return Worker(number, of, store(of), rows, around, aside=aside, rights=rights, function=function)
 
-    def check() -> None:
-        shared.refuse_failed()
+    def tell() -> None:
         for notice in shared.notices():
             say(notice)
+
+    def check() -> None:
+        shared.refuse_failed()
+        tell()
         if should_stop():
             raise Stopped
         narrator.when_due()
@@ -136,6 +139,7 @@ def run(
             shared.end()
             return Outcome(rows=store(mine).rows(), complete=False)
     shared.refuse_failed()
+    tell()
     filled = store(mine).rows()
     shared.see(filled, None)
     narrator.now()
