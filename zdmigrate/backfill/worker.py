@@ -100,13 +100,9 @@ def run(
         rights = Rights.of(of.connection)
         return Worker(number, of, store(of), rows, around, aside=aside, rights=rights, function=function)
 
-    def tell() -> None:
-        for notice in shared.notices():
-            say(notice)
-
     def check() -> None:
         shared.refuse_failed()
-        tell()
+        shared.say_notes(say)
         if should_stop():
             raise Stopped
         narrator.when_due()
@@ -139,7 +135,7 @@ def run(
             shared.end()
             return Outcome(rows=store(mine).rows(), complete=False)
     shared.refuse_failed()
-    tell()
+    shared.say_notes(say)
     filled = store(mine).rows()
     shared.see(filled, None)
     narrator.now()
