@@ -331,4 +331,4 @@ def test_the_snapshot_is_a_file_that_people_can_read(site: Site) -> None:
 
 
 def test_the_pace_is_the_configured_one(site: Site) -> None:
-    assert forecasting.pacing(site.config.backfill).pause == 0.035
+    assert forecasting.pacing(site.config.backfill).pause == 0.025
