@@ -2,7 +2,7 @@
 
 ``python -m benchmarks.forecast [--rows 200000] [--major 18] [--shape NAME]…`` on a scratch server. Each shape of a table
 is forecast from statistics and from a probe, then its backfill runs after a checkpoint: outcome by forecast. Below that
-are the records that it wrote for each row, as pg_waldump counts them: `zdmigrate.backfill.costs` has their sizes as
+are the records that it wrote for each row, as pg_waldump counts them: `zdmigrate.backfill.forecasts.costs` has their sizes as
 constants. The exit status is 1 where WAL or heap growth miss their targets: a factor of 2, with a probe 1.5.
 """
 
@@ -20,8 +20,8 @@ from typing import Any
 
 import psycopg
 
-from zdmigrate.backfill import forecast
-from zdmigrate.backfill.forecast import Forecast, Outcome
+from zdmigrate.backfill.forecasts import forecast
+from zdmigrate.backfill.forecasts.forecast import Forecast, Outcome
 from zdmigrate.config import Config
 from zdmigrate.engine.project import Project
 from zdmigrate.engine.reporting import Event

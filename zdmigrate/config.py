@@ -40,7 +40,7 @@ class Backfill:
 
     window_pages: int = 250
     stripes: int = 24
-    pause: timedelta = timedelta(milliseconds=35)
+    pause: timedelta = timedelta(milliseconds=25)
     workers: int = 1
     target_latency: timedelta = timedelta(milliseconds=50)
     rate: int | None = None

@@ -16,13 +16,13 @@ from zdmigrate.phases import Phase
 from zdmigrate.postgres.servers import ScratchServer
 
 OWNER = "owner"
-"""Who works: no superuser, because few have one."""
+"""Who works: no superuser, because few have one; but it sees how far standbys are."""
 COMPRESSOR = "compressor"
 """The same, and it may set `wal_compression`."""
 MIGRATION = "0001_email_address"
 
 _ROLES = f"""
-CREATE ROLE {OWNER} LOGIN;
+CREATE ROLE {OWNER} LOGIN IN ROLE pg_read_all_stats;
 CREATE ROLE {COMPRESSOR} LOGIN IN ROLE {OWNER};
 GRANT SET ON PARAMETER wal_compression TO {COMPRESSOR}
 """

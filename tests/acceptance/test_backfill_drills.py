@@ -21,8 +21,8 @@ from tests.support.crowd import Crowd
 from tests.support.processes import ROOT, Forker, Running, Site, transaction, until
 from tests.support.servers import Database, base_for_tests
 from zdmigrate.backfill import worker
-from zdmigrate.backfill.quarantine import Limit, Quarantine
-from zdmigrate.backfill.setting_aside import Aside
+from zdmigrate.backfill.bad_rows.quarantine import Limit, Quarantine
+from zdmigrate.backfill.bad_rows.setting_aside import Aside
 from zdmigrate.plan import RowWork
 from zdmigrate.postgres.servers import ScratchServer, ServerBinaries
 

@@ -72,7 +72,8 @@ def test_two_processes_share_it(shop: Site) -> None:
     document = "SELECT count(*) FROM zdmigrate.backfill_process WHERE document -> 'processes' = '2'"
     until(lambda: shop.value(document) == 2, "they know of each other")
     helped = second.wait().expect(0)
-    assert f"{N} rows are filled" in helped.out
+    # It may see the last row filled, or the other one's phase complete.
+    assert f"{N} rows are filled" in helped.out or "the backfill is complete" in helped.out
     first.wait().expect(0)
     right(shop)
     actions = [action for (action,) in shop.rows("SELECT action FROM zdmigrate.event WHERE action = 'join'")]

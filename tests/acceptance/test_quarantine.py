@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.support.processes import Site, transaction, until
-from zdmigrate.backfill.quarantine import Failure, Quarantine
+from zdmigrate.backfill.bad_rows.quarantine import Failure, Quarantine
 from zdmigrate.backfill.relations import Relation
 from zdmigrate.postgres import session
 

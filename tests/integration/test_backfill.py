@@ -20,7 +20,7 @@ from psycopg import sql
 
 from tests.support import servers
 from zdmigrate.backfill import state, verification, worker
-from zdmigrate.backfill.failures import RowFailed
+from zdmigrate.backfill.bad_rows.failures import RowFailed
 from zdmigrate.backfill.rights import Rights
 from zdmigrate.control import install
 from zdmigrate.control.fence import Fence

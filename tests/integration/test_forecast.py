@@ -13,8 +13,8 @@ import psycopg
 import pytest
 
 from tests.support.servers import Database, ReplicaPair, connect
-from zdmigrate.backfill import forecast, probe
-from zdmigrate.backfill.forecast import Forecast, Outcome
+from zdmigrate.backfill.forecasts import forecast, probe
+from zdmigrate.backfill.forecasts.forecast import Forecast, Outcome
 from zdmigrate.config import Config
 from zdmigrate.engine import forecasting
 from zdmigrate.engine.project import Project, forecasts_offline, plan_offline
@@ -331,4 +331,4 @@ def test_the_snapshot_is_a_file_that_people_can_read(site: Site) -> None:
 
 
 def test_the_pace_is_the_configured_one(site: Site) -> None:
-    assert forecasting.pacing(site.config.backfill).pause == 0.035
+    assert forecasting.pacing(site.config.backfill).pause == 0.025

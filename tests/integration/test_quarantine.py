@@ -14,10 +14,10 @@ import pytest
 from psycopg import sql
 
 from tests.support import servers
-from zdmigrate.backfill import quarantine
-from zdmigrate.backfill.quarantine import Entry, Failure, Quarantine, QuarantineFull
+from zdmigrate.backfill.bad_rows import quarantine
+from zdmigrate.backfill.bad_rows.quarantine import Entry, Failure, Quarantine, QuarantineFull
+from zdmigrate.backfill.bad_rows.second_try import Result, SecondTry, Tried
 from zdmigrate.backfill.relations import Relation
-from zdmigrate.backfill.second_try import Result, SecondTry, Tried
 from zdmigrate.control import install
 from zdmigrate.errors import Waiting
 from zdmigrate.plan import RowWork

@@ -21,13 +21,14 @@ from psycopg.types.range import Range
 
 from tests.support import servers
 from tests.support.processes import until
-from zdmigrate.backfill import quarantine, values, verification, worker
-from zdmigrate.backfill.failures import RowFailed
-from zdmigrate.backfill.governor import Limits
+from zdmigrate.backfill import values, verification, worker
+from zdmigrate.backfill.bad_rows import quarantine
+from zdmigrate.backfill.bad_rows.failures import RowFailed
+from zdmigrate.backfill.bad_rows.quarantine import Entry, Limit, Quarantine, QuarantineFull
+from zdmigrate.backfill.bad_rows.second_try import Result, SecondTry, Tried
+from zdmigrate.backfill.bad_rows.setting_aside import Aside
+from zdmigrate.backfill.pacing.governor import Limits
 from zdmigrate.backfill.progress import Snapshot
-from zdmigrate.backfill.quarantine import Entry, Limit, Quarantine, QuarantineFull
-from zdmigrate.backfill.second_try import Result, SecondTry, Tried
-from zdmigrate.backfill.setting_aside import Aside
 from zdmigrate.backfill.transforming import FunctionBroken
 from zdmigrate.control import install
 from zdmigrate.control.fence import Fence

@@ -15,7 +15,7 @@ import psycopg
 from psycopg import sql
 
 from zdmigrate.backfill import worker
-from zdmigrate.backfill.governor import Limits
+from zdmigrate.backfill.pacing.governor import Limits
 from zdmigrate.control import install
 from zdmigrate.control.fence import Fence
 from zdmigrate.plan import RowWork

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zdmigrate.backfill.bucket import TokenBucket
+from zdmigrate.backfill.pacing.bucket import TokenBucket
 
 
 @dataclasses.dataclass

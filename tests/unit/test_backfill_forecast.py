@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zdmigrate import schema
-from zdmigrate.backfill import costs, forecast, layout
+from zdmigrate.backfill.forecasts import costs, forecast, layout
 from zdmigrate.cli import rendering
 from zdmigrate.engine import planned
 from zdmigrate.phases import Phase

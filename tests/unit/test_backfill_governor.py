@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zdmigrate.backfill.control import Control
-from zdmigrate.backfill.governor import Governor, Limits
+from zdmigrate.backfill.pacing.governor import Governor, Limits
 from zdmigrate.backfill.throttles.hysteresis import Hysteresis
 from zdmigrate.backfill.throttles.lag import LagLimits, judged
 from zdmigrate.backfill.throttles.pursuit import Pursuit

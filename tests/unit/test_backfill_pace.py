@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zdmigrate.backfill.pace import SAMPLES, Crew, Pace
+from zdmigrate.backfill.pacing.pace import SAMPLES, Crew, Pace
 
 TARGET = timedelta(milliseconds=50)
 events = st.lists(

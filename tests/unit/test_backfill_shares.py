@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from zdmigrate.backfill.control import Control
-from zdmigrate.backfill.governor import Governor, Limits
+from zdmigrate.backfill.pacing.governor import Governor, Limits
 
 
 class Clock:
@@ -21,7 +21,7 @@ class Clock:
 def waited(governor: Governor, clock: Clock) -> float:
     """How long a batch has to wait."""
     began = clock.now
-    governor.wait(lambda: None)
+    governor.wait(lambda: None, timedelta(hours=1))
     return clock.now - began
 
 

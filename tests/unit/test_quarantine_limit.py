@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from zdmigrate.backfill.quarantine import Limit
+from zdmigrate.backfill.bad_rows.quarantine import Limit
 
 
 @pytest.mark.parametrize(

@@ -9,13 +9,14 @@ from typing import Any
 import psycopg
 from psycopg import errors, sql
 
-from zdmigrate.backfill import failures, relations, statements
-from zdmigrate.backfill.failures import CONTENTION, RowFailed
-from zdmigrate.backfill.quarantine import Failure
+from zdmigrate.backfill import relations, statements
+from zdmigrate.backfill.bad_rows import failures
+from zdmigrate.backfill.bad_rows.failures import CONTENTION, RowFailed
+from zdmigrate.backfill.bad_rows.quarantine import Failure
+from zdmigrate.backfill.bad_rows.setting_aside import SettingAside
 from zdmigrate.backfill.relations import Relation
 from zdmigrate.backfill.rights import Rights
 from zdmigrate.backfill.session import Session
-from zdmigrate.backfill.setting_aside import SettingAside
 from zdmigrate.backfill.state import Filled, Store, Window
 from zdmigrate.backfill.statements import Filling
 from zdmigrate.backfill.transforming import MOST_ROWS, Computing, Function

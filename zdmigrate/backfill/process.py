@@ -6,15 +6,15 @@ import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
 
 from zdmigrate.backfill import control
-from zdmigrate.backfill.governor import Governor
 from zdmigrate.backfill.membership import Company, Membership
+from zdmigrate.backfill.pacing.governor import Governor
 from zdmigrate.backfill.progress import Meter, Readings, Snapshot, Throttled
 from zdmigrate.backfill.relations import Relation
 from zdmigrate.backfill.state import Cursor, Filled
@@ -159,10 +159,10 @@ class Shared:
         with self._lock:
             return self._meter.at(self._progress(), readings)
 
-    def notices(self) -> Iterator[str]:
-        """What was chosen, and why, since this was asked last."""
+    def say_notes(self, say: Callable[[str], None]) -> None:
+        """What was chosen, and why, since this was called last."""
         while self._notices:
-            yield self._notices.popleft()
+            say(self._notices.popleft())
 
     def tell(self, notice: str) -> None:
         """Say something to people."""

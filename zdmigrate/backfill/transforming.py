@@ -20,7 +20,7 @@ from psycopg import errors, sql
 from psycopg.adapt import PyFormat, Transformer
 from psycopg.types.json import Json, Jsonb
 
-from zdmigrate.backfill.quarantine import Failure
+from zdmigrate.backfill.bad_rows.quarantine import Failure
 from zdmigrate.backfill.relations import Relation
 from zdmigrate.backfill.session import Row
 from zdmigrate.backfill.statements import Filling

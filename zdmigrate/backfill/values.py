@@ -23,7 +23,7 @@ class Settings:
 
     window_pages: int = 250
     stripes: int = 24
-    pause: timedelta = timedelta(milliseconds=35)
+    pause: timedelta = timedelta(milliseconds=25)
     row_lock_timeout: timedelta = timedelta(milliseconds=100)
     statement_timeout: timedelta = timedelta(milliseconds=500)
     read_timeout: timedelta = timedelta(seconds=5)

@@ -11,9 +11,10 @@ from typing import Any
 import psycopg
 from psycopg import errors, sql
 
-from zdmigrate.backfill import failures, relations, statements
-from zdmigrate.backfill.failures import RowFailed
-from zdmigrate.backfill.quarantine import Failure
+from zdmigrate.backfill import relations, statements
+from zdmigrate.backfill.bad_rows import failures
+from zdmigrate.backfill.bad_rows.failures import RowFailed
+from zdmigrate.backfill.bad_rows.quarantine import Failure
 from zdmigrate.backfill.relations import Relation
 from zdmigrate.backfill.session import Session
 from zdmigrate.backfill.values import DEFAULTS, Progress, Settings

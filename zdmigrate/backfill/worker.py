@@ -15,14 +15,14 @@ from typing import Any
 
 import psycopg
 
-from zdmigrate.backfill.failures import RowFailed
-from zdmigrate.backfill.governor import Governor, Limits
+from zdmigrate.backfill.bad_rows.failures import RowFailed
+from zdmigrate.backfill.bad_rows.setting_aside import Aside
 from zdmigrate.backfill.membership import Membership
+from zdmigrate.backfill.pacing.governor import Governor, Limits
 from zdmigrate.backfill.process import Connect, Narrator, Others, Shared, Steering
 from zdmigrate.backfill.progress import Snapshot
 from zdmigrate.backfill.rights import Rights
 from zdmigrate.backfill.session import Session
-from zdmigrate.backfill.setting_aside import Aside
 from zdmigrate.backfill.state import Cursor, Store
 from zdmigrate.backfill.throttles.watching import Watch
 from zdmigrate.backfill.transforming import Function
@@ -102,8 +102,7 @@ def run(
 
     def check() -> None:
         shared.refuse_failed()
-        for notice in shared.notices():
-            say(notice)
+        shared.say_notes(say)
         if should_stop():
             raise Stopped
         narrator.when_due()
@@ -136,6 +135,7 @@ def run(
             shared.end()
             return Outcome(rows=store(mine).rows(), complete=False)
     shared.refuse_failed()
+    shared.say_notes(say)
     filled = store(mine).rows()
     shared.see(filled, None)
     narrator.now()

@@ -11,13 +11,13 @@ from datetime import timedelta
 from psycopg import errors
 
 from zdmigrate.backfill import relations
+from zdmigrate.backfill.bad_rows.setting_aside import Aside, SettingAside
 from zdmigrate.backfill.filling import Filler
-from zdmigrate.backfill.governor import Governor
 from zdmigrate.backfill.leftovers import Leftovers
+from zdmigrate.backfill.pacing.governor import Governor
 from zdmigrate.backfill.relations import Relation
 from zdmigrate.backfill.rights import Rights
 from zdmigrate.backfill.session import Session
-from zdmigrate.backfill.setting_aside import Aside, SettingAside
 from zdmigrate.backfill.state import Cursor, Filled, Moved, Store, Window
 from zdmigrate.backfill.strategy import Mode, Oldest, Order, stripes
 from zdmigrate.backfill.transforming import Function
@@ -32,8 +32,18 @@ _WAITING = 0.5
 """Share of a relation's time that may be spent waiting for the horizon: a small table has few windows to go on with."""
 
 
+_PAUSED = 0.5
+"""Seconds between two looks of one who may not claim anything."""
+HELD = timedelta(seconds=10)
+"""Who is held back for longer gives its windows back: what holds it, a throttle of its own machine, may not hold others."""
+
+
 class Stopped(Exception):
     """`check` says so."""
+
+
+class Held(Exception):
+    """No batch may begin for a while."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -120,7 +130,7 @@ class Worker:
                     self._settings.stripes, relations.free_share(self._session, relation, cursor.bound)
                 )
                 self._fill_windows(cursor)
-            except Moved:
+            except (Moved, Held):
                 self._let_go(relation)
             except (errors.UndefinedTable, errors.UndefinedColumn):
                 self._let_go(relation)
@@ -145,14 +155,20 @@ class Worker:
         self._began, self._waited = time.monotonic(), 0.0
         while (opened := self._next(cursor)) is not None:
             self._visit(cursor, opened)
-        mine = self._around.governor.may_claim(self._number)
-        window = self._store.claim_leftovers(cursor.relation, stripes=self._settings.stripes) if mine else None
+        free = self._is_free
+        window = self._store.claim_leftovers(cursor.relation, stripes=self._settings.stripes) if free else None
         if window is not None:
             self._visit(cursor, self._opened(window))
         else:
             # Not held back by what holds back batches: when others have done the last one, there is nothing to wait for.
             self._around.check()
-            self._session.sleep(_POLL)
+            self._session.sleep(_POLL if free else _PAUSED)
+
+    @property
+    def _is_free(self) -> bool:
+        """Whether it may claim something, and begin with it at once."""
+        governor = self._around.governor
+        return governor.may_claim(self._number) and governor.may_begin()
 
     def _next(self, cursor: Cursor) -> _Open | None:
         """The window whose turn it is; a new one where none is ripe and another may be under way."""
@@ -161,8 +177,8 @@ class Worker:
             ripe = next((opened for opened in self._open if self._is_ripe(opened, mode.order)), None)
             if ripe is not None:
                 return ripe
-            mine = self._around.governor.may_claim(self._number)
-            if mine and len(self._open) < mode.windows and (window := self._claim(cursor, mode.order)) is not None:
+            wanted = len(self._open) < mode.windows and self._is_free
+            if wanted and (window := self._claim(cursor, mode.order)) is not None:
                 return self._opened(window)
             if not self._open:
                 return None
@@ -239,5 +255,7 @@ class Worker:
 
     def _may(self) -> None:
         began = time.monotonic()
-        self._around.governor.wait(self._around.check)
+        may = self._around.governor.wait(self._around.check, HELD)
         self._held += time.monotonic() - began
+        if not may:
+            raise Held

@@ -14,8 +14,8 @@ from zdmigrate.errors import Contended, Waiting
 from zdmigrate.wording import counted, sized, spoken
 
 if TYPE_CHECKING:
+    from zdmigrate.backfill.bad_rows.quarantine import Entry
     from zdmigrate.backfill.control import Control, Process, Table
-    from zdmigrate.backfill.quarantine import Entry
     from zdmigrate.engine.quarantining import Listing, Retried
     from zdmigrate.engine.steering import BackfillStatus
 

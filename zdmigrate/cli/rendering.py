@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from zdmigrate import plan_words as words
 
 if TYPE_CHECKING:
-    from zdmigrate.backfill.forecast import Forecast
+    from zdmigrate.backfill.forecasts.forecast import Forecast
     from zdmigrate.compat.evidence import Beside
     from zdmigrate.control.store import HistoryEntry
     from zdmigrate.engine.outcome import MigrationStatus

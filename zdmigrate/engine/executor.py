@@ -14,10 +14,13 @@ from typing import Any, LiteralString
 import psycopg
 import tenacity
 
-from zdmigrate.backfill import control, governor, progress, quarantine, spending, values, verification, worker
-from zdmigrate.backfill.forecast import Difference, Forecast
-from zdmigrate.backfill.setting_aside import Aside
-from zdmigrate.backfill.spending import Size, Spending
+from zdmigrate.backfill import control, progress, values, verification, worker
+from zdmigrate.backfill.bad_rows import quarantine
+from zdmigrate.backfill.bad_rows.setting_aside import Aside
+from zdmigrate.backfill.forecasts import spending
+from zdmigrate.backfill.forecasts.forecast import Difference, Forecast
+from zdmigrate.backfill.forecasts.spending import Size, Spending
+from zdmigrate.backfill.pacing import governor
 from zdmigrate.backfill.throttles.watching import Watch
 from zdmigrate.control.lease import Right
 from zdmigrate.control.store import Event as AuditEvent

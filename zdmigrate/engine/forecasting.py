@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
-from zdmigrate.backfill import costs, forecast, probe
-from zdmigrate.backfill.forecast import Forecast, Probed
+from zdmigrate.backfill.forecasts import costs, forecast, probe
+from zdmigrate.backfill.forecasts.forecast import Forecast, Probed
 from zdmigrate.config import Backfill
 from zdmigrate.plan import Mode, Plan
 from zdmigrate.postgres import catalog, statistics
@@ -51,7 +51,7 @@ def of(
 def probed(
     connection: Connection, plans: Sequence[Plan], snapshot: Snapshot, settings: Backfill, say: Callable[[str], None]
 ) -> dict[str, list[Probed]]:
-    """What a probe of each plan's tables measures; `say` is told what it did. See `zdmigrate.backfill.probe.measure`.
+    """What a probe of each plan's tables measures; `say` is told what it did. See `zdmigrate.backfill.forecasts.probe.measure`.
 
     The snapshot is older than the probes: what they leave behind is no part of it.
     """

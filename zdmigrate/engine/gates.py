@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 
-from zdmigrate.backfill import quarantine
+from zdmigrate.backfill.bad_rows import quarantine
 from zdmigrate.control.policy import Policy
 from zdmigrate.control.store import Record, Store
 from zdmigrate.engine.outcome import GateState

@@ -13,7 +13,7 @@ from typing import Any
 
 import psycopg
 
-from zdmigrate.backfill import quarantine
+from zdmigrate.backfill.bad_rows import quarantine
 from zdmigrate.config import Config
 from zdmigrate.control import install
 from zdmigrate.control.store import Author, HistoryEntry, Record, Store

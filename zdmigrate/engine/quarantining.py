@@ -10,10 +10,10 @@ from datetime import timedelta
 
 import psycopg
 
-from zdmigrate.backfill import quarantine
-from zdmigrate.backfill.quarantine import Entry
+from zdmigrate.backfill.bad_rows import quarantine
+from zdmigrate.backfill.bad_rows.quarantine import Entry
+from zdmigrate.backfill.bad_rows.second_try import Result, SecondTry, Tried
 from zdmigrate.backfill.rights import Rights
-from zdmigrate.backfill.second_try import Result, SecondTry, Tried
 from zdmigrate.backfill.transforming import Function
 from zdmigrate.control.store import Event, Record, Store
 from zdmigrate.engine import functions, steering

@@ -10,7 +10,8 @@ from typing import Any
 
 import psycopg
 
-from zdmigrate.backfill import control, quarantine
+from zdmigrate.backfill import control
+from zdmigrate.backfill.bad_rows import quarantine
 from zdmigrate.backfill.control import Control, Process, Table
 from zdmigrate.control.store import Event, Record, Store
 from zdmigrate.engine import reports

@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from typing import Any
 
-from zdmigrate.backfill import governor, quarantine, throttles, values
-from zdmigrate.backfill.forecast import Forecast
+from zdmigrate.backfill import throttles, values
+from zdmigrate.backfill.bad_rows import quarantine
+from zdmigrate.backfill.forecasts.forecast import Forecast
+from zdmigrate.backfill.pacing import governor
 from zdmigrate.config import Config
 from zdmigrate.control import lease
 from zdmigrate.control.fence import lost

@@ -10,7 +10,7 @@ import dataclasses
 import msgspec
 from psycopg import sql
 
-from zdmigrate.backfill.forecast import Difference, Forecast, Outcome, compared
+from zdmigrate.backfill.forecasts.forecast import Difference, Forecast, Outcome, compared
 from zdmigrate.plan import RowWork
 from zdmigrate.postgres.session import Connection, Cursor
 

@@ -16,8 +16,9 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from zdmigrate.backfill import failures, statements
-from zdmigrate.backfill.forecast import Probed
+from zdmigrate.backfill import statements
+from zdmigrate.backfill.bad_rows import failures
+from zdmigrate.backfill.forecasts.forecast import Probed
 from zdmigrate.backfill.relations import Relation
 from zdmigrate.backfill.windows import Batch, Pages, Stripe
 from zdmigrate.errors import Unsafe

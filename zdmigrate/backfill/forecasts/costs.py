@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from zdmigrate.backfill.layout import LINE_POINTER, PAGE_HEADER, Page
+from zdmigrate.backfill.forecasts.layout import LINE_POINTER, PAGE_HEADER, Page
 from zdmigrate.schema import ServerFacts
 
 LOCK_RECORD = 54

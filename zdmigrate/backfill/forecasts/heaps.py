@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from zdmigrate.backfill import costs, layout
+from zdmigrate.backfill.forecasts import costs, layout
 from zdmigrate.plan import Plan, RowWork
 from zdmigrate.schema import ColumnStorage, ServerFacts, Storage
 from zdmigrate.sqltext import columns_in, ident

@@ -12,8 +12,9 @@ from typing import Any
 import psycopg
 from psycopg import errors, sql
 
-from zdmigrate.backfill import failures, quarantine, statements
-from zdmigrate.backfill.quarantine import Entry, Failure
+from zdmigrate.backfill import statements
+from zdmigrate.backfill.bad_rows import failures, quarantine
+from zdmigrate.backfill.bad_rows.quarantine import Entry, Failure
 from zdmigrate.backfill.relations import Relation
 from zdmigrate.backfill.transforming import Computing, Function
 from zdmigrate.plan import RowWork

@@ -1,7 +1,7 @@
 """What a backfill will cost, from statistics, and how that compares with what it did cost. Pure.
 
-Every relation of the table is taken by itself: `zdmigrate.backfill.heaps` reads its statistics,
-`zdmigrate.backfill.costs` has the model and its constants.
+Every relation of the table is taken by itself: `zdmigrate.backfill.forecasts.heaps` reads its statistics,
+`zdmigrate.backfill.forecasts.costs` has the model and its constants.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Literal
 
-from zdmigrate.backfill import costs, heaps, layout
-from zdmigrate.backfill.costs import Cost, Measured, Pacing
+from zdmigrate.backfill.forecasts import costs, heaps, layout
+from zdmigrate.backfill.forecasts.costs import Cost, Measured, Pacing
 from zdmigrate.phases import Phase
 from zdmigrate.plan import Mode, Plan, RowWork, Step
 from zdmigrate.schema import ServerFacts, Snapshot, Storage

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from psycopg import sql
 
-from zdmigrate.backfill.quarantine import Failure
+from zdmigrate.backfill.bad_rows.quarantine import Failure
 from zdmigrate.backfill.relations import Relation
 from zdmigrate.backfill.session import Session
 from zdmigrate.plan import RowWork

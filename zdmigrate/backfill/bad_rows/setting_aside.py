@@ -13,8 +13,8 @@ from collections.abc import Iterable, Sequence
 
 from psycopg import sql
 
-from zdmigrate.backfill import isolation, quarantine
-from zdmigrate.backfill.quarantine import Failure, Limit, Quarantine
+from zdmigrate.backfill.bad_rows import isolation, quarantine
+from zdmigrate.backfill.bad_rows.quarantine import Failure, Limit, Quarantine
 from zdmigrate.backfill.relations import Relation
 from zdmigrate.backfill.session import Session
 from zdmigrate.backfill.state import Cursor

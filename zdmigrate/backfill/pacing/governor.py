@@ -15,9 +15,9 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Protocol
 
-from zdmigrate.backfill.bucket import TokenBucket
 from zdmigrate.backfill.control import Control
-from zdmigrate.backfill.pace import Crew, Pace
+from zdmigrate.backfill.pacing.bucket import TokenBucket
+from zdmigrate.backfill.pacing.pace import Crew, Pace
 
 _LOOK = 0.05
 """Seconds between two looks of one who may not go on."""
@@ -118,12 +118,15 @@ class Governor:
                 return self.pace.rows
             return min(self.pace.rows, max(_FEWEST, int(_PART * room / self._processes / self._row)))
 
-    def wait(self, check: Callable[[], None]) -> None:
-        """Return when a batch may begin. `check` is asked all the time, and raises to stop."""
+    def wait(self, check: Callable[[], None], patience: timedelta) -> bool:
+        """Return when a batch may begin, or False after so long. `check` is asked all the time, and raises to stop."""
+        end = self._clock() + patience.total_seconds()
         while True:
             check()
             if self.may_begin():
-                return
+                return True
+            if self._clock() >= end:
+                return False
             self._sleep(_LOOK)
 
     def may_claim(self, number: int) -> bool:

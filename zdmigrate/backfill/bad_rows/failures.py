@@ -5,7 +5,7 @@ from __future__ import annotations
 import psycopg
 from psycopg import errors
 
-from zdmigrate.backfill.quarantine import Failure
+from zdmigrate.backfill.bad_rows.quarantine import Failure
 from zdmigrate.errors import ZdmigrateError
 
 CONTENTION = (errors.LockNotAvailable, errors.QueryCanceled, errors.DeadlockDetected, errors.SerializationFailure)

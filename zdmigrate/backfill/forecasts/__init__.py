@@ -1,0 +1,1 @@
+"""What a backfill will cost, from statistics and from a probe; and what it has cost."""
