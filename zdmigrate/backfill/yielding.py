@@ -12,11 +12,13 @@ LONG = timedelta(milliseconds=100)
 """Whoever waits shorter than this is soon served anyway."""
 
 # `pg_blocking_pids` stops all who lock for a moment, so it is asked only for those who wait. A batch is the one message
-# that begins a transaction which writes: a cancel must not meet what a worker says between two batches.
+# that begins a transaction which writes, and has lasted for as long as they wait: a cancel must not meet what a worker says
+# between two batches.
 _GIVE_WAY = """
 SELECT pg_catalog.pg_cancel_backend(batch.pid)
 FROM pg_catalog.pg_stat_activity AS batch
 WHERE batch.pid = ANY(%(ours)s) AND batch.state = 'active' AND batch.query LIKE 'BEGIN ISOLATION LEVEL%%READ WRITE;%%'
+  AND batch.query_start < clock_timestamp() - %(long)s
   AND batch.pid IN (
     SELECT unnest(pg_catalog.pg_blocking_pids(waiting.pid))
     FROM pg_catalog.pg_locks AS waiting
