@@ -30,7 +30,7 @@ FILE_NAME = "zdmigrate.toml"
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Backfill:
-    """How the backfill works: pages per window, transactions per window, and the pause between two of them.
+    """How the backfill works: pages per window, parts of a window, rows of a batch at most, and the pause between two of them.
 
     `workers` of each process write at once, where the replicas' lag allows it. A batch aims at `target_latency`, which 95
     of 100 stay under; all workers of a process together write no more than `rate` bytes of WAL a second.
@@ -40,7 +40,8 @@ class Backfill:
 
     window_pages: int = 250
     stripes: int = 24
-    pause: timedelta = timedelta(milliseconds=25)
+    batch_rows: int = 150
+    pause: timedelta = timedelta(milliseconds=5)
     workers: int = 1
     target_latency: timedelta = timedelta(milliseconds=50)
     rate: int | None = None
@@ -155,6 +156,7 @@ _Count = Annotated[int, Meta(ge=1)]
 class _Backfill(msgspec.Struct, forbid_unknown_fields=True):
     window_pages: _Count | UnsetType = UNSET
     stripes: _Count | UnsetType = UNSET
+    batch_rows: Annotated[int, Meta(ge=1, le=10_000)] | UnsetType = UNSET
     pause: str | UnsetType = UNSET
     workers: Annotated[int, Meta(ge=1, le=64)] | UnsetType = UNSET
     target_latency: str | UnsetType = UNSET
@@ -213,6 +215,7 @@ _SHORTEST = {
     "throttle.max_horizon_age": _MS,
     "throttle.endpoint_timeout": _MS,
 }
+_LONGEST = {"backfill.target_latency": 400 * _MS}  # a batch is cancelled after 500 ms
 _NESTED: dict[str, type[msgspec.Struct]] = {
     "backfill": _Backfill, "throttle": ThrottleTable, "check": _Check, "compat": _Compat
 }  # fmt: skip
@@ -308,14 +311,20 @@ def _refuse_unknown(raw: dict[str, Any], label: Callable[[str], str]) -> None:
             raise ConfigError(f"{label(candidate)}: unknown key", hint=hint)
 
 
+def _duration(key: str, value: str) -> timedelta:
+    duration, shortest = parse_duration(value), _SHORTEST[key]
+    if duration < shortest:
+        raise ValueError(f"must be at least {shortest // _MS}ms, got {value!r}")
+    if duration > (longest := _LONGEST.get(key, duration)):
+        raise ValueError(f"must be at most {longest // _MS}ms, got {value!r}")
+    return duration
+
+
 def _converted(key: str, value: Any, base: Path) -> Any:
     if key.startswith("throttle."):
         value = throttle_settings.converted(key.removeprefix("throttle."), value, base)
     if key in _SHORTEST and value is not None:
-        duration = parse_duration(value)
-        if duration < _SHORTEST[key]:
-            raise ValueError(f"must be at least {_SHORTEST[key] // _MS}ms, got {value!r}")
-        return duration
+        return _duration(key, value)
     match key:
         case "dir":
             return base / value

@@ -8,9 +8,12 @@ triggers of a renamed column, and pgbench as an application that reads and write
 * **WAL** is what was written while the variant worked, bookkeeping included, without the load's. Every page is new to
   the WAL, as after a checkpoint.
 * **Latency** counts from when a query was due. **Alone** is the load before and after, on the same copy.
+* The **control** uses no database at all, only three tenths of one core in short bursts: what two cores that everything
+  shares do to the load by themselves.
 * **Lag** is sampled at 10 Hz: seconds since the primary's WAL was as long as what the replica has replayed.
 * The servers' files are in memory where there is room (`--base`), so that the disk is not what is measured. Autovacuum
-  is off and no checkpoint happens in the middle: both would differ from run to run.
+  is off and no checkpoint happens in the middle: both would differ from run to run. Files of WAL are used again, as on
+  a server that has been at work for long, and not made anew.
 * `memory` and `cost` compare `--sizes`, without load; `restart` kills the command and starts it again.
 
 The exit status is 1 where a target is missed.

@@ -43,7 +43,7 @@ NEEDED = {
     "wal": ("update_bare", "ours_fast", "ours_compressed", "update_bare_90", "ours_fast_90", "ours_compressed_90"),
     "growth": ("ours_fast",),
     "speed": ("update_bare", "touch", "ours_fast"),
-    "latency": ("ours",),
+    "latency": ("ours", "control"),
     "lag": ("ours",),
     "memory": (),
     "cost": (),
@@ -110,11 +110,13 @@ def _latency(measured: Measured) -> Iterator[Figure]:
     runs = measured.of("ours")
     ratios = [run.latency_ratio for run in runs]
     median = statistics.median(ratios)
+    control = [run.latency_ratio for run in measured.of("control")]
     yield Figure(
         group="latency",
         name=f"p99 of the load, default pace, against the load alone, median of {len(runs)} pairs",
         value=median,
-        measured=f"{median:.2f} × ({spread(ratios)}; {_p99s(runs)})",
+        measured=f"{median:.2f} × ({spread(ratios)}; {_p99s(runs)}); the control: {statistics.median(control):.2f} × "
+        f"({spread(control)})",
         target="at most 1.5 ×, 5 pairs",
         reached=median <= 1.5 and len(runs) >= 5,
     )

@@ -20,9 +20,10 @@ def draw(runs: Sequence[Run], folder: Path) -> list[Path]:
     """Write the pictures into `folder`; needs matplotlib (``pip install zdmigrate[bench]``)."""
     first = list({run.variant: run for run in reversed(runs)}.values())
     first.sort(key=lambda run: list(VARIANTS).index(run.variant))
+    fills = [run for run in first if not VARIANTS[run.variant].control]
     folder.mkdir(parents=True, exist_ok=True)
     made = []
-    for name, picture in zip(FILES, (_latency(first), _lag(first), _written(first)), strict=True):
+    for name, picture in zip(FILES, (_latency(first), _lag(first), _written(fills)), strict=True):
         picture.savefig(folder / name, dpi=120)
         made.append(folder / name)
     return made

@@ -10,6 +10,7 @@ from benchmarks.backfill.figures import Figure, Measured, spread
 from benchmarks.backfill.runs import Run
 from benchmarks.backfill.variants import VARIANTS
 
+_NOTHING = ("–",) * 6
 _BULKY = {"latencies", "lags"}
 
 
@@ -57,19 +58,24 @@ def _variants(measured: Measured) -> Iterator[str]:
 
 def _cells(measured: Measured, name: str) -> Iterator[str]:
     runs = measured.of(name)
+    control = VARIANTS[name].control
     yield VARIANTS[name].title
     yield str(len(runs))
-    yield f"{measured.median(name, lambda run: run.rows_per_second):,.0f}"
-    yield f"{measured.median(name, lambda run: run.wal_per_row):.0f} B"
-    yield f"{measured.median(name, lambda run: run.images_per_row):.0f} B"
-    yield f"{measured.median(name, lambda run: run.hot_share):.0%}"
-    yield f"{measured.median(name, lambda run: run.heap_growth):+.0%}"
-    growths = [growth for run in runs for growth in run.index_growth.values()]
-    together = measured.median(name, lambda run: run.growth_of_indexes)
-    yield f"{together:+.0%} ({min(growths):+.0%} to {max(growths):+.0%})"
+    yield from _NOTHING if control else _written(measured, name)
     yield f"{1000 * measured.median(name, lambda run: run.alone.p99):.1f} ms"
     during = 1000 * measured.median(name, lambda run: run.during.p99)
     yield f"{during:.1f} ms ({spread(run.latency_ratio for run in runs)})"
     yield f"{1000 * max(run.during.longest for run in runs):.0f} ms"
     yield f"{max(run.lag_seconds for run in runs):.2f} s, {max(run.lag_bytes for run in runs) / 1e6:.0f} MB"
     yield f"{max(run.peak_memory for run in runs) / 1e6:.0f} MB"
+
+
+def _written(measured: Measured, name: str) -> Iterator[str]:
+    yield f"{measured.median(name, lambda run: run.rows_per_second):,.0f}"
+    yield f"{measured.median(name, lambda run: run.wal_per_row):.0f} B"
+    yield f"{measured.median(name, lambda run: run.images_per_row):.0f} B"
+    yield f"{measured.median(name, lambda run: run.hot_share):.0%}"
+    yield f"{measured.median(name, lambda run: run.heap_growth):+.0%}"
+    growths = [growth for run in measured.of(name) for growth in run.index_growth.values()]
+    together = measured.median(name, lambda run: run.growth_of_indexes)
+    yield f"{together:+.0%} ({min(growths):+.0%} to {max(growths):+.0%})"

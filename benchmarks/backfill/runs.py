@@ -19,6 +19,8 @@ from zdmigrate.postgres.servers import ScratchServer, find_binaries
 
 _DATABASE = "run"
 _WARM_UP = 2.0
+_WAL_PER_ROW = 1_000
+"""Bytes: about what the one of all the ways writes that writes most."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +94,7 @@ class Stage:
         table.copy(self.primary, _DATABASE, _template(variant.fillfactor))
         try:
             lag.await_replica(self.primary, self.replica)
+            wal.recycle(self.primary, self.replica)
             return self._measure(name, variant)
         finally:
             self.primary.drop_database(_DATABASE)
@@ -102,18 +105,21 @@ class Stage:
             if not variant.trigger:
                 table.drop_triggers(connection)
             before = table.sizes(connection)
-            with load(self.primary, _DATABASE, rows=rows, rate=self.conditions.rate) as latencies:
+            with (
+                load(self.primary, _DATABASE, rows=rows, rate=self.conditions.rate) as latencies,
+                lag.sampled(self.primary, self.replica) as samples,
+            ):
                 time.sleep(_WARM_UP)
                 measured_from = time.time()
                 time.sleep(baseline)
-                with lag.sampled(self.primary, self.replica) as samples:
-                    begin = wal.now(outside)
-                    done = job.run(name, self._conninfo(variant))
-                    end = wal.now(outside)
+                begin = wal.now(outside)
+                done = job.run(name, self._conninfo(variant))
+                end = wal.now(outside)
                 after = table.sizes(connection)
                 time.sleep(baseline)
             hot = table.hot_share(connection)
-            assert not variant.trigger or table.unfilled(connection) == 0, f"{name} left rows unfilled"
+            fills = variant.trigger and not variant.control
+            assert not fills or table.unfilled(connection) == 0, f"{name} left rows unfilled"
             images = wal.image_bytes(outside, begin, end)
         lags = lag.lags([sample for sample in samples if sample.at >= done.began])
         return Run(
@@ -161,15 +167,20 @@ def stage(conditions: Conditions, fillfactors: set[int], *, base: Path | None, f
             table.build(
                 primary, _template(fillfactor), rows=conditions.rows, fillfactor=fillfactor, migrations=migrations
             )
+        wal.fill_up(primary, replica, conditions.rows * _WAL_PER_ROW)
         yield Stage(primary, replica, conditions)
 
 
 def settings(rows: int) -> dict[str, str]:
-    """No autovacuum and no checkpoint in the middle, which would differ from run to run; the table fits into memory."""
+    """No autovacuum and no checkpoint in the middle, which would differ from run to run; the table fits into memory.
+
+    Files of WAL are used again (`wal.fill_up`), as on a server that has been at work for long.
+    """
     return {
         "autovacuum": "off",
         "checkpoint_timeout": "1d",
         "max_wal_size": f"{max(1, rows * 3 // 10**6)}GB",
+        "min_wal_size": f"{max(80, rows * _WAL_PER_ROW * 2 // 10**6)}MB",
         "maintenance_work_mem": "256MB",
         "shared_buffers": "512MB",
         "wal_level": "replica",

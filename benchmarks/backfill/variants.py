@@ -18,6 +18,7 @@ from benchmarks.backfill import ours
 
 _RANGE, _RANGE_PAUSE = 10_000, 0.5
 _KEYSET = 1_000
+_COMPUTING, _BURST, _REST = 30.0, 0.003, 0.007
 
 _UPDATE = "UPDATE public.users SET email_address = user_email WHERE email_address IS NULL"
 _TOUCH = """
@@ -37,6 +38,7 @@ class Variant:
         trigger: whether the sync triggers are in place.
         compression: whether its role may set `wal_compression`, and it is on.
         paced: it leaves room for others by itself: measured in pairs with the load alone.
+        control: it fills nothing, and shows what a machine of so few cores does to the load by itself.
     """
 
     title: str
@@ -45,6 +47,7 @@ class Variant:
     trigger: bool = True
     compression: bool = False
     paced: bool = False
+    control: bool = False
 
 
 def is_available(name: str) -> bool:
@@ -77,6 +80,15 @@ def touch(conninfo: str) -> None:
             at = row[0]
 
 
+def compute(_: str) -> None:
+    """No database at all: three tenths of one core, in bursts of 3 ms, for half a minute."""
+    end = time.monotonic() + _COMPUTING
+    while (now := time.monotonic()) < end:
+        while time.monotonic() < now + _BURST:
+            pass
+        time.sleep(_REST)
+
+
 def pgroll(conninfo: str) -> None:
     """`pgroll start` of a migration that adds the column with `up`: it makes a trigger of its own, and fills."""
     column = {"name": "email_copy", "type": "text", "nullable": True}
@@ -95,6 +107,9 @@ VARIANTS = {
     "touch": Variant(title="keyset of 1,000, touched", fill=touch),
     "pgroll": Variant(title="pgroll", fill=pgroll, trigger=False),
     "ours": Variant(title="**zdmigrate, default pace**", fill=ours.at_default_pace, paced=True),
+    "control": Variant(
+        title="control: no database, 30 % of one core in bursts of 3 ms", fill=compute, paced=True, control=True
+    ),
     "ours_fast": Variant(title="**zdmigrate, unthrottled**", fill=ours.unthrottled),
     "ours_compressed": Variant(
         title="**zdmigrate, unthrottled, wal_compression**", fill=ours.unthrottled, compression=True

@@ -11,7 +11,9 @@ from typing import Any
 
 import psycopg
 
+from benchmarks.backfill import lag
 from benchmarks.backfill.load import NAME
+from zdmigrate.postgres.servers import ScratchServer
 
 # What one session has written is known since PostgreSQL 18; `pg_stat_wal` is what all have.
 _NOW = """
@@ -21,6 +23,8 @@ SELECT pg_current_wal_insert_lsn()::text, pg_wal_lsn_diff(pg_current_wal_insert_
 FROM pg_stat_activity AS session, LATERAL pg_stat_get_backend_wal(session.pid) AS wal
 WHERE session.application_name = %s
 """
+_FILLER = "SELECT pg_logical_emit_message(false, 'filler', repeat('x', %s)) IS NULL"
+_SEGMENT = 16_000_000
 _IMAGES = "SELECT coalesce(sum(fpi_size), 0)::bigint FROM pg_get_wal_stats(%s, %s)"
 
 
@@ -42,6 +46,26 @@ class Position:
 def prepare(connection: psycopg.Connection[Any]) -> None:
     """Once for a server."""
     connection.execute("CREATE EXTENSION pg_walinspect")
+
+
+def fill_up(primary: ScratchServer, replica: ScratchServer, size: int) -> None:
+    """Give both servers as many files of WAL to use again as one has that has been at work for long.
+
+    A new server makes each of them when it needs it, and all that commit wait: some 60 ms for 16 MB.
+    """
+    with primary.connect() as connection:
+        for _ in range(size // _SEGMENT):
+            connection.execute(_FILLER, (_SEGMENT,))
+            lag.await_replica(primary, replica)
+    recycle(primary, replica)
+
+
+def recycle(primary: ScratchServer, replica: ScratchServer) -> None:
+    """What is not needed any more is used again from now on; on a replica too only after a checkpoint of its own."""
+    for server in (primary, replica):
+        with server.connect() as connection:
+            connection.execute("CHECKPOINT")
+        lag.await_replica(primary, replica)
 
 
 def now(connection: psycopg.Connection[Any]) -> Position:

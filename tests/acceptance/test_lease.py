@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import signal
 import threading
 import time
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -150,6 +152,26 @@ def test_a_heartbeat_keeps_the_lease_of_one_that_works_for_long(site: Site) -> N
         begun = site.value("SELECT clock_timestamp()")
         until(lambda: (site.value(expiry) - begun).total_seconds() > 5, "the lease was extended twice over")
         site.run("advance", **SHORT).expect(5)
+        assert holding(site)[3] == epoch
+    first.wait().expect(0)
+
+
+def test_a_heartbeat_that_loses_its_connection_takes_another(site: Site) -> None:
+    with_users(site)
+    heartbeat = "FROM pg_stat_activity WHERE application_name = 'zdmigrate heartbeat' AND datname = current_database()"
+
+    def extended(since: datetime) -> bool:
+        left: timedelta = site.value("SELECT expires_at FROM zdmigrate.lease") - since
+        return left > timedelta(seconds=4)
+
+    with transaction(site.database, "LOCK TABLE users IN ACCESS SHARE MODE"):
+        first = site.start("advance", **SHORT)
+        epoch = holding(site)[3]
+        for _ in range(2):
+            until(lambda: site.rows(f"SELECT {heartbeat}"), "there is a heartbeat")
+            begun = site.value("SELECT clock_timestamp()")
+            site.rows(f"SELECT pg_terminate_backend(pid) {heartbeat}")
+            until(functools.partial(extended, begun), "the lease was extended after that")
         assert holding(site)[3] == epoch
     first.wait().expect(0)
 

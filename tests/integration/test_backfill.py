@@ -200,6 +200,31 @@ def test_every_row_is_written_once_and_a_second_run_writes_nothing(main: Connect
     assert execute(main, "SELECT DISTINCT writes FROM public.users") == [(1,)]
 
 
+def test_a_stripe_is_written_in_short_transactions_with_a_rest_after_each(main: Connection) -> None:
+    users(main, 20_000)
+    hooks = Hooks()
+    run(main, hooks, settings=worker.Settings(stripes=4))
+    transactions, most = execute(
+        main, "SELECT count(*), max(rows) FROM (SELECT count(*) AS rows FROM public.users GROUP BY xmin) AS batch"
+    )[0]
+    assert most <= 150
+    assert hooks.batches >= transactions > 100
+
+
+def test_an_expression_is_evaluated_only_for_the_rows_of_its_stripe(main: Connection) -> None:
+    users(main)
+    execute(
+        main,
+        "CREATE FUNCTION public.looked() RETURNS boolean LANGUAGE plpgsql COST 1 AS 'BEGIN RETURN true; END'",
+        "SET track_functions = 'pl'",
+    )
+    looking = dataclasses.replace(WORK, unfilled=f"public.looked() AND ({WORK.unfilled})")
+    run(main, rows=looking, settings=worker.Settings(stripes=16, pause=timedelta(0)))
+    execute(main, "SELECT pg_stat_force_next_flush()")
+    calls = one(main, "SELECT calls FROM pg_stat_user_functions WHERE funcname = 'looked'")
+    assert N <= calls < 5 * N, "once to count, once to fill, once for what is left"
+
+
 def test_pages_without_unfilled_rows_cost_one_read(main: Connection) -> None:
     users(main, 20_000)
     execute(main, "UPDATE public.users SET new = old WHERE id < 19990", "VACUUM FULL public.users")

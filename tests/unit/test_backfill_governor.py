@@ -47,7 +47,7 @@ class World:
         self.now = self.written = self.replayed = self.filled = 0.0
         self.verdict = Verdict(at=NOON)
         self.most = Lag(bytes=0, seconds=0.0)
-        self.governor = Governor(Limits(), lambda: self.verdict, clock=lambda: self.now)
+        self.governor = Governor(Limits(batch_rows=10_000), lambda: self.verdict, clock=lambda: self.now)
         self._seen, self._truth = Timeline(), Timeline()
         self._pursuit, self._memory, self._judge = Pursuit(), Hysteresis(), Judge()
         self._next_look = self._busy_until = 0.0

@@ -82,11 +82,18 @@ def test_quantiles(share: float, value: float) -> None:
 
 
 def test_the_latency_figure_is_the_median_of_five_pairs_or_not_reached() -> None:
-    five = Measured(runs=[run("ours", p99=p99 / 1000) for p99 in (4, 5, 6, 40, 4)])
+    five = Measured(
+        runs=[
+            *(run("ours", p99=p99 / 1000) for p99 in (4, 5, 6, 40, 4)),
+            *(run("control", p99=p99) for p99 in (0.008, 0.012)),
+        ]
+    )
 
     assert figure(five, "p99").reached
     assert "1.25 × (1.00–10.00" in figure(five, "p99").measured
-    assert not figure(Measured(runs=five.runs[:2]), "p99").reached
+    assert "the control: 2.50 × (2.00–3.00)" in figure(five, "p99").measured
+    two = [*five.runs[:2], *five.runs[5:]]
+    assert not figure(Measured(runs=two), "p99").reached
 
 
 def test_wal_is_compared_with_one_update_of_the_same_fillfactor() -> None:
@@ -104,7 +111,10 @@ def test_wal_is_compared_with_one_update_of_the_same_fillfactor() -> None:
 
 
 def test_figures_without_their_measurements_are_left_out() -> None:
-    assert {figure.group for figure in figures.figures(Measured(runs=[run("ours")]))} == {"latency", "lag"}
+    assert {figure.group for figure in figures.figures(Measured(runs=[run("ours"), run("control")]))} == {
+        "latency",
+        "lag",
+    }
 
 
 def test_sizes_are_compared_with_each_other() -> None:

@@ -100,7 +100,7 @@ def test_defaults_need_no_file(tmp_path: Path) -> None:
         timedelta(seconds=60),
         timedelta(seconds=10),
     )
-    assert (found.backfill.window_pages, found.backfill.stripes) == (250, 24)
+    assert (found.backfill.window_pages, found.backfill.stripes, found.backfill.batch_rows) == (250, 24, 150)
 
 
 def test_everything_from_a_file(tmp_path: Path) -> None:
@@ -118,6 +118,7 @@ def test_everything_from_a_file(tmp_path: Path) -> None:
         [backfill]
         window_pages = 500
         stripes = 24
+        batch_rows = 1000
         pause = "0ms"
         """,
     )
@@ -130,7 +131,7 @@ def test_everything_from_a_file(tmp_path: Path) -> None:
         lock_timeout=timedelta(milliseconds=100),
         lock_budget=timedelta(minutes=5),
         lease=timedelta(seconds=20),
-        backfill=config.Backfill(window_pages=500, stripes=24, pause=timedelta(0)),
+        backfill=config.Backfill(window_pages=500, stripes=24, batch_rows=1000, pause=timedelta(0)),
         file=path,
     )
 
@@ -193,6 +194,11 @@ def test_a_named_file_and_paths_relative_to_it(tmp_path: Path) -> None:
         ("backfill = 3", "zdmigrate.toml: backfill: expected object, got int", None),
         ("[backfill]\nstripes = 0", "zdmigrate.toml: backfill.stripes: expected int >= 1", None),
         ("[backfill]\nstripes = '4'", "zdmigrate.toml: backfill.stripes: expected int, got str", None),
+        (
+            "[backfill]\ntarget_latency = '1d'",
+            "zdmigrate.toml: backfill.target_latency: must be at most 400ms, got '1d'",
+            None,
+        ),
         ("[backfill]\npause = 'x'", "zdmigrate.toml: backfill.pause: 'x' is not a duration", None),
         ("schema = ''", "zdmigrate.toml: schema: expected str of length >= 1", None),
         ("schema = 'pg_x'", "zdmigrate.toml: schema: names that start with pg_", None),

@@ -20,7 +20,7 @@ from zdmigrate.backfill.session import Session
 from zdmigrate.backfill.state import Filled, Store, Window
 from zdmigrate.backfill.statements import Filling
 from zdmigrate.backfill.transforming import MOST_ROWS, Computing, Function
-from zdmigrate.backfill.windows import Batch, Pages, Stripe
+from zdmigrate.backfill.windows import Batch, Pages, Stripe, narrowed
 
 _SPARSE = 200
 """Unfilled rows in a window up to which it is not worth dividing."""
@@ -160,19 +160,21 @@ class Filler:
 
     def _fill_or_pass_over(self, window: Window, batch: Batch, done: int) -> int:
         """Fill a batch; where rows stay locked, the others of it."""
-        filling = self._filling(window, batch.pages, batch.condition)
+        filling = self._filling(window, batch.pages, batch.pages.condition, batch.part)
         try:
             return self._write(window, filling.waiting, done)
         except errors.LockNotAvailable:
             self._await_table(window.relation)
-            return self._write(window, filling.passing, done)
+            return self._write(window, filling.passing(), done)
 
-    def _filling(self, window: Window, pages: Pages, which: sql.Composable) -> Filling:
+    def _filling(
+        self, window: Window, pages: Pages, which: sql.Composable, part: sql.Composable | None = None
+    ) -> Filling:
         """What fills rows of the pages. Values that a function computes are computed here, and nothing is held meanwhile."""
         relation = window.relation
         if self._computing is None:
-            return statements.filling(self._aside.rows(pages), relation, which)
-        computed = self._computing.compute(self._aside.rows(pages), relation, which)
+            return statements.filling(self._aside.rows(pages), relation, which, part)
+        computed = self._computing.compute(self._aside.rows(pages), relation, narrowed(which, part))
         if computed.failures and not self._aside.is_wanted:
             first = computed.failures[0]
             raise RowFailed(relations.name_of_row(self._session, relation, first.tid), first)

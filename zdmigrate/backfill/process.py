@@ -152,7 +152,7 @@ class Shared:
             p95_ms=governor.pace.p95_ms, target_ms=governor.pace.target_ms,
             lag_bytes=None if verdict is None else verdict.lag.bytes,
             lag_seconds=None if verdict is None else verdict.lag.seconds,
-            workers=governor.active, crew=governor.workers, processes=governor.processes,
+            workers=0 if control.paused else governor.active, crew=governor.workers, processes=governor.processes,
             throttled=() if verdict is None else _throttled(verdict),
             paused=(control.reason or "") if control.paused else None,
         )  # fmt: skip

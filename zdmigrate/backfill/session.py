@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -136,20 +137,16 @@ class Session:
             return _execute(cursor, statement, sql.SQL("COMMIT")).fetchall()
 
     def _prepare(self, cursor: psycopg.Cursor[Row], timeout: timedelta, *more: sql.Composable) -> None:
-        _execute(cursor, self._timeouts(timeout), *more)
+        _execute(cursor, self._local_settings(timeout), *more)
 
-    def _timeouts(self, statement: timedelta) -> sql.Composed:
-        lock, longest = (
-            sql.Literal(max(1, round(each / timedelta(milliseconds=1))))
-            for each in (self.settings.row_lock_timeout, statement)
-        )
-        return sql.SQL(_SETTINGS).format(lock=lock, statement=longest)
+    def _local_settings(self, timeout: timedelta) -> sql.SQL:
+        return _with_timeouts(self.settings.row_lock_timeout, timeout)
 
     def _at_once(self, access: str, timeout: timedelta, *statements: sql.Composable) -> list[Row]:
         """A transaction in one message; the rows of the last statement that has any."""
         with self.connection.cursor(row_factory=tuple_row) as cursor:
             try:
-                _execute(cursor, _begin(access), self._timeouts(timeout), *statements, sql.SQL("COMMIT"))
+                _execute(cursor, _begin(access), self._local_settings(timeout), *statements, sql.SQL("COMMIT"))
                 rows: list[Row] = []
                 more: bool | None = True
                 while more:
@@ -171,6 +168,12 @@ class Session:
     def _end(self) -> None:
         if not self.connection.closed and self.connection.info.transaction_status != pq.TransactionStatus.IDLE:
             self.connection.rollback()
+
+
+@functools.lru_cache(maxsize=8)
+def _with_timeouts(lock: timedelta, statement: timedelta) -> sql.SQL:
+    lock_ms, statement_ms = (max(1, round(each / timedelta(milliseconds=1))) for each in (lock, statement))
+    return sql.SQL(_SETTINGS.format(lock=lock_ms, statement=statement_ms))
 
 
 def _begin(access: str) -> sql.SQL:

@@ -9,7 +9,7 @@ that was taken over, or of a relation whose file was replaced: the same statemen
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import psycopg
@@ -106,6 +106,9 @@ RETURNING number.filled,
 
 _CURRENT = "SELECT FROM {backfill} WHERE {key} AND {unmoved} AND EXISTS ({held})"
 
+_KEY = "(migration, step, relation) = ({migration}, {step}, {oid})"
+_MINE = "{key} AND page = {page} AND process = {process}"
+
 _FINISH_WINDOW = """
 WITH finished AS (DELETE FROM {window} WHERE {mine} AND EXISTS ({current}) RETURNING rows)
 UPDATE {backfill} SET rows = {backfill}.rows + finished.rows, done = {done}, updated_at = clock_timestamp()
@@ -160,7 +163,8 @@ class Store:
 
     def __init__(self, session: Session, *, control_schema: str, migration: int, step: str, process: int) -> None:
         self._session = session
-        self._names = {
+        self._about: dict[Relation, dict[str, str]] = {}
+        self._names = self._as_text({
             "backfill": sql.Identifier(control_schema, "backfill"),
             "window": sql.Identifier(control_schema, "backfill_window"),
             "process_table": sql.Identifier(control_schema, "backfill_process"),
@@ -168,7 +172,7 @@ class Store:
             "step": sql.Literal(step),
             "process": sql.Literal(process),
             "unmoved": sql.SQL(_UNMOVED),
-        }
+        })  # fmt: skip
 
     def adopt(self, relation: Relation, *, again: bool) -> Cursor | None:
         """The relation's cursor, new where there was none or its file was replaced; None when it is gone.
@@ -249,7 +253,7 @@ class Store:
         )
         self._patiently(relation, self._sql(statement, relation, pages=pages))
 
-    def _patiently(self, relation: Relation, statement: sql.Composed, *, durably: bool = False) -> list[Row]:
+    def _patiently(self, relation: Relation, statement: sql.SQL, *, durably: bool = False) -> list[Row]:
         # A batch that gives way may have ended when it is told to: then what comes after it is cancelled.
         write = self._session.write_durably if durably else self._session.write
         return self._session.patiently(
@@ -265,22 +269,25 @@ class Store:
         done = 0 if leftovers else stripe
         return Window(relation=relation, pages=span, stripe=done, stripes=stripes, leftovers=leftovers)
 
-    def _of(self, window: Window, text: str, **more: sql.Composable) -> sql.Composed:
+    def _of(self, window: Window, text: str, **more: sql.Composable) -> sql.SQL:
         page = LEFTOVERS if window.leftovers else window.pages.first
-        mine = sql.SQL("{} AND page = {} AND process = {}").format(
-            self._key(window.relation), sql.Literal(page), self._names["process"]
-        )
-        current = self._sql(_CURRENT, window.relation, held=self._session.held)
-        return self._sql(text, window.relation, mine=mine, current=current, **more)
+        mine = _MINE.format(**self._names_about(window.relation), page=page)
+        return self._sql(text, window.relation, mine=sql.SQL(mine), **more)
 
-    def _sql(self, text: str, relation: Relation | None = None, **more: sql.Composable) -> sql.Composed:
-        about = {} if relation is None else {"oid": sql.Literal(relation.oid), "key": self._key(relation)}
-        return sql.SQL(text).format(**self._names, **about, **more)
+    def _sql(self, text: str, relation: Relation | None = None, **more: sql.Composable) -> sql.SQL:
+        names = self._names if relation is None else self._names_about(relation)
+        return sql.SQL(text.format(**names, **self._as_text(more)))
 
-    def _key(self, relation: Relation) -> sql.Composed:
-        return sql.SQL("(migration, step, relation) = ({}, {}, {})").format(
-            self._names["migration"], self._names["step"], sql.Literal(relation.oid)
-        )
+    def _names_about(self, relation: Relation) -> dict[str, str]:
+        """Composed once: with many short batches, composing is most of what this process does."""
+        if relation not in self._about:
+            names = self._names | self._as_text({"oid": sql.Literal(relation.oid), "held": self._session.held})
+            names["key"] = _KEY.format(**names)
+            self._about = {relation: names | {"current": _CURRENT.format(**names)}}
+        return self._about[relation]
+
+    def _as_text(self, names: Mapping[str, sql.Composable]) -> dict[str, str]:
+        return {name: composed.as_string(self._session.connection) for name, composed in names.items()}
 
 
 def forget(cursor: psycopg.Cursor[Any], *, control_schema: str, migration: int, step: str) -> None:

@@ -6,6 +6,8 @@ Expressions of a plan mention columns unqualified, so every query below has one 
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from psycopg import sql
@@ -22,15 +24,23 @@ _AS_IT_LIES = sql.SQL("SET LOCAL enable_seqscan = on")
 """A whole table is not read by an index, which batches would rather have than a scan."""
 
 
-def fill(rows: RowWork, relation: Relation, which: sql.Composable) -> sql.Composed:
-    """Fill the unfilled rows among those that `which` takes, waiting for locked ones."""
+def fill(rows: RowWork, relation: Relation, which: sql.Composable, part: sql.Composable | None = None) -> sql.Composed:
+    """Fill the unfilled rows among those that `which` takes, waiting for locked ones.
+
+    Args:
+        part: takes some of these rows. It is asked before the plan's expressions, which cost more: each row is looked at
+            once for every part. In a mere AND the planner has its own opinion of what is cheap.
+    """
+    unfilled: sql.Composable = _unfilled(rows)
+    if part is not None:
+        unfilled = sql.SQL("CASE WHEN {} THEN ({}) ELSE false END").format(part, unfilled)
     return sql.SQL("UPDATE ONLY {} SET {} WHERE {} AND ({})").format(
-        relation.identifier, _assignments(rows), which, _unfilled(rows)
+        relation.identifier, _assignments(rows), which, unfilled
     )
 
 
 def fill_unlocked(rows: RowWork, relation: Relation, which: sql.Composable) -> sql.Composed:
-    """The same, passing over rows that somebody else has locked.
+    """The same without parts, passing over rows that somebody else has locked.
 
     Not what one starts with: locking rows first is more WAL, and updating by a list of tids is never HOT.
     """
@@ -42,15 +52,16 @@ def fill_unlocked(rows: RowWork, relation: Relation, which: sql.Composable) -> s
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Filling:
-    """Two statements that fill the same rows: `waiting` for locked ones, and `passing` them over."""
+    """Two statements that fill the same rows: `waiting` for locked ones, and `passing` them over, which is seldom asked for."""
 
     waiting: sql.Composed
-    passing: sql.Composed
+    passing: Callable[[], sql.Composed]
 
 
-def filling(rows: RowWork, relation: Relation, which: sql.Composable) -> Filling:
+def filling(rows: RowWork, relation: Relation, which: sql.Composable, part: sql.Composable | None = None) -> Filling:
     """By the expressions of the plan."""
-    return Filling(fill(rows, relation, which), fill_unlocked(rows, relation, which))
+    passing = functools.partial(fill_unlocked, rows, relation, windows.narrowed(which, part))
+    return Filling(fill(rows, relation, which, part), passing)
 
 
 def row(tid: str) -> sql.Composed:
@@ -135,11 +146,13 @@ def compress_wal() -> sql.SQL:
     )
 
 
-def _assignments(rows: RowWork) -> sql.Composed:
-    return sql.SQL(", ").join(
+@functools.lru_cache(maxsize=8)
+def _assignments(rows: RowWork) -> sql.SQL:
+    assignments = sql.SQL(", ").join(
         sql.SQL("{} = {}").format(sql.Identifier(column), sql.SQL(expression))
         for column, expression in rows.assignments
     )
+    return sql.SQL(assignments.as_string(None))
 
 
 def _unfilled(rows: RowWork) -> sql.SQL:

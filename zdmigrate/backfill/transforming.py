@@ -136,7 +136,7 @@ class Computing:
             values=sql.Literal([value.text for value in computed.values]), unfilled=unfilled, image=_image(transform),
         )  # fmt: skip
         free = sql.SQL(_FREE).format(relation=relation.identifier, tids=tids, unfilled=unfilled)
-        return Filling(write, sql.SQL("{} AND {}").format(write, free))
+        return Filling(write, lambda: sql.SQL("{} AND {}").format(write, free))
 
     def _rows(self, relation: Relation, query: sql.Composed) -> list[Row]:
         try:

@@ -12,7 +12,7 @@ class Settings:
 
     Args:
         window_pages: pages of a window; it shrinks while batches run into `statement_timeout`.
-        stripes: transactions that a window is divided into, by the rows' position in their page.
+        stripes: parts that a window is divided into, by the rows' position in their page.
         pause: rest after every batch that changed rows.
         row_lock_timeout: longest wait for a lock that somebody else holds.
         statement_timeout: longest batch; also longest that somebody waits for one. Keep it well under the
@@ -23,7 +23,7 @@ class Settings:
 
     window_pages: int = 250
     stripes: int = 24
-    pause: timedelta = timedelta(milliseconds=25)
+    pause: timedelta = timedelta(milliseconds=5)
     row_lock_timeout: timedelta = timedelta(milliseconds=100)
     statement_timeout: timedelta = timedelta(milliseconds=500)
     read_timeout: timedelta = timedelta(seconds=5)

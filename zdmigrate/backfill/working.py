@@ -90,7 +90,7 @@ class Worker:
         self._began = self._waited = self._held = 0.0
         self._aside = SettingAside(session, rows, aside)
         self._filler = Filler(
-            session, store, self._aside, self._may, observe=self._observe, batch_rows=lambda: around.governor.rows,
+            session, store, self._aside, self._breathe, observe=self._observe, batch_rows=lambda: around.governor.rows,
             rights=rights, function=function,
         )  # fmt: skip
 
@@ -252,6 +252,10 @@ class Worker:
 
     def _rest(self) -> None:
         self._session.sleep(self._settings.pause.total_seconds())
+
+    def _breathe(self) -> None:
+        self._rest()
+        self._may()
 
     def _may(self) -> None:
         began = time.monotonic()

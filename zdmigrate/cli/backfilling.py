@@ -126,7 +126,9 @@ def abort(*, migration: str | None, reason: str | None, deployment: str | None, 
     "--rate", type=Configured(Size(per_second=True)), metavar="20MB/s", help="WAL a second, of all processes."
 )
 @click.option("--workers", type=Configured(click.IntRange(1, 64)), metavar="N", help="Workers of each process.")
-@click.option("--target-latency", type=Configured(Duration(positive=True)), metavar="50ms", help="p95 of a batch.")
+@click.option(
+    "--target-latency", type=Configured(Duration(positive=True, most_ms=400)), metavar="50ms", help="p95 of a batch."
+)
 @click.option("--max-lag", type=Configured(Size()), metavar="64MB", help="What a standby may be behind, in WAL.")
 @click.option("--max-lag-time", type=Configured(Duration(positive=True)), metavar="10s", help="The same, in time.")
 @click.option("--standbys", type=Configured(Names()), metavar="A,B", help="Those that must be there; none: nobody.")

@@ -146,13 +146,14 @@ def _parse_overrides(ctx: click.Context, param: click.Parameter, values: tuple[s
 
 
 class Duration(_DurationType):
-    """``10m``; with `forever`, also the word; `positive` refuses 0."""
+    """``10m``; with `forever`, also the word; `positive` refuses 0, `most_ms` what is longer."""
 
     name = "duration"
 
-    def __init__(self, *, forever: bool = False, positive: bool = False) -> None:
+    def __init__(self, *, forever: bool = False, positive: bool = False, most_ms: int | None = None) -> None:
         self.forever = forever
         self.positive = positive
+        self.most_ms = most_ms
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
         from datetime import timedelta
@@ -169,6 +170,8 @@ class Duration(_DurationType):
             self.fail(str(error), param, ctx)
         if self.positive and duration <= timedelta(0):
             self.fail(f"{value!r} is no time at all", param, ctx)
+        if self.most_ms is not None and duration > timedelta(milliseconds=self.most_ms):
+            self.fail(f"{value!r} is longer than {self.most_ms}ms", param, ctx)
         return duration
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:

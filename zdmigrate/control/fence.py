@@ -15,7 +15,9 @@ from zdmigrate.errors import LeaseLost
 def lost() -> LeaseLost:
     """The error of a holder that was replaced."""
     return LeaseLost(
-        "another process took over this migration; nothing of ours was committed since", hint="run: zdmigrate status"
+        "another process took over this migration, or the database has not answered for as long as a lease lasts; nothing of "
+        "ours was committed since",
+        hint="run: zdmigrate status",
     )
 
 
@@ -34,7 +36,7 @@ class Fence:
     @property
     def lock(self) -> sql.Composed:
         """The statement that a takeover waits for."""
-        return sql.SQL("{} FOR KEY SHARE").format(self.held)
+        return sql.Composed([self.held, sql.SQL(" FOR KEY SHARE")])
 
     def refuse_lost(self) -> None:
         """Raise where it is known that we may not write.

@@ -25,7 +25,7 @@ from psycopg import sql
 
 from zdmigrate.control.fence import Fence, lost
 from zdmigrate.control.store import Store
-from zdmigrate.errors import Contended, LeaseHeld
+from zdmigrate.errors import Contended, LeaseHeld, Unsafe
 from zdmigrate.postgres import session
 from zdmigrate.postgres.session import Connection, Cursor
 
@@ -62,16 +62,25 @@ class Lease:
         return connection.execute(statement.encode(), (self._ttl, self.key, self.epoch)).rowcount == 1
 
     def keep(self, connect: Callable[[], Connection]) -> None:
-        """The heartbeat: runs until `stop`, on a connection of its own; cancels our work when the lease is lost."""
-        with contextlib.suppress(psycopg.Error), connect() as connection:
-            while not self._stop.wait(self._ttl.total_seconds() / 3):
-                if not self.beat(connection):
-                    break
-        if not self._stop.is_set():
-            # Lost, or no connection any more: then nobody extends the lease, and soon it will be.
-            self._lost.set()
-            with contextlib.suppress(psycopg.Error):
-                self._connection.cancel_safe(timeout=5)
+        """The heartbeat: runs until `stop`, on connections of its own; cancels our work when the lease is lost.
+
+        A connection that breaks is replaced, for as long as the lease lasts without it.
+        """
+        ttl, beaten = self._ttl.total_seconds(), time.monotonic()
+        while time.monotonic() - beaten < ttl:
+            with contextlib.suppress(psycopg.Error, Unsafe), connect() as connection:
+                asked = time.monotonic()
+                while self.beat(connection):
+                    beaten = asked
+                    if self._stop.wait(ttl / 3):
+                        return
+                    asked = time.monotonic()
+                break
+            if self._stop.wait(ttl / 30):
+                return
+        self._lost.set()
+        with contextlib.suppress(psycopg.Error):
+            self._connection.cancel_safe(timeout=5)
 
     def was_taken_over(self, connect: Callable[[], Connection]) -> bool:
         """Ask on a new connection whose lease it is now; False where there is no answer."""
@@ -199,7 +208,8 @@ def _acquire(
         first_expiry = first_expiry or expires
         if expires > first_expiry:
             raise LeaseHeld(
-                f"{other} works on this migration since {since:%Y-%m-%d %H:%M:%S} UTC", hint="run: zdmigrate status"
+                f"{other} works on this migration since {since:%Y-%m-%d %H:%M:%S} UTC",
+                hint="run: zdmigrate status; to fill rows with it: zdmigrate backfill work",
             )
         sleep(_POLL)
 

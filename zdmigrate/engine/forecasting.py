@@ -22,7 +22,10 @@ _NONE: Mapping[str, Sequence[Probed]] = MappingProxyType({})
 def pacing(settings: Backfill) -> costs.Pacing:
     """The pace that is configured."""
     return costs.Pacing(
-        stripes=settings.stripes, window_pages=settings.window_pages, pause=settings.pause.total_seconds()
+        stripes=settings.stripes,
+        window_pages=settings.window_pages,
+        batch_rows=settings.batch_rows,
+        pause=settings.pause.total_seconds(),
     )
 
 

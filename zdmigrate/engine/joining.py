@@ -16,7 +16,7 @@ import psycopg
 
 from zdmigrate.control import lease
 from zdmigrate.control.store import Event, Record
-from zdmigrate.engine.work import Watch, Work
+from zdmigrate.engine.work import Work
 from zdmigrate.errors import Contended, LeaseLost, Progressed, Waiting
 from zdmigrate.phases import Phase
 from zdmigrate.plan import Mode, Plan, Step
@@ -69,18 +69,18 @@ class Joining:
             helped = True
             if filled is not None and step == _steps(record)[-1]:
                 return f"{counted(filled, 'row')} are filled"
+            self.sleep(_POLL)
         return "the backfill is complete"
 
     def _fill(self, record: Record, right: lease.Joined, step: Step, *, helped: bool) -> int | None:
         """How many rows are filled when none is left; None where the lease was lost."""
         plan, work = _plan(record), self.work
-        executor = work.executor(plan, right, self.functions, self.out_of_time)
-        watch = Watch(executor=executor, plan=plan, out_of_time=self.out_of_time)
+        executor = work.watched(plan, right, self.functions, self.out_of_time)
         if not helped:
             event = Event(migration=record.id, action="join", outcome="started", phase=Phase.BACKFILL, step=step.id)
             work.store.log(work.connection, event)
         try:
-            outcome = dataclasses.replace(executor, should_stop=watch).fill(step, joining=True)
+            outcome = executor.rows.fill(step, joining=True)
         except LeaseLost:
             return None
         except psycopg.errors.IdleInTransactionSessionTimeout as error:

@@ -91,7 +91,7 @@ class Run:
         part = self.plan.phase(phase)
         if part.steps:
             self._announce(phase, f"{phase} …")
-            with self.executor.fenced() as cursor:
+            with self.executor.held.fenced() as cursor:
                 self._store.start_phase(cursor, record.key, state=record.phase, running=phase)
                 if phase is Phase.BACKFILL:
                     self._store.set_verified(cursor, record.key, verified=False)
@@ -103,7 +103,7 @@ class Run:
                 self._do(phase, step)
         if phase is Phase.BACKFILL:
             self._refuse_unsynced(record)  # from here on N+1 may be deployed
-        with self.executor.fenced() as cursor:
+        with self.executor.held.fenced() as cursor:
             self._store.complete_phase(cursor, record.key, before=record.phase, after=phase)
             if phase is Phase.BACKFILL:
                 self._store.set_verified(cursor, record.key, verified=True)
@@ -120,7 +120,7 @@ class Run:
 
     def _backward(self, record: Record, phase: Phase) -> None:
         self._announce(phase, f"undoing {phase} …")
-        with self.executor.fenced() as cursor:
+        with self.executor.held.fenced() as cursor:
             # From here on the phase counts as not complete, whatever happens.
             if record.phase is phase:
                 self._store.complete_phase(cursor, record.key, before=phase, after=phase.previous)
@@ -132,7 +132,7 @@ class Run:
             self._log(cursor, phase, "revert", "started")
         for step in reversed(self.plan.phase(phase).steps):
             self.executor.undo(step)
-        with self.executor.fenced() as cursor:
+        with self.executor.held.fenced() as cursor:
             self._store.start_phase(cursor, record.key, state=phase.previous, running=None)
             self._log(cursor, phase, "revert", "done")
         self._announce(phase, f"{phase} is undone")
@@ -147,7 +147,7 @@ class Run:
             raise error
         used = [state for gate, state in checked if gate.overridable and gate.name in self.facts.overrides]
         if used:
-            with self.executor.fenced() as cursor:
+            with self.executor.held.fenced() as cursor:
                 for state in used:
                     self._log(
                         cursor, phase, "override", "accepted", f"{state.name}: {self.facts.overrides[state.name]}"
@@ -165,7 +165,7 @@ class Run:
             for step in self.plan.phase(phase).steps:
                 if step.undo_mode is Mode.PYTHON and self.executor.probe(step) == "done":
                     for reference in step.undo:
-                        self.executor.function(reference)
+                        self.executor.held.function(reference)
 
     def _refuse_losses(self, phases: Sequence[Phase], *, allow_lossy: bool) -> None:
         done = [s for p in phases for s in self.plan.phase(p).steps if s.undo_loses or s.undo_blocked]
@@ -240,7 +240,9 @@ class Run:
         self._store.log(cursor, event)
 
     def _announce(self, phase: Phase, message: str) -> None:
-        self.executor.report(Event(kind=EventKind.PHASE, migration=self.plan.migration, message=message, phase=phase))
+        self.executor.held.report(
+            Event(kind=EventKind.PHASE, migration=self.plan.migration, message=message, phase=phase)
+        )
 
 
 def _phases_back(record: Record, target: Phase) -> tuple[Phase, ...]:

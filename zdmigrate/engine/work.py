@@ -20,8 +20,10 @@ from zdmigrate.control import lease
 from zdmigrate.control.fence import lost
 from zdmigrate.control.store import Record, Store
 from zdmigrate.engine import bootstrapping, forecasting, gates, planned
-from zdmigrate.engine.executor import Executor, Limits
+from zdmigrate.engine.executor import Executor
+from zdmigrate.engine.holding import Holding
 from zdmigrate.engine.reporting import Reporter
+from zdmigrate.engine.row_steps import Limits, RowSteps
 from zdmigrate.engine.run import Run
 from zdmigrate.engine.stopping import Stop
 from zdmigrate.errors import Drift, Waiting
@@ -112,7 +114,7 @@ class Work:
                 functions = {} if file is None else file.functions
                 run = self._run(plan, (), held, overrides, float("inf"), functions)
                 run.check_revert(target, allow_lossy=allow_lossy)
-                with run.executor.fenced() as cursor:
+                with run.executor.held.fenced() as cursor:
                     self.store.set_hold(cursor, [record.id], f"reverted to {target}", again=True)
                 run.revert(target)
 
@@ -131,9 +133,9 @@ class Work:
                                 f"{record.id}: {step.title}: no longer so", hint="zdmigrate revert, then advance"
                             )
                         if step.mode is Mode.VERIFY and not renamed:
-                            executor.verify(step)
+                            executor.rows.verify(step)
                 if record.phase.position >= Phase.BACKFILL.position and not renamed:
-                    with executor.fenced() as cursor:
+                    with executor.held.fenced() as cursor:
                         self.store.set_verified(cursor, record.key, verified=True)
 
     def _run(
@@ -154,49 +156,43 @@ class Work:
         def out_of_time() -> bool:
             return self.stop.asked or time.monotonic() >= deadline
 
-        executor = self.executor(plan, held, functions, out_of_time)
-        watch = Watch(executor=executor, plan=plan, out_of_time=out_of_time)
-        return Run(
-            plan=plan, requires=requires, executor=dataclasses.replace(executor, should_stop=watch), facts=facts,
-            out_of_time=out_of_time,
-        )  # fmt: skip
+        executor = self.watched(plan, held, functions, out_of_time)
+        return Run(plan=plan, requires=requires, executor=executor, facts=facts, out_of_time=out_of_time)
+
+    def watched(
+        self,
+        plan: Plan,
+        right: lease.Right,
+        functions: Mapping[str, Callable[[Any], Any]],
+        out_of_time: Callable[[], bool],
+    ) -> Executor:
+        """What executes the plan's steps, and looks between them whether it still may."""
+        looking = self.executor(plan, right, functions, out_of_time)
+        return self.executor(plan, right, functions, Watch(executor=looking, plan=plan, out_of_time=out_of_time))
 
     def executor(
         self,
         plan: Plan,
-        held: lease.Right,
+        right: lease.Right,
         functions: Mapping[str, Callable[[Any], Any]],
         should_stop: Callable[[], bool],
     ) -> Executor:
-        """What executes the plan's steps while `held` holds."""
+        """What executes the plan's steps while the lease is ours, by `right`."""
         config = self.config
-        return Executor(
+        held = Holding(
             connection=self.connection,
             store=self.store,
-            lease=held,
+            lease=right,
             migration=plan.migration,
-            limits=Limits(
-                lock_timeout=config.lock_timeout,
-                lock_budget=config.lock_budget,
-                backfill=values.Settings(
-                    window_pages=config.backfill.window_pages,
-                    stripes=config.backfill.stripes,
-                    pause=config.backfill.pause,
-                    lock_budget=config.lock_budget,
-                ),
-                pace=governor.Limits(
-                    workers=config.backfill.workers,
-                    rate=config.backfill.rate,
-                    target_latency=config.backfill.target_latency,
-                ),
-                unfillable=quarantine.Limit(
-                    rows=config.backfill.quarantine_limit, share=config.backfill.quarantine_share
-                ),
-                kept=config.backfill.quarantine_columns,
-            ),
+            lock_timeout=config.lock_timeout,
+            lock_budget=config.lock_budget,
             report=self.report,
             should_stop=should_stop,
             functions=functions,
+        )
+        rows = RowSteps(
+            held=held,
+            limits=_limits(config),
             connect=self._connect,
             watch=lambda key, tables: throttles.watch(
                 config.throttle,
@@ -208,6 +204,7 @@ class Work:
             forecast=lambda step: self._forecast(plan, step),
             stop=self.stop,
         )
+        return Executor(held=held, rows=rows)
 
     def _forecast(self, plan: Plan, step: Step) -> Forecast | None:
         sizes = forecasting.read(self.connection, [plan], self.config.schema)
@@ -269,10 +266,10 @@ class Watch:
         return False
 
     def _look(self, now: float) -> None:
-        executor = self._executor
-        if executor.lease.is_lost:
+        executor, held = self._executor, self._executor.held
+        if held.lease.is_lost:
             raise lost()
-        record = executor.store.record(executor.connection, executor.migration)
+        record = held.store.record(held.connection, held.migration)
         if record is not None and record.hold_reason is not None:
             raise Waiting(f"on hold: {record.hold_reason}", hint=f"zdmigrate unhold {record.id}")
         if record is not None and record.running in (Phase.EXPAND, Phase.CONTRACT):
@@ -281,4 +278,24 @@ class Watch:
             self._probed = now
             for step in self._triggers:
                 if executor.probe(step) != "done":
-                    raise Drift(f"{executor.migration}: {step.title}: the triggers are gone", hint="zdmigrate revert")
+                    raise Drift(f"{held.migration}: {step.title}: the triggers are gone", hint="zdmigrate revert")
+
+
+def _limits(config: Config) -> Limits:
+    backfill = config.backfill
+    return Limits(
+        backfill=values.Settings(
+            window_pages=backfill.window_pages,
+            stripes=backfill.stripes,
+            pause=backfill.pause,
+            lock_budget=config.lock_budget,
+        ),
+        pace=governor.Limits(
+            workers=backfill.workers,
+            batch_rows=backfill.batch_rows,
+            rate=backfill.rate,
+            target_latency=backfill.target_latency,
+        ),
+        unfillable=quarantine.Limit(rows=backfill.quarantine_limit, share=backfill.quarantine_share),
+        kept=backfill.quarantine_columns,
+    )

@@ -38,6 +38,7 @@ _FILL = 0.9
 _ROW_SECONDS = 12e-6
 _VISIT_SECONDS = 3.5e-6
 """For every stripe's look at a page."""
+_BATCH_SECONDS = 2e-3
 _MOVE_SECONDS, _ENTRY_SECONDS = 4e-6, 3e-6
 
 
@@ -69,9 +70,10 @@ class Heap:
 class Pacing:
     """How the work is done. `wal_rate` is in bytes per second; None: unlimited. Times are in seconds."""
 
-    stripes: int = 16
+    stripes: int = 24
     window_pages: int = 250
-    pause: float = 0.01
+    batch_rows: int = 150
+    pause: float = 0.005
     target_latency: float = 0.05
     wal_rate: float | None = None
     workers: int = 1
@@ -198,7 +200,7 @@ def _touched_pages(heap: Heap) -> float:
 
 
 def _batches(heap: Heap, pacing: Pacing, stripes: int) -> float:
-    return max(1.0, heap.pages / pacing.window_pages) * stripes
+    return max(max(1.0, heap.pages / pacing.window_pages) * stripes, heap.rows / pacing.batch_rows)
 
 
 def _images(heap: Heap, server: ServerFacts, moved: float, cycles: float) -> float:
@@ -250,4 +252,4 @@ def _heap_growth(heap: Heap, moved: float, server: ServerFacts) -> float:
 def _seconds(heap: Heap, pacing: Pacing, moved: float, stripes: int) -> float:
     work = heap.rows * row_seconds(heap, moved) + heap.pages * stripes * _VISIT_SECONDS
     batches = max(_batches(heap, pacing, stripes), work / pacing.target_latency)
-    return (work + batches * pacing.pause) / pacing.workers
+    return (work + batches * (_BATCH_SECONDS + pacing.pause)) / pacing.workers

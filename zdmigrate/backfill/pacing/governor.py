@@ -49,9 +49,10 @@ class Judgement(Protocol):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What is configured, and holds where the control row says nothing."""
+    """What is configured, and holds where the control row says nothing. A batch has at most `batch_rows` rows."""
 
     workers: int = 1
+    batch_rows: int = 150
     rate: int | None = None
     target_latency: timedelta = timedelta(milliseconds=50)
 
@@ -74,7 +75,7 @@ class Governor:
         self._bucket = TokenBucket(limits.rate, clock=clock)
         self._looked: datetime | None = None
         self._written = self._row = 0.0
-        self.pace = Pace(target=limits.target_latency)
+        self.pace = Pace(target=limits.target_latency, ceiling=limits.batch_rows)
         self.crew = Crew(limits.workers)
 
     def steer(self, control: Control, *, processes: int = 1) -> None:
