@@ -221,7 +221,7 @@ HOT = "SELECT n_tup_hot_upd::float / nullif(n_tup_upd, 0) FROM pg_stat_user_tabl
 
 
 def test_a_standby_that_feeds_back_its_horizon_makes_windows_take_turns(shop: Site, replicas: Replicas) -> None:
-    rows = 16_000
+    rows = 40_000  # the first tenth is written before it is noticed
     with_rows(shop, rows)
     with setting(replicas.replica2, "wal_receiver_status_interval", "1s"):
         running = under_way(shop, ZDMIGRATE_BACKFILL_WINDOW_PAGES="15")
