@@ -103,7 +103,7 @@ def _variants(groups: Iterable[str], *, only: bool) -> list[str]:
     """All for a whole run; else those that the figures are about."""
     if not only:
         return list(VARIANTS)
-    wanted = {name for group in groups for name in figures.NEEDED[group]}
+    wanted = {name for group in groups for name in (*figures.NEEDED[group], *figures.BESIDE.get(group, ()))}
     return [name for name in VARIANTS if name in wanted]
 
 

@@ -50,6 +50,8 @@ NEEDED = {
     "restart": (),
 }
 """The groups, and the variants that each is about."""
+BESIDE = {"latency": ("ranges",)}
+"""Variants that no figure needs, and readers want to see beside it."""
 OF_SIZES = {"memory", "cost"}
 
 

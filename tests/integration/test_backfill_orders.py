@@ -53,10 +53,11 @@ def run(connection: Connection, connect: Connect | None, **given: Any) -> list[s
     """Everything is filled; what was said."""
     said: list[str] = []
     fence = Fence(held=sql.SQL('SELECT FROM "Control".lease WHERE (migration, epoch) = (1, 1)'))
-    hooks: dict[str, Any] = {"should_stop": lambda: False, "progress": lambda _: None} | given
+    settings = worker.Settings(window_pages=10, stripes=8, pause=timedelta(0))
+    hooks: dict[str, Any] = {"should_stop": lambda: False, "progress": lambda _: None, "settings": settings} | given
     outcome = worker.run(
         connection, control_schema="Control", migration=1, step="fill", rows=WORK, fence=fence, connect=connect,
-        settings=worker.Settings(window_pages=10, stripes=8, pause=timedelta(0)), say=said.append, **hooks,
+        say=said.append, **hooks,
     )  # fmt: skip
     assert outcome == worker.Outcome(rows=ROWS, complete=True)
     return said
@@ -66,6 +67,11 @@ def one(connection: Connection, query: str) -> Any:
     row = connection.execute(query.encode()).fetchone()
     assert row is not None
     return row[0]
+
+
+def test_a_first_stripe_that_finds_full_pages_says_nothing_of_the_order(main: Connection, connect: Connect) -> None:
+    """Of windows that are this large it alone is more than an opinion takes; nobody says what holds the horizon here."""
+    assert run(main, connect, settings=worker.Settings(window_pages=1000, stripes=4, pause=timedelta(0))) == []
 
 
 @pytest.mark.parametrize(

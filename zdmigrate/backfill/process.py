@@ -76,14 +76,15 @@ class Shared:
         """How the relation's windows are written."""
         return self._strategies[relation.oid].mode
 
-    def judge(self, relation: Relation, filled: Filled) -> None:
-        """A stripe was written."""
+    def judge(self, relation: Relation, filled: Filled, *, first: bool) -> None:
+        """A batch was written. `first`: of a window's first stripe, which finds no room in full pages whatever the order."""
         oldest = self.oldest()
         with self._lock:
             self._mine += filled.rows
             self._meter.wrote(filled.wal)
             strategy = self._strategies[relation.oid]
-            if strategy.observe(updated=filled.rows, hot=filled.hot, oldest=oldest, now=filled.transaction):
+            updated, hot = (0, 0) if first else (filled.rows, filled.hot)
+            if strategy.observe(updated=updated, hot=hot, oldest=oldest, now=filled.transaction):
                 self._note(relation)
 
     def oldest(self) -> Oldest | None:

@@ -86,6 +86,7 @@ class Worker:
         self._open: deque[_Open] = deque()
         self._relation: Relation | None = None
         self._transaction = 0
+        self._first = False  # whether the batch is of a window's first stripe
         self._stripes = self._settings.stripes
         self._began = self._waited = self._held = 0.0
         self._aside = SettingAside(session, rows, aside)
@@ -224,6 +225,7 @@ class Worker:
         if opened.batches:
             batch = opened.batches.popleft()
             following = opened.batches[0].stripe if opened.batches else None
+            self._first = batch.stripe is not None and batch.stripe.index == 0 and opened.window.stripes > 1
             after = opened.window.stripes if following is None else following.index
             if self._filler.batch(opened.window, batch, after=after):
                 self._rest()
@@ -248,7 +250,7 @@ class Worker:
         self._around.governor.observe(seconds, rows=filled.rows, wal=filled.wal)
         self._transaction = filled.transaction
         if self._relation is not None:
-            self._around.judge(self._relation, filled)
+            self._around.judge(self._relation, filled, first=self._first)
 
     def _rest(self) -> None:
         self._session.sleep(self._settings.pause.total_seconds())
