@@ -178,7 +178,7 @@ def test_a_window_that_is_taken_away_leaves_none_behind(main: Connection) -> Non
     around = Surroundings(
         governor=Governor(Limits(), sleep=take_away), begin=lambda *_: None, mode=lambda _: rotating, check=lambda: None,
         oldest=lambda: Oldest(xmin=horizon[0], holder="a test", stands=timedelta(0)), report=lambda *_: None,
-        judge=lambda *_: None, may_begin_anew=True,
+        judge=lambda *_, **__: None, may_begin_anew=True,
     )  # fmt: skip
     alone = Worker(
         0, session, Store(session, process=member.process, **key), WORK, around, aside=None, rights=Rights.of(main)
@@ -228,7 +228,7 @@ def test_one_that_is_held_back_alone_holds_nobody_else(main: Connection, connect
     def work(theirs: Connection) -> None:
         around = Surroundings(
             governor=HeldBack(Limits()), begin=lambda *_: None, mode=lambda _: Mode(order=Order.STRIPED, why="a test"),
-            oldest=lambda: None, check=check, report=lambda *_: None, judge=lambda *_: has_begun.set(), may_begin_anew=True,
+            oldest=lambda: None, check=check, report=lambda *_: None, judge=lambda *_, **__: has_begun.set(), may_begin_anew=True,
         )  # fmt: skip
         member = Membership(theirs, ttl=timedelta(minutes=5), leads=False, **key)
         store = Store(Session(connection=theirs, settings=SMALL, fence=fence()), process=member.process, **key)

@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Protocol
 
 from psycopg import errors
 
@@ -56,6 +57,12 @@ class _Open:
     since: float = 0.0
 
 
+class Judge(Protocol):
+    """Takes note of a batch."""
+
+    def __call__(self, relation: Relation, filled: Filled, *, first: bool) -> None: ...
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:
     """What a worker is given by its process.
@@ -70,7 +77,7 @@ class Surroundings:
     oldest: Callable[[], Oldest | None]
     check: Callable[[], None]
     report: Callable[[Cursor, int], None]
-    judge: Callable[[Relation, Filled], None]
+    judge: Judge
     may_begin_anew: bool
 
 
