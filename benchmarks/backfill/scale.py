@@ -7,7 +7,9 @@ a command, with verification and index builds; the cost is that of the step that
 from __future__ import annotations
 
 import dataclasses
+import statistics
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.backfill import job, runs, table, wal
@@ -44,6 +46,9 @@ def measure(rows: int, *, base: Path | None, folder: Path) -> Size:
             memory = _peak_of_command(server.conninfo(_TEMPLATE, user=table.OWNER), folder)
             end = wal.now(connection).bytes
     fill = (filled - begin) / rows
+    print(
+        f"{rows:,} rows: {done.seconds / rows * 1e6:.1f} µs a row, {memory / 1e6:.0f} MB", file=sys.stderr, flush=True
+    )
     return Size(
         rows=rows,
         seconds=done.seconds / rows,
@@ -51,6 +56,23 @@ def measure(rows: int, *, base: Path | None, folder: Path) -> Size:
         wal_bytes_after=(end - again) / rows - fill,
         peak_memory=memory,
     )
+
+
+def together(sizes: Sequence[Size]) -> list[Size]:
+    """Each size once: the median of its runs' seconds and WAL, and the most memory of them."""
+    found = []
+    for rows in dict.fromkeys(size.rows for size in sizes):
+        runs_of = [size for size in sizes if size.rows == rows]
+        found.append(
+            Size(
+                rows=rows,
+                seconds=statistics.median(size.seconds for size in runs_of),
+                wal_bytes=statistics.median(size.wal_bytes for size in runs_of),
+                wal_bytes_after=statistics.median(size.wal_bytes_after for size in runs_of),
+                peak_memory=max(size.peak_memory for size in runs_of),
+            )
+        )
+    return found
 
 
 def _peak_of_command(conninfo: str, folder: Path) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.backfill import figures, load, report, runs
+from benchmarks.backfill import figures, load, report, runs, scale
 from benchmarks.backfill.figures import Measured
 from benchmarks.backfill.lag import Sample, lags
 from benchmarks.backfill.load import Latency
@@ -125,6 +125,14 @@ def test_sizes_are_compared_with_each_other() -> None:
     assert not figure(measured, "time per row").reached
     assert figure(measured, "WAL per row").reached
     assert figure(measured, "the same at both sizes").reached
+
+
+def test_runs_of_one_size_count_together() -> None:
+    size = Size(rows=10, seconds=1, wal_bytes=500, wal_bytes_after=60, peak_memory=69)
+    again = dataclasses.replace(size, seconds=3, peak_memory=71)
+    larger = dataclasses.replace(size, rows=20)
+
+    assert scale.together([size, larger, again]) == [dataclasses.replace(size, seconds=2, peak_memory=71), larger]
 
 
 def test_the_table_has_a_row_for_each_variant_that_ran() -> None:
