@@ -13,6 +13,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from zdmigrate.app.shapes import Shapes
 from zdmigrate.hazards import Hazard
 from zdmigrate.phases import PHASES, Phase
 from zdmigrate.sqltext import ident
@@ -268,6 +269,8 @@ class Plan:
     estimates: tuple[TableEstimate, ...] = ()
     comparisons: tuple[Comparison, ...] = ()
     undoable_until: Phase = Phase.RETIRE
+    shapes: Shapes = dataclasses.field(default_factory=Shapes)
+    """By which names versions of the application tell which shape they use. Never part of a plan's hash."""
     tool_version: str = ""
     format: int = FORMAT
 

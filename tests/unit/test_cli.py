@@ -204,6 +204,7 @@ NO_ADVANCE: dict[str, Any] = {
     "wait": None,
     "max_runtime": None,
     "evidence": None,
+    "ramp": None,
 }
 
 
@@ -619,7 +620,7 @@ def test_completion(project: FakeProject, tmp_path: Path) -> None:
     for name in ("20260101_a.py", "20260202_b.py", "_helper.py"):
         (tmp_path / "m" / name).write_text("raise RuntimeError")
     assert complete(["adv"]) == ["advance"]
-    assert complete(["advance", "--to", ""]) == [*common.PHASES, "auto"]
+    assert complete(["advance", "--to", ""]) == [*common.PHASES, "auto", "deployable"]
     assert complete(["revert", "x", "--to", "n"]) == ["none"]
     assert complete(["advance", "--wait", "f"]) == ["forever"]
     assert complete(["advance", "2026"], {"ZDMIGRATE_DIR": "m"}) == ["20260101_a", "20260202_b"]

@@ -1,1 +1,69 @@
-"""What applications import. Depends on SQLAlchemy alone, and on nothing of the tool."""
+"""What applications import: who is alive, which shape to read. Small, quick to import, and never in the way.
+
+Names are loaded on first use: `import zdmigrate.app` itself costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from zdmigrate.app.async_fleet import AsyncFleet as AsyncFleet
+    from zdmigrate.app.async_fleet import register_async as register_async
+    from zdmigrate.app.fleet import Fleet as Fleet
+    from zdmigrate.app.fleet import register as register
+    from zdmigrate.app.ignoring import IGNORED as IGNORED
+    from zdmigrate.app.ignoring import IgnoredColumns as IgnoredColumns
+    from zdmigrate.app.ignoring import include_object as include_object
+    from zdmigrate.app.probes import asgi_ready as asgi_ready
+    from zdmigrate.app.probes import wsgi_ready as wsgi_ready
+    from zdmigrate.app.readiness import Readiness as Readiness
+    from zdmigrate.app.settings import install as install
+    from zdmigrate.app.snapshot import Source as Source
+    from zdmigrate.app.snapshot import pinned as pinned
+    from zdmigrate.app.switch import ReadSwitch as ReadSwitch
+
+_HOME = {
+    "IGNORED": "ignoring",
+    "AsyncFleet": "async_fleet",
+    "Fleet": "fleet",
+    "IgnoredColumns": "ignoring",
+    "ReadSwitch": "switch",
+    "Readiness": "readiness",
+    "Source": "snapshot",
+    "asgi_ready": "probes",
+    "include_object": "ignoring",
+    "install": "settings",
+    "pinned": "snapshot",
+    "register": "fleet",
+    "register_async": "async_fleet",
+    "wsgi_ready": "probes",
+}
+
+__all__ = [
+    "IGNORED",
+    "AsyncFleet",
+    "Fleet",
+    "IgnoredColumns",
+    "ReadSwitch",
+    "Readiness",
+    "Source",
+    "asgi_ready",
+    "include_object",
+    "install",
+    "pinned",
+    "register",
+    "register_async",
+    "wsgi_ready",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"zdmigrate.app.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -26,6 +26,10 @@ COMMANDS = {
     "revert": ("moving", "Bring a migration back, and hold it there."),
     "hold": ("holds", "Stop a migration, with a reason."),
     "unhold": ("holds", "Let a held migration go on."),
+    "switch": ("applications", "Send a share of reads to the new shape."),
+    "deployed": ("applications", "State that a rollout is complete."),
+    "can-run": ("applications", "Answer whether a version works on the database as it is."),
+    "wait": ("applications", "Wait until migrations have completed a phase."),
     "status": ("inspecting", "Show where each migration stands, and what comes next."),
     "backfill": ("backfilling", "Steer a backfill that is under way."),
     "quarantine": ("quarantining", "Rows that could not be filled: list, retry, resolve."),
@@ -50,7 +54,7 @@ class LazyGroup(click.Group):
         import importlib
 
         module = importlib.import_module(f"zdmigrate.cli.{COMMANDS[cmd_name][0]}")
-        command: click.Command = getattr(module, cmd_name)
+        command: click.Command = getattr(module, cmd_name.replace("-", "_"))
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -6,10 +6,13 @@ from importlib import resources
 
 from zdmigrate.errors import Drift, UsageError
 from zdmigrate.postgres.session import Connection, Cursor
-from zdmigrate.sqltext import ident
+from zdmigrate.sqltext import ident, literal
 
-VERSION = 2
+VERSION = 3
 """The newest version of the control schema that this zdmigrate knows."""
+
+APPLICATION_FUNCTIONS = ("app_register", "app_beat", "app_retire")
+"""What applications report with. They run as the schema's owner."""
 
 
 def installed_version(connection: Connection, schema: str) -> int:
@@ -54,7 +57,7 @@ def upgrade(cursor: Cursor, schema: str, installed: int) -> list[str]:
     for version in range(installed + 1, VERSION + 1):
         name = f"{version:03}.sql"
         text = resources.files("zdmigrate.control").joinpath("sql", name).read_text(encoding="utf-8")
-        cursor.execute(text.replace("{schema}", ident(schema)).encode())
+        cursor.execute(text.replace("{schema}", ident(schema)).replace("{channel}", literal(schema)).encode())
         applied.append(name)
     cursor.execute(
         f"INSERT INTO {ident(schema, 'meta')} VALUES ('schema_version', %s) "
@@ -71,5 +74,5 @@ def grants(schema: str, role: str) -> tuple[str, ...]:
         f"GRANT USAGE ON SCHEMA {ident(schema)} TO {who}",
         f"GRANT SELECT ON {ident(schema, 'read_switch')} TO {who}",
         f"GRANT SELECT (project, id, phase, running, phase_since) ON {ident(schema, 'migration')} TO {who}",
-        f"GRANT SELECT, INSERT, UPDATE ON {ident(schema, 'app_instance')} TO {who}",
+        *(f"GRANT EXECUTE ON FUNCTION {ident(schema, name)} TO {who}" for name in APPLICATION_FUNCTIONS),
     )

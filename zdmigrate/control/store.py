@@ -13,8 +13,9 @@ from typing import Any
 
 import msgspec
 
+from zdmigrate.app.shapes import Shapes
 from zdmigrate.control.policy import Policy, from_meta
-from zdmigrate.errors import Drift, Waiting
+from zdmigrate.errors import Drift, UsageError, Waiting
 from zdmigrate.phases import Phase
 from zdmigrate.plan import Plan
 from zdmigrate.postgres.session import Connection, Cursor
@@ -38,6 +39,8 @@ class Record:
     verified: bool
     adopted: bool
     touches: tuple[str, ...]
+    shapes: Shapes
+    version: int
     hold_reason: str | None
     hold_by: str | None
     hold_since: datetime | None
@@ -53,6 +56,16 @@ class Record:
     def plan(self) -> Plan | None:
         """The stored plan."""
         return None if self.plan_json is None else msgspec.json.decode(self.plan_json, type=Plan)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Switch:
+    """A row of `read_switch`. `since`: when it was changed; `age`: how long ago."""
+
+    percent: int
+    allowed: tuple[str, ...]
+    since: datetime
+    age: timedelta
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +113,7 @@ class Author:
 _RECORD = """
 SELECT m.key, m.project, m.id, m.title, m.checksum, m.plan::text, m.phase, m.phase_since,
        clock_timestamp() - m.phase_since, m.running, m.verified_at IS NOT NULL, m.adopted, m.touches,
-       m.hold_reason, m.hold_by, m.hold_since,
+       m.shapes, m.version, m.hold_reason, m.hold_by, m.hold_since,
        CASE WHEN l.expires_at > clock_timestamp() THEN l.holder END, l.acquired_at
 FROM {migration} m LEFT JOIN {lease} l ON l.migration = m.key
 """
@@ -150,6 +163,18 @@ class Store:
         row = self._run(connection, _RECORD + " WHERE m.project = %s AND m.id = %s", (self.project, id_)).fetchone()
         return None if row is None else _record(row)
 
+    def locked(self, cursor: Cursor, id_: str) -> Record:
+        """One migration, whose phase nobody changes before the transaction ends.
+
+        Raises:
+            UsageError: there is none.
+        """
+        self._run(cursor, "SELECT FROM {migration} WHERE project = %s AND id = %s FOR SHARE", (self.project, id_))
+        record = self.record(cursor, id_)
+        if record is None:
+            raise UsageError(f"{id_} has not begun on this database", hint=f"zdmigrate advance {id_}")
+        return record
+
     def register(self, cursor: Cursor, id_: str, title: str, checksum: str) -> None:
         """Make the migration's row and its lease, if they are not there."""
         insert = "INSERT INTO {migration} (project, id, title, checksum) VALUES (%s, %s, %s, %s) ON CONFLICT DO NOTHING"
@@ -164,10 +189,11 @@ class Store:
         """Bind the migration to a plan; allowed only while nothing was done."""
         text = json.dumps(plan.to_json())
         statement = (
-            "UPDATE {migration} SET plan = %s::jsonb, plan_hash = %s, checksum = %s, touches = %s, title = %s "
-            "WHERE key = %s AND phase = 'none' AND running IS NULL"
+            "UPDATE {migration} SET plan = %s::jsonb, plan_hash = %s, checksum = %s, touches = %s, title = %s, "
+            "shapes = %s::jsonb WHERE key = %s AND phase = 'none' AND running IS NULL"
         )
-        values = (text, plan.hash, plan.checksum, list(plan.touches), title, key)
+        shapes = json.dumps(plan.shapes.to_json())
+        values = (text, plan.hash, plan.checksum, list(plan.touches), title, shapes, key)
         if self._run(cursor, statement, values).rowcount != 1:
             raise Drift(f"{plan.migration} was started by somebody else meanwhile", hint="run the command again")
 
@@ -270,14 +296,37 @@ class Store:
         names = [field.name for field in dataclasses.fields(HistoryEntry)]
         return [HistoryEntry(**dict(zip(names, row, strict=True))) for row in rows]
 
-    def live_instances(self, connection: Connection, id_: str, shape: str, grace: timedelta) -> list[str]:
-        """Registered instances that are alive and need `shape` ("old" or "new") of a migration, or may need it."""
+    def switch(self, connection: Connection | Cursor, id_: str) -> Switch | None:
+        """The migration's read switch; None before anything was switched."""
         statement = (
-            "SELECT application || ' ' || version || ' (' || instance || ', seen ' || seen_at || ')' FROM {app_instance} "
-            "WHERE retired_at IS NULL AND expires_at > clock_timestamp() - %s "
-            "AND coalesce(shapes ->> %s, 'unknown') IN (%s, 'unknown') ORDER BY 1 LIMIT 20"
+            "SELECT percent, allowed, changed_at, clock_timestamp() - changed_at FROM {read_switch} WHERE name = %s"
         )
-        return [row[0] for row in self._run(connection, statement, (grace, id_, shape)).fetchall()]
+        row = self._run(connection, statement, (id_,)).fetchone()
+        return None if row is None else Switch(percent=row[0], allowed=tuple(row[1]), since=row[2], age=row[3])
+
+    def set_switch(self, cursor: Cursor, id_: str, percent: int, allowed: Iterable[str]) -> None:
+        """Send so many of a hundred keys to the new shape, and those named."""
+        statement = (
+            "INSERT INTO {read_switch} AS s (name, percent, allowed) VALUES (%s, %s, %s) ON CONFLICT (name) DO UPDATE SET "
+            "percent = excluded.percent, allowed = excluded.allowed, changed_at = clock_timestamp(), changed_by = session_user"
+        )
+        self._run(cursor, statement, (id_, percent, sorted(allowed)))
+
+    def close_switch(self, cursor: Cursor, id_: str) -> None:
+        """Send nobody to the new shape any more."""
+        statement = (
+            "UPDATE {read_switch} SET percent = 0, allowed = '{}', changed_at = clock_timestamp(), changed_by = session_user "
+            "WHERE name = %s AND (percent > 0 OR allowed <> '{}')"
+        )
+        self._run(cursor, statement, (id_,))
+
+    def completed_at(self, connection: Connection, id_: str, phase: Phase) -> datetime | None:
+        """When the phase was completed last, by the audit."""
+        statement = (
+            "SELECT max(at) FROM {event} WHERE project = %s AND migration = %s AND phase = %s AND action = 'complete'"
+        )
+        row = self._run(connection, statement, (self.project, id_, phase)).fetchone()
+        return None if row is None else row[0]
 
     def any_live_instance(self, connection: Connection) -> bool:
         """Whether any application reported in lately."""
@@ -307,6 +356,6 @@ def _record(row: tuple[Any, ...]) -> Record:
     return Record(
         key=row[0], project=row[1], id=row[2], title=row[3], checksum=row[4], plan_json=row[5], phase=Phase(row[6]),
         phase_since=row[7], phase_age=row[8], running=None if row[9] is None else Phase(row[9]), verified=row[10],
-        adopted=row[11], touches=tuple(row[12]), hold_reason=row[13], hold_by=row[14], hold_since=row[15],
-        lease_holder=row[16], lease_since=row[17],
+        adopted=row[11], touches=tuple(row[12]), shapes=Shapes.from_json(row[13]), version=row[14], hold_reason=row[15],
+        hold_by=row[16], hold_since=row[17], lease_holder=row[18], lease_since=row[19],
     )  # fmt: skip

@@ -6,9 +6,12 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 
+from zdmigrate.app.shapes import Shape
 from zdmigrate.backfill.bad_rows import quarantine
+from zdmigrate.control import instances
 from zdmigrate.control.policy import Policy
 from zdmigrate.control.store import Record, Store
+from zdmigrate.engine import draining
 from zdmigrate.engine.outcome import GateState
 from zdmigrate.errors import Unsafe, UsageError, Waiting, ZdmigrateError
 from zdmigrate.phases import Phase
@@ -158,13 +161,31 @@ def _soaked(soak: timedelta, record: Record) -> tuple[bool, str]:
 
 
 def _drained(gate: Gate, record: Record, facts: Facts) -> tuple[bool, str]:
-    shape, version = ("old", "N") if gate.direction is Direction.FORWARD else ("new", "N+1")
-    alive = facts.store.live_instances(facts.connection, record.id, shape, INSTANCE_GRACE)
-    if alive:
-        return False, f"instances that may need the {shape} shape are alive: {', '.join(alive)}"
-    if not facts.policy.drained:
+    leaving = Shape.OLD if gate.direction is Direction.FORWARD else Shape.NEW
+    verdict = draining.judge(_drain_facts(record, leaving, facts))
+    if not facts.policy.drained and not verdict.against:
         return True, "the environment's policy does not ask for it"
-    return False, f"nothing proves that version {version} is gone"
+    return verdict.proven, draining.said(verdict, leaving)
+
+
+def _drain_facts(record: Record, leaving: Shape, facts: Facts) -> draining.Facts:
+    connection, store = facts.connection, facts.store
+    plan = record.plan
+    assert plan is not None
+    # Forwards: since when there has been something to deploy instead. Backwards: since N+1 works no better than N.
+    since = store.completed_at(connection, record.id, plan.window.new_from) if leaving is Shape.OLD else None
+    tables = {(lock.schema, lock.name) for step in plan.steps() for lock in step.locks}
+    asked = facts.policy.drained
+    return draining.Facts(
+        migration=record.id,
+        project=store.project,
+        shapes=record.shapes,
+        leaving=leaving,
+        since=since or record.phase_since,
+        groups=instances.live(connection, store.schema, record.id, INSTANCE_GRACE),
+        versions=instances.versions(connection, store.schema),
+        sessions=instances.sessions(connection, tuple(sorted(tables))) if asked else (),
+    )
 
 
 def _required(gate: Gate, requires: tuple[str, ...], facts: Facts) -> tuple[bool, str]:

@@ -20,12 +20,14 @@ from zdmigrate.control.store import Author, HistoryEntry, Record, Store
 from zdmigrate.control.store import Event as AuditEvent
 from zdmigrate.engine import bootstrapping, forecasting, gates, planned, reports, steering
 from zdmigrate.engine import environment as environments
+from zdmigrate.engine.applications import Applications
 from zdmigrate.engine.joining import Joining
 from zdmigrate.engine.outcome import GateState, MigrationStatus, Outcome
 from zdmigrate.engine.quarantining import Quarantining
 from zdmigrate.engine.reporting import Event, EventKind, Reporter
 from zdmigrate.engine.steering import Steering
 from zdmigrate.engine.stopping import Stop
+from zdmigrate.engine.switching import Ramp
 from zdmigrate.engine.work import Work
 from zdmigrate.errors import ConnectionLost, Contended, Progressed, Unsafe, UsageError, Waiting, ZdmigrateError
 from zdmigrate.migration import MigrationFile, find_id, load_directory, load_file, migration_paths
@@ -128,11 +130,12 @@ class Project:
         wait: timedelta | None = None,
         max_runtime: timedelta | None = None,
         evidence: gates.Judge | None = None,
+        ramp: Ramp | None = None,
     ) -> Outcome:
         """Bring migrations forward to `target`; None means as far as the gates allow, up to the last reversible phase.
 
         Each migration on its own: one that waits does not keep the others from going on. `evidence` is asked before
-        each phase that has steps.
+        each phase that has steps. With `ramp`, reads are switched step by step before ``switch_reads``.
         """
         gates.refuse_unknown(overrides or {})
         self._check_environment()
@@ -151,7 +154,7 @@ class Project:
                     self._patiently(
                         file.id,
                         lambda file=file: self._work.advance(
-                            file, target, compare_from, overrides or {}, deadline, evidence
+                            file, target, compare_from, overrides or {}, deadline, evidence, ramp
                         ),  # type: ignore[misc]
                         give_up,
                     )
@@ -245,6 +248,11 @@ class Project:
         """What looks at backfills that are under way, and steers them."""
         self._check(writing=writing)
         return Steering(connection=self._connection, store=self._store)
+
+    def applications(self, *, writing: bool = True) -> Applications:
+        """What releases and the database tell each other."""
+        self._check(writing=writing)
+        return Applications(connection=self._connection, store=self._store)
 
     def quarantining(self, *, writing: bool = True) -> Quarantining:
         """What shows rows that could not be filled, and settles them."""
@@ -355,6 +363,29 @@ class Project:
         if install.installed_version(self._connection, self._config.schema) == 0:
             return {}
         return {record.id: record for record in self._store.records(self._connection)}
+
+    def records(self) -> dict[str, Record]:
+        """What the database knows of the project's migrations, by id."""
+        return self._known_records()
+
+    def here(self) -> list[str]:
+        """The ids of the directory's files, in order."""
+        return self._here()
+
+    def current_plan(self, id_: str) -> Plan | None:
+        """The plan in flight, or a fresh one; None for what is finished."""
+        record = self._store.record(self._connection, id_)
+        if record is not None and record.phase is Phase.CONTRACT:
+            return None
+        stored = None if record is None or not record.in_flight else record.plan
+        return self.plan([id_])[0] if stored is None else stored
+
+    def brief(self, id_: str) -> MigrationStatus:
+        """Where a migration stands, without its gates."""
+        record = self._store.record(self._connection, id_)
+        if record is None:
+            return reports.not_started(id_, self._file_or_none(id_))
+        return reports.status(record, record.plan, (), here=self._path(id_).is_file())
 
     def _files(self, ids: Sequence[str]) -> list[MigrationFile]:
         return self._load(self._chosen(ids))

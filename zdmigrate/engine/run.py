@@ -13,9 +13,10 @@ import psycopg
 
 from zdmigrate.control.store import Event as AuditEvent
 from zdmigrate.control.store import Record, Store
-from zdmigrate.engine import gates
+from zdmigrate.engine import acknowledging, gates, switching
 from zdmigrate.engine.executor import Executor
 from zdmigrate.engine.reporting import Event, EventKind
+from zdmigrate.engine.switching import Ramp
 from zdmigrate.errors import Drift, Irreversible, Progressed, Unsafe, Waiting
 from zdmigrate.phases import Phase
 from zdmigrate.plan import Direction, Mode, Plan, Step, queries_in
@@ -33,6 +34,7 @@ class Run:
     executor: Executor
     facts: gates.Facts
     out_of_time: Callable[[], bool]
+    ramp: Ramp | None = None
 
     @property
     def _store(self) -> Store:
@@ -55,6 +57,8 @@ class Run:
             self._pass_gates(phase, Direction.FORWARD, record)
             self._refuse_unsynced(record)
             self._refuse_impossible(phase)
+            if phase is Phase.SWITCH_READS and self.ramp is not None:
+                switching.climb(self.facts.connection, self._store, record, self.ramp)
             self._forward(record, phase)
 
     def check_revert(self, target: Phase, *, allow_lossy: bool) -> None:
@@ -96,6 +100,7 @@ class Run:
                 if phase is Phase.BACKFILL:
                     self._store.set_verified(cursor, record.key, verified=False)
                 self._log(cursor, phase, "start", "started")
+            self._await_applications(phase, Direction.FORWARD)
             for step in part.steps:
                 self._refuse_hold(self._record())
                 if self.out_of_time():
@@ -129,13 +134,25 @@ class Run:
                 self._store.set_verified(cursor, record.key, verified=False)
                 self._store.forget_backfill(cursor, record.key)
                 self._store.forget_steering(cursor, record.key)
+            if phase is Phase.BACKFILL:
+                self._store.close_switch(cursor, record.id)  # nobody may read what will not be full
             self._log(cursor, phase, "revert", "started")
+        self._await_applications(phase, Direction.BACKWARD)
         for step in reversed(self.plan.phase(phase).steps):
             self.executor.undo(step)
         with self.executor.held.fenced() as cursor:
             self._store.start_phase(cursor, record.key, state=phase.previous, running=None)
             self._log(cursor, phase, "revert", "done")
         self._announce(phase, f"{phase} is undone")
+
+    def _await_applications(self, phase: Phase, direction: Direction) -> None:
+        """Before something is taken away, or built on what applications do."""
+        found = {gate.name for gate in gates.of(self.plan, phase, direction)}
+        if found & {"drained", "dual_writers"}:
+            acknowledging.wait(
+                self.facts.connection, self._store, self._record(), say=lambda said: self._announce(phase, said),
+                out_of_time=self.out_of_time,
+            )  # fmt: skip
 
     def _pass_gates(self, phase: Phase, direction: Direction, record: Record) -> None:
         found = gates.of(self.plan, phase, direction)

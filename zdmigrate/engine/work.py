@@ -26,6 +26,7 @@ from zdmigrate.engine.reporting import Reporter
 from zdmigrate.engine.row_steps import Limits, RowSteps
 from zdmigrate.engine.run import Run
 from zdmigrate.engine.stopping import Stop
+from zdmigrate.engine.switching import Ramp
 from zdmigrate.errors import Drift, Waiting
 from zdmigrate.migration import MigrationFile
 from zdmigrate.phases import Phase
@@ -57,6 +58,7 @@ class Work:
         overrides: Mapping[str, str],
         deadline: float,
         evidence: gates.Judge | None = None,
+        ramp: Ramp | None = None,
     ) -> None:
         """Bring one migration forward; see `Project.advance`. `deadline` is of the monotonic clock."""
         record = self.store.record(self.connection, file.id)
@@ -64,7 +66,7 @@ class Work:
             return
         with self._lease(record or self.register(file)) as held:
             plan = self._bind_plan(file, held)
-            run = self._run(plan, file.requires, held, overrides, deadline, file.functions, evidence)
+            run = self._run(plan, file.requires, held, overrides, deadline, file.functions, evidence, ramp)
             run.advance(plan.automatic_target if target is None else target)
 
     def register(self, file: MigrationFile) -> Record:
@@ -147,6 +149,7 @@ class Work:
         deadline: float,
         functions: Mapping[str, Callable[[Any], Any]],
         evidence: gates.Judge | None = None,
+        ramp: Ramp | None = None,
     ) -> Run:
         policy = self.store.policy(self.connection)
         facts = gates.Facts(
@@ -157,7 +160,7 @@ class Work:
             return self.stop.asked or time.monotonic() >= deadline
 
         executor = self.watched(plan, held, functions, out_of_time)
-        return Run(plan=plan, requires=requires, executor=executor, facts=facts, out_of_time=out_of_time)
+        return Run(plan=plan, requires=requires, executor=executor, facts=facts, out_of_time=out_of_time, ramp=ramp)
 
     def watched(
         self,

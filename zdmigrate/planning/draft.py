@@ -571,6 +571,16 @@ class Draft:
         return tuple(self._tables.values())
 
     @property
+    def named(self) -> dict[tuple[str, str], TableDraft]:
+        """The tables by schema and name in the new shape."""
+        return dict(self._tables)
+
+    @property
+    def lost(self) -> dict[tuple[str, str], str]:
+        """Names that no table has in the new shape, and why."""
+        return {key: why for key, why in self._gone.items() if key not in self._tables}
+
+    @property
     def questions(self) -> tuple[schema.Question, ...]:
         """What the snapshot does not answer."""
         return tuple(self._questions)

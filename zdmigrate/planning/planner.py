@@ -13,7 +13,7 @@ from zdmigrate.errors import UsageError, ZdmigrateError
 from zdmigrate.hazards import Hazard
 from zdmigrate.phases import PHASES, Phase
 from zdmigrate.plan import Direction, Gate, Mode, PhasePlan, Plan, Step, TableEstimate, Window
-from zdmigrate.planning import reshape
+from zdmigrate.planning import reshape, telling
 from zdmigrate.planning.draft import Draft, TableDraft, Unanswered
 from zdmigrate.planning.parts import ChangePlan, Needs, Scope, TableSteps, Target
 from zdmigrate.sqltext import AmbiguousName
@@ -84,6 +84,7 @@ def plan(migration: Planned, snapshot: schema.Snapshot) -> Plan:
         ),
         comparisons=tuple(table.comparison for table in tables if table.comparison is not None),
         undoable_until=next((s.phase.previous for s in steps if s.irreversible), Phase.CONTRACT),
+        shapes=telling.shapes(draft),
         tool_version=zdmigrate.__version__,
     )
 

@@ -165,7 +165,8 @@ def _tidy_control(connection: psycopg.Connection[Any], schema: str) -> None:
     """A copied control schema may lack its rows, and names instances that are not here."""
     there = connection.execute("SELECT to_regclass(%s) IS NOT NULL", (ident(schema, "meta"),)).fetchone()
     if there == (True,):
-        connection.execute(f"DELETE FROM {ident(schema, 'app_instance')}".encode())
+        for table in ("app_instance", "app_version"):
+            connection.execute(f"DELETE FROM {ident(schema, table)}".encode())
         connection.execute(
             f"INSERT INTO {ident(schema, 'meta')} VALUES ('schema_version', %s) ON CONFLICT DO NOTHING".encode(),
             (str(install.VERSION),),

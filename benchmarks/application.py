@@ -1,0 +1,136 @@
+"""What ``zdmigrate.app`` costs an application: imports, decisions, statements, the gate over 10,000 instances.
+
+``python -m benchmarks.application [--rounds 20] [--instances 10000]`` on a scratch server.
+
+* **Import**: a process that imports SQLAlchemy and ``register``, against one that imports SQLAlchemy, in turns;
+  the median of the differences.
+* **Decision**: `ReadSwitch.new` with a key that has to be hashed, outside of and within `pinned`.
+* **Statements**: of one instance in a minute, at the default interval, as the server counts them: each calls one function
+  (``pg_stat_user_functions``), and nothing else.
+* **Gate**: `zdmigrate status`'s reads for the gate ``drained`` with so many registered instances, in a process that runs.
+
+The exit status is 1 where a target is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+import time
+import timeit
+from collections.abc import Iterator
+from datetime import timedelta
+
+import psycopg
+
+from zdmigrate.app import ReadSwitch, Source, pinned, register
+from zdmigrate.app.shapes import Shapes
+from zdmigrate.app.snapshot import MigrationState, Snapshot, SwitchState
+from zdmigrate.control import install, instances
+from zdmigrate.phases import Phase
+from zdmigrate.postgres.servers import ScratchServer, available_majors, find_binaries
+
+Figure = tuple[str, float, float, str]
+"""What, how much, at most, in which unit."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--instances", type=int, default=10_000)
+    parser.add_argument("--seconds", type=int, default=60, help="for which statements are counted")
+    parser.add_argument("--major", type=int, default=max(available_majors(), default=None), help="of PostgreSQL")
+    arguments = parser.parse_args()
+    found = [*imports(arguments.rounds), *decisions()]
+    with ScratchServer.start(find_binaries(arguments.major), settings={"track_functions": "all"}) as server:
+        server.create_database("shop")
+        url = server.conninfo("shop")
+        with psycopg.connect(url) as connection, connection.cursor() as cursor:
+            install.upgrade(cursor, "zdmigrate", 0)
+        found += [statements(url, arguments.seconds), gate(url, arguments.instances)]
+    print("| | measured | target |")
+    print("|---|---|---|")
+    for what, value, most, unit in found:
+        print(f"| {what} | {value:.3g} {unit} | at most {most:g} {unit} |")
+    return 0 if all(value <= most for _, value, most, _ in found) else 1
+
+
+def imports(rounds: int) -> Iterator[Figure]:
+    bare, ours = "import sqlalchemy", "import sqlalchemy; from zdmigrate.app import ReadSwitch, pinned, register"
+    taken: dict[str, list[float]] = {bare: [], ours: []}
+    for _ in range(rounds + 1):
+        for program, seconds in taken.items():
+            began = time.perf_counter()
+            subprocess.run([sys.executable, "-c", program], check=True)
+            seconds.append(time.perf_counter() - began)
+    more = [with_us - without for without, with_us in zip(taken[bare][1:], taken[ours][1:], strict=True)]
+    yield "import, beyond SQLAlchemy's own", statistics.median(more) * 1e3, 50, "ms"
+
+
+def decisions() -> Iterator[Figure]:
+    source = Source()
+    switch = ReadSwitch("0001", source=source)
+    state = MigrationState(version=1, phase=Phase.BACKFILL, running=None, shapes=Shapes())
+    source.current = Snapshot(
+        migrations={"0001": state}, switches={"0001": SwitchState(version=1, percent=25)}, until=time.monotonic() + 3600
+    )
+    yield "`ReadSwitch.new(key)`", _nanoseconds(switch), 1000, "ns"
+    with pinned():
+        yield "the same within `pinned`", _nanoseconds(switch), 1000, "ns"
+
+
+def _nanoseconds(switch: ReadSwitch) -> float:
+    number = 100_000
+    return statistics.median(timeit.repeat(lambda: switch.new(4711), number=number, repeat=9)) / number * 1e9
+
+
+def statements(url: str, seconds: int) -> Figure:
+    fleet = register(url, application="shop", version="1", source=Source())
+    assert fleet.refresh(10)
+    time.sleep(2)  # the first news are acknowledged
+    began, before = time.monotonic(), _calls(url)
+    time.sleep(seconds)
+    rate = (_calls(url) - before) / (time.monotonic() - began)
+    fleet.retire()
+    return "statements of one instance", rate, 0.12, "a second"
+
+
+def _calls(url: str) -> int:
+    with psycopg.connect(url) as connection:
+        connection.execute("SELECT pg_stat_force_next_flush()")
+        row = connection.execute(
+            "SELECT sum(calls) FROM pg_stat_user_functions WHERE funcname IN ('app_beat', 'app_register', 'app_retire')"
+        ).fetchone()
+    assert row is not None
+    return int(row[0] or 0)
+
+
+def gate(url: str, number: int) -> Figure:
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(
+            "INSERT INTO zdmigrate.app_version (project, application, version, needs) SELECT 'default', 'shop', v::text, "
+            '\'[[null, "users", [["id", "BIGINT", false]]]]\' FROM generate_series(1, 3) AS v ON CONFLICT DO NOTHING'
+        )
+        connection.execute(
+            "INSERT INTO zdmigrate.app_instance (instance, application, version, expires_at, seen) SELECT 'web' || n, 'shop', "
+            "(n %% 3 + 1)::text, clock_timestamp() + interval '1 hour', '{\"0001\": 1}' FROM generate_series(1, %s) AS n",
+            (number,),
+        )
+        connection.execute("VACUUM ANALYZE zdmigrate.app_instance")
+        taken: list[float] = []
+        groups: list[instances.Group] = []
+        for _ in range(21):
+            began = time.perf_counter()
+            groups = instances.live(connection, "zdmigrate", "0001", timedelta(minutes=15))
+            instances.versions(connection, "zdmigrate")
+            instances.sessions(connection, (("public", "users"),))
+            instances.behind(connection, "zdmigrate", "default", {"0001": 1})
+            taken.append(time.perf_counter() - began)
+    assert sum(group.count for group in groups) >= number
+    return f"the gate's answer with {number:,} instances", statistics.median(taken) * 1e3, 100, "ms"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

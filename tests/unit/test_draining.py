@@ -1,0 +1,153 @@
+"""What proves that nobody needs a shape any more, and what does not."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from zdmigrate.app.shapes import Needed, NeededTable, Needs, Shape, Shapes, Trait
+from zdmigrate.control.instances import Group, Sessions, Version
+from zdmigrate.engine import draining
+
+NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
+SHAPES = Shapes(
+    old=(Trait(schema="public", table="users", column="user_email"),),
+    new=(Trait(schema="public", table="users", column="email_address"),),
+)
+
+
+def needs(*columns: str) -> Needs:
+    return (NeededTable(name="users", columns=tuple(Needed(name=column) for column in columns)),)
+
+
+OLD, NEW = needs("user_email"), needs("email_address")
+
+
+def version(name: str, what: Needs | None = None, **facts: Any) -> Version:
+    given = {"project": "default", "application": "shop", "first_seen": NOW, "last_seen": NOW, "deployed_at": None}
+    return Version(version=name, needs=what, **{**given, **facts})
+
+
+def group(name: str, **facts: Any) -> Group:
+    given = {
+        "project": "default", "application": "shop", "said": None, "count": 3, "silent": 0, "sample": "web1:7:abc",
+        "started": NOW, "seen": NOW,
+    }  # fmt: skip
+    return Group(version=name, **{**given, **facts})
+
+
+def session(name: str, **facts: Any) -> Sessions:
+    given = {"role": "app", "superuser": False, "count": 2, "pid": 77, "since": NOW, "reaches": True}
+    return Sessions(name=name, **{**given, **facts})
+
+
+def judged(**facts: Any) -> draining.Verdict:
+    given: dict[str, Any] = {
+        "migration": "0001", "project": "default", "shapes": SHAPES, "leaving": Shape.OLD, "since": NOW - timedelta(hours=1),
+        "groups": (), "versions": (), "sessions": (),
+    }  # fmt: skip
+    return draining.judge(draining.Facts(**{**given, **facts}))
+
+
+def test_nothing_at_all_proves_nothing() -> None:
+    verdict = judged()
+    assert not verdict.proven
+    assert "no application reports in" in draining.said(verdict, Shape.OLD)
+
+
+def test_instances_that_need_it_are_named() -> None:
+    verdict = judged(groups=[group("1"), group("2")], versions=[version("1", OLD), version("2", NEW)])
+    assert not verdict.proven
+    said = draining.said(verdict, Shape.OLD)
+    assert "shop 1 (web1:7:abc and 2 more, since 2026-11-21 12:00:00 UTC" in said
+    assert "shop 2 (" not in said
+
+
+def test_instances_that_do_without_are_the_proof() -> None:
+    verdict = judged(groups=[group("2")], versions=[version("1", OLD), version("2", NEW)])
+    assert verdict.proven
+    assert "shop 2: 3 instances without it" in draining.said(verdict, Shape.OLD)
+
+
+@pytest.mark.parametrize(
+    ("what", "forwards", "backwards"),
+    [(OLD, False, True), (NEW, True, False), (needs("user_email", "email_address"), False, False), (needs("id"), True, True)],
+)  # fmt: skip
+def test_both_directions(what: Needs, *, forwards: bool, backwards: bool) -> None:
+    facts: dict[str, Any] = {"groups": [group("x")], "versions": [version("x", what)]}
+    assert judged(**facts).proven is forwards
+    assert judged(**facts, leaving=Shape.NEW).proven is backwards
+
+
+def test_who_does_not_say_what_it_needs_may_need_it() -> None:
+    assert not judged(groups=[group("2")], versions=[version("2")]).proven
+    assert not judged(groups=[group("2")], versions=[]).proven
+
+
+def test_one_that_was_deployed_when_the_new_shape_was_there_is_taken_at_its_word() -> None:
+    facts: dict[str, Any] = {"groups": [group("2")]}
+    assert judged(**facts, versions=[version("2", deployed_at=NOW)]).proven
+    assert not judged(**facts, versions=[version("2", deployed_at=NOW - timedelta(hours=2))]).proven
+
+
+def test_what_an_instance_says_counts_more_than_its_models() -> None:
+    versions = [version("2", needs("user_email", "email_address"))]
+    assert judged(groups=[group("2", said="either")], versions=versions).proven
+    assert not judged(groups=[group("2", said="old")], versions=[version("2", NEW)]).proven
+    assert not judged(groups=[group("2", said="sideways")], versions=[version("2", NEW)]).proven
+
+
+def test_one_that_follows_a_switch_and_is_silent_may_read_either() -> None:
+    assert not judged(groups=[group("2", said="either", silent=1)], versions=[version("2")]).proven
+    assert judged(groups=[group("2", silent=1)], versions=[version("2", NEW)]).proven
+
+
+def test_another_project_blocks_only_with_what_is_known() -> None:
+    theirs: dict[str, Any] = {"project": "crm", "application": "crm"}
+    ours = [group("2")], [version("2", NEW)]
+    assert judged(groups=[*ours[0], group("9", **theirs)], versions=[*ours[1], version("9", **theirs)]).proven
+    assert not judged(groups=[*ours[0], group("9", **theirs)], versions=[*ours[1], version("9", OLD, **theirs)]).proven
+
+
+def test_sessions_of_a_version_whose_instances_do_not_report() -> None:
+    facts: dict[str, Any] = {"groups": [group("2")], "versions": [version("1", OLD), version("2", NEW)]}
+    assert judged(**facts, sessions=[session("shop/2")]).proven
+    verdict = judged(**facts, sessions=[session("shop/2"), session("shop/1")])
+    assert not verdict.proven
+    assert "2 sessions shop/1 of app (pid 77" in draining.said(verdict, Shape.OLD)
+
+
+@pytest.mark.parametrize("name", ["", "psql", "shop/0.9"])
+def test_sessions_of_nobody_knows_whom(name: str) -> None:
+    facts: dict[str, Any] = {"groups": [group("2")], "versions": [version("2", NEW)]}
+    verdict = judged(**facts, sessions=[session(name)])
+    assert not verdict.proven
+    assert "nobody says which version that is" in draining.said(verdict, Shape.OLD)
+    assert judged(**facts, sessions=[session(name, reaches=False)]).proven
+    superuser = judged(**facts, sessions=[session(name, superuser=True)])
+    assert superuser.proven
+    assert name == "shop/0.9" or "superusers" in draining.said(superuser, Shape.OLD)
+
+
+def test_a_rollout_that_is_complete_speaks_for_the_sessions_after_it() -> None:
+    done = [version("2", NEW, deployed_at=NOW)]
+    assert judged(versions=done).proven
+    assert judged(versions=done, sessions=[session("", since=NOW + timedelta(seconds=1))]).proven
+    assert not judged(versions=done, sessions=[session("", since=NOW - timedelta(seconds=1))]).proven
+    hidden = judged(versions=done, sessions=[session("", since=None)])
+    assert not hidden.proven
+    assert "GRANT pg_read_all_stats" in draining.said(hidden, Shape.OLD)
+
+
+def test_a_deployed_version_that_needs_it_is_in_the_way() -> None:
+    verdict = judged(versions=[version("1", OLD, deployed_at=NOW)])
+    assert not verdict.proven
+    assert "shop 1, which is declared as deployed, needs the old shape" in draining.said(verdict, Shape.OLD)
+
+
+def test_many_are_counted() -> None:
+    groups = [group(str(number)) for number in range(25)]
+    said = draining.said(judged(groups=groups, versions=[]), Shape.OLD)
+    assert "and 15 more" in said

@@ -1,0 +1,112 @@
+"""Instances that report to the database that they are alive, from an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from zdmigrate.app.channels import AsyncChannel, async_channel
+from zdmigrate.app.fleet import Membership, checked
+from zdmigrate.app.heart import INTERVAL
+from zdmigrate.app.member import session_name
+from zdmigrate.app.naming import name_sessions
+from zdmigrate.app.snapshot import DEFAULT, Source
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from sqlalchemy import MetaData
+
+log = logging.getLogger("zdmigrate.app")
+
+
+class AsyncFleet(Membership):
+    """This event loop's membership. Made by `register_async`; ends with ``await fleet.retire()`` or ``async with``."""
+
+    def __init__(self, channel: AsyncChannel, **options: Any) -> None:
+        super().__init__(**options)
+        self._channel = channel
+        self._wake, self._answered = asyncio.Event(), asyncio.Event()
+        self._task = asyncio.get_running_loop().create_task(self._live(), name="zdmigrate-heartbeat")
+
+    async def __aenter__(self) -> AsyncFleet:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.retire()
+
+    async def refresh(self, timeout: float = 5.0) -> bool:  # noqa: ASYNC109  # as of the other fleet
+        """Send a heartbeat now, and wait for its answer; whether there was one within `timeout` seconds. Never raises."""
+        self._answered.clear()
+        self._wake.set()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._answered.wait(), timeout)
+        return self._answered.is_set()
+
+    async def retire(self, timeout: float = 2.0) -> None:  # noqa: ASYNC109
+        """Say goodbye and stop: this instance needs nothing any more. Again does nothing; never raises."""
+        if not self._task.done():
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        with contextlib.suppress(Exception):
+            await asyncio.wait_for(self._part(), timeout)
+
+    async def _live(self) -> None:
+        heart = self._member.heart
+        while True:
+            try:
+                answered = self._member.answered(await self._channel.call(self._member.beat()))
+                if not answered:
+                    answered = self._member.answered(await self._channel.call(self._member.beat()))
+                if heart.failing:
+                    log.info("heartbeats of %s succeed again", self._member.name)
+                wait = self._member.rest()
+                self._answered.set()
+            except Exception as error:  # noqa: BLE001  # whatever a driver raises: the application must not notice
+                self._note(error)
+                wait = heart.failed()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), wait)
+            self._wake.clear()
+
+    async def _part(self) -> None:
+        goodbye = self._member.goodbye()
+        try:
+            if goodbye is not None:
+                await self._channel.call(goodbye)
+                self._member.answered(None)
+        except Exception as error:  # noqa: BLE001
+            log.debug("no goodbye from %s: %s", self.instance, error)
+        await self._channel.close()
+
+
+async def register_async(
+    target: Any, *, application: str, version: str, metadata: MetaData | None = None, footprint: Path | None = None,
+    requires: Mapping[str, str] | None = None, shapes: Mapping[str, str] | None = None, schema: str = "zdmigrate",
+    project: str = "default", interval: float = INTERVAL, source: Source = DEFAULT,
+) -> AsyncFleet:  # fmt: skip
+    """`zdmigrate.app.register` for an event loop: a task of the running loop sends the heartbeats.
+
+    Returns at once. The instance retires with ``await fleet.retire()``, which belongs into the application's shutdown.
+
+    Args:
+        target: an AsyncEngine, a libpq connection string or URL, or a coroutine function that makes connections of asyncpg
+            or psycopg (``functools.partial(asyncpg.connect, dsn)``).
+
+    The others are those of `register`.
+
+    Raises:
+        TypeError, ValueError: a wrong argument. Nothing else.
+    """
+    name = session_name(application, version)
+    options = checked(metadata, footprint, requires, shapes)
+    made = async_channel(target, name)
+    if hasattr(target, "sync_engine"):
+        name_sessions(target.sync_engine, name)
+    return AsyncFleet(
+        made, application=application, version=version, schema=schema, project=project, source=source, interval=interval,
+        **options,
+    )  # fmt: skip

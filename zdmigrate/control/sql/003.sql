@@ -1,0 +1,125 @@
+-- Version 3: what applications report, and what they are told.
+
+-- What a version of an application needs, by its digest: instances of one version share it. `needs` is NULL where it
+-- did not say. `deployed_at`: somebody stated that its rollout was complete.
+CREATE TABLE {schema}.app_version (
+    project text NOT NULL,
+    application text NOT NULL,
+    version text NOT NULL,
+    needs jsonb,
+    first_seen timestamptz NOT NULL DEFAULT clock_timestamp(),
+    last_seen timestamptz NOT NULL DEFAULT clock_timestamp(),
+    deployed_at timestamptz,
+    deployed_by text,
+    PRIMARY KEY (project, application, version)
+);
+
+-- `shapes`: what an instance says of itself. `seen`: which states it has taken note of ({"id": version}).
+ALTER TABLE {schema}.app_instance
+    ADD COLUMN project text NOT NULL DEFAULT 'default',
+    ADD COLUMN host text NOT NULL DEFAULT '',
+    ADD COLUMN pid integer NOT NULL DEFAULT 0,
+    ADD COLUMN role text NOT NULL DEFAULT '',
+    ADD COLUMN seen jsonb NOT NULL DEFAULT '{}';
+ALTER TABLE {schema}.app_instance SET (fillfactor = 50);
+
+-- `version` counts the changes that applications must take note of. `shapes` tells by which names a version of an
+-- application uses the old shape, or the new one.
+ALTER TABLE {schema}.migration
+    ADD COLUMN version bigint NOT NULL DEFAULT 1,
+    ADD COLUMN shapes jsonb;
+ALTER TABLE {schema}.read_switch
+    ADD COLUMN version bigint NOT NULL DEFAULT 1,
+    ADD COLUMN allowed text[] NOT NULL DEFAULT '{}',
+    ADD COLUMN changed_by text NOT NULL DEFAULT session_user;
+
+CREATE FUNCTION {schema}.count_version() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $zdmigrate$
+BEGIN
+    NEW.version := OLD.version + 1;
+    RETURN NEW;
+END
+$zdmigrate$;
+CREATE TRIGGER count_version BEFORE UPDATE ON {schema}.migration FOR EACH ROW
+    WHEN ((OLD.phase, OLD.running) IS DISTINCT FROM (NEW.phase, NEW.running))
+    EXECUTE FUNCTION {schema}.count_version();
+CREATE TRIGGER count_version BEFORE UPDATE ON {schema}.read_switch FOR EACH ROW
+    WHEN ((OLD.percent, OLD.allowed) IS DISTINCT FROM (NEW.percent, NEW.allowed))
+    EXECUTE FUNCTION {schema}.count_version();
+
+-- Applications that listen hear of a change at once; the others with their next heartbeat.
+CREATE FUNCTION {schema}.tell_applications() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $zdmigrate$
+BEGIN
+    PERFORM pg_notify({channel}, '');
+    RETURN NULL;
+END
+$zdmigrate$;
+CREATE TRIGGER tell_applications AFTER UPDATE ON {schema}.migration FOR EACH ROW
+    WHEN (OLD.version <> NEW.version) EXECUTE FUNCTION {schema}.tell_applications();
+CREATE TRIGGER tell_applications AFTER INSERT OR UPDATE ON {schema}.read_switch FOR EACH ROW
+    EXECUTE FUNCTION {schema}.tell_applications();
+
+-- What an application is told: migrations that are not finished, those that it has asked for, and all switches.
+CREATE FUNCTION {schema}.app_snapshot(of_project text, asked text[]) RETURNS jsonb
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s' AS $zdmigrate$
+    SELECT jsonb_build_object(
+        'migrations', coalesce((
+            SELECT jsonb_object_agg(m.id, jsonb_build_array(
+                m.version, m.phase, m.running, m.shapes, CASE WHEN l.expires_at > clock_timestamp() THEN l.holder END
+            ))
+            FROM {schema}.migration AS m LEFT JOIN {schema}.lease AS l ON l.migration = m.key
+            WHERE m.project = of_project AND (m.phase <> 'contract' OR m.running IS NOT NULL OR m.id = ANY (asked))
+        ), '{}'),
+        'switches', coalesce((
+            SELECT jsonb_object_agg(s.name, jsonb_build_array(s.version, s.percent, s.allowed)) FROM {schema}.read_switch AS s
+        ), '{}')
+    )
+$zdmigrate$;
+
+-- The first heartbeat of an instance, and the one after it was forgotten (a restored database, a long pause).
+CREATE FUNCTION {schema}.app_register(
+    of_instance text, of_project text, of_application text, of_version text, of_host text, of_pid integer, age interval,
+    lease interval, of_needs jsonb, of_shapes jsonb, of_seen jsonb, asked text[]
+) RETURNS jsonb
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s' AS $zdmigrate$
+BEGIN
+    INSERT INTO {schema}.app_version AS v (project, application, version, needs)
+    VALUES (of_project, of_application, of_version, of_needs)
+    ON CONFLICT (project, application, version) DO UPDATE
+    SET last_seen = clock_timestamp(), needs = coalesce(excluded.needs, v.needs);
+    INSERT INTO {schema}.app_instance
+        (instance, project, application, version, host, pid, role, started_at, expires_at, shapes, seen)
+    VALUES (
+        of_instance, of_project, of_application, of_version, of_host, of_pid, session_user,
+        clock_timestamp() - age, clock_timestamp() + lease, of_shapes, of_seen
+    )
+    ON CONFLICT (instance) DO UPDATE
+    SET seen_at = clock_timestamp(), expires_at = excluded.expires_at, retired_at = NULL, shapes = excluded.shapes,
+        seen = excluded.seen;
+    DELETE FROM {schema}.app_instance
+    WHERE coalesce(retired_at, expires_at) < clock_timestamp() - interval '7 days';
+    RETURN {schema}.app_snapshot(of_project, asked);
+END
+$zdmigrate$;
+
+-- Every other heartbeat. NULL: the instance is not known.
+CREATE FUNCTION {schema}.app_beat(of_instance text, lease interval, of_seen jsonb, asked text[]) RETURNS jsonb
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s' AS $zdmigrate$
+    UPDATE {schema}.app_instance
+    SET seen_at = clock_timestamp(), expires_at = clock_timestamp() + lease, seen = of_seen
+    WHERE instance = of_instance AND retired_at IS NULL
+    RETURNING {schema}.app_snapshot(project, asked)
+$zdmigrate$;
+
+-- The goodbye.
+CREATE FUNCTION {schema}.app_retire(of_instance text) RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s' AS $zdmigrate$
+    UPDATE {schema}.app_instance SET retired_at = clock_timestamp(), seen_at = clock_timestamp()
+    WHERE instance = of_instance AND retired_at IS NULL
+$zdmigrate$;
+
+REVOKE EXECUTE ON FUNCTION
+    {schema}.app_snapshot(text, text[]),
+    {schema}.app_register(text, text, text, text, text, integer, interval, interval, jsonb, jsonb, jsonb, text[]),
+    {schema}.app_beat(text, interval, jsonb, text[]),
+    {schema}.app_retire(text)
+FROM PUBLIC;
