@@ -121,7 +121,7 @@ def test_no_evidence_is_a_refusal(shop: Site) -> None:
 def test_a_rollout_that_is_declared(shop: Site) -> None:
     shop.run("deployed", "shop", "1", "--footprint", footprint(shop, *OLD)).expect(0)
     shop.run("advance", "--to", "switch_reads").expect(0)
-    assert "shop 1, which is declared as deployed, needs the old shape" in drained(shop)
+    assert "shop 1 is declared as deployed, and it needs the old shape" in drained(shop)
     shop.run("advance", *SOAKED).expect(4)
     with psycopg.connect(shop.database.conninfo_as(ROLE), application_name="gunicorn") as legacy:
         done = shop.run("deployed", "shop", "2", "--footprint", footprint(shop, *NEW)).expect(0)
@@ -363,3 +363,32 @@ def test_a_version_waits_for_what_its_models_need(shop: Site) -> None:
 def test_names_that_sessions_cannot_have(shop: Site) -> None:
     shop.run("deployed", "sh/op", "1").expect(2)
     shop.run("deployed", "shop", "").expect(2)
+
+
+def test_one_that_registers_at_the_last_moment_is_seen(shop: Site) -> None:
+    """Its heartbeat is under way, and seen by nobody, when the gate is asked and `retire` is recorded."""
+    shop.run("deployed", "shop", "1", "--footprint", footprint(shop, *OLD)).expect(0)
+    shop.run("deployed", "shop", "2", "--footprint", footprint(shop, *NEW)).expect(0)
+    shop.run("advance", "--to", "switch_reads").expect(0)
+    with connect(shop.database, autocommit=False) as late:
+        late.execute(
+            "INSERT INTO zdmigrate.app_instance (instance, application, version, expires_at) "
+            "VALUES ('late', 'shop', '1', clock_timestamp() + interval '3 seconds')"
+        )
+        running = shop.start("advance", *SOAKED)
+        until(lambda: shop.value("SELECT running FROM zdmigrate.migration") == "retire", "it is recorded")
+        until(
+            lambda: shop.value("SELECT count(*) FROM pg_locks WHERE mode = 'ShareLock' AND NOT granted"),
+            "it waits for it",
+        )
+        late.commit()
+    done = running.wait().expect(4)
+    assert "these may need the old shape: shop 1 (late" in done.out
+    assert (
+        shop.value("SELECT count(*) FROM pg_attribute WHERE attname = 'user_email' AND attrelid = 'users'::regclass")
+        == 1
+    )
+    # What was recorded, and not begun, is taken back for the version that needs the old shape.
+    shop.run("can-run", "shop", "1").expect(6)
+    shop.run("revert", "--for", "shop@1").expect(0)
+    shop.run("can-run", "shop", "1").expect(0)

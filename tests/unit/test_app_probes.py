@@ -51,6 +51,12 @@ def test_what_is_required(phase: Phase) -> None:
     assert readiness(told(phase), {}, needs("user_email")).ready is (phase.position < Phase.RETIRE.position)
 
 
+def test_who_needs_both_waits_for_the_first_and_stops_with_the_last() -> None:
+    both = (NeededTable(name="users", columns=(Needed(name="user_email"), Needed(name="email_address"))),)
+    fit = [phase for phase in PHASES if readiness(told(phase), {}, both)]
+    assert fit == [Phase.EXPAND, Phase.DUAL_WRITE, Phase.BACKFILL, Phase.SWITCH_READS]
+
+
 def test_it_says_who_works() -> None:
     found = readiness(told(Phase.DUAL_WRITE, Phase.BACKFILL, "ci:7"), {"0001": "backfill", "0002": "expand"}, None)
     assert found.missing == (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
+import threading
 import time
 
 import pytest
@@ -239,3 +240,46 @@ def test_requests_that_begin_alike_share_what_was_worked_out() -> None:
         pass
     assert source.pin().stale
     assert source.pin() is source.pin()
+
+
+def test_a_key_that_cannot_be_written_is_a_key() -> None:
+    it, _ = switch(told(Phase.BACKFILL, 50))
+    assert it.new("\ud800") in (True, False)
+
+
+def test_what_a_framework_ends_in_another_context_ends() -> None:
+    it, source = switch(told(Phase.BACKFILL, 0, version=1))
+    request = pinned()
+    contextvars.copy_context().run(request.__enter__)
+    contextvars.copy_context().run(request.__exit__, None, None, None)
+    assert not it.new(1)
+    source.current = told(Phase.BACKFILL, 0, version=2)
+    assert set(source.acknowledged().values()) == {2}
+
+
+def test_threads_of_one_request_pin_once() -> None:
+    it, source = switch(told(Phase.BACKFILL, 0, version=1))
+    start = threading.Barrier(8)
+
+    def read() -> None:
+        start.wait()
+        it.new(1)
+
+    with pinned():
+        threads = [threading.Thread(target=contextvars.copy_context().run, args=(read,)) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    source.current = told(Phase.BACKFILL, 0, version=2)
+    assert set(source.acknowledged().values()) == {2}
+
+
+def test_a_process_that_is_forked_within_a_request_is_in_none() -> None:
+    it, source = switch(told(Phase.BACKFILL, 0, version=1))
+    with pinned():
+        assert not it.new(1)
+        source.after_fork()
+        source.current = told(Phase.RETIRE, 100, version=2)
+        assert it.new(1)
+        assert set(source.acknowledged().values()) == {2}

@@ -46,7 +46,7 @@ def session(name: str, **facts: Any) -> Sessions:
 def judged(**facts: Any) -> draining.Verdict:
     given: dict[str, Any] = {
         "migration": "0001", "project": "default", "shapes": SHAPES, "leaving": Shape.OLD, "since": NOW - timedelta(hours=1),
-        "groups": (), "versions": (), "sessions": (),
+        "tables": (("public", "users"),), "groups": (), "versions": (), "sessions": (),
     }  # fmt: skip
     return draining.judge(draining.Facts(**{**given, **facts}))
 
@@ -144,7 +144,51 @@ def test_a_rollout_that_is_complete_speaks_for_the_sessions_after_it() -> None:
 def test_a_deployed_version_that_needs_it_is_in_the_way() -> None:
     verdict = judged(versions=[version("1", OLD, deployed_at=NOW)])
     assert not verdict.proven
-    assert "shop 1, which is declared as deployed, needs the old shape" in draining.said(verdict, Shape.OLD)
+    assert "shop 1 is declared as deployed, and it needs the old shape" in draining.said(verdict, Shape.OLD)
+
+
+def test_a_declaration_from_before_the_new_shape_speaks_for_no_session() -> None:
+    """`deployed` of N, without a footprint, a week ago; and one instance of N+1."""
+    before = NOW - timedelta(days=7)
+    facts: dict[str, Any] = {"groups": [group("2")], "versions": [version("1", deployed_at=before), version("2", NEW)]}
+    assert not judged(**facts, sessions=[session("")]).proven
+    verdict = judged(**facts)
+    assert not verdict.proven
+    assert "shop 1 is declared as deployed, and nobody knows what it needs" in draining.said(verdict, Shape.OLD)
+
+
+def test_a_bare_declaration_proves_nothing_backwards() -> None:
+    declared = [version("2", deployed_at=NOW)]
+    assert judged(versions=declared).proven
+    assert not judged(versions=declared, leaving=Shape.NEW).proven
+
+
+def test_applications_that_do_not_use_the_table_prove_nothing() -> None:
+    others = (NeededTable(name="mails", columns=(Needed(name="id"),)),)
+    mailer: dict[str, Any] = {"application": "mailer"}
+    assert not judged(groups=[group("3", **mailer)], versions=[version("3", others, **mailer)]).proven
+    declared = [version("3", others, deployed_at=NOW, **mailer)]
+    assert not judged(versions=declared).proven
+    assert not judged(versions=[*declared, version("2", NEW)], groups=[group("2")], sessions=[session("")]).proven
+
+
+def test_those_of_another_project_prove_nothing_and_their_sessions_count() -> None:
+    theirs: dict[str, Any] = {"project": "crm", "application": "crm"}
+    assert not judged(groups=[group("9", **theirs)], versions=[version("9", NEW, **theirs)]).proven
+    assert not judged(versions=[version("9", deployed_at=NOW, **theirs)]).proven
+    facts: dict[str, Any] = {
+        "groups": [group("2"), group("9", **theirs)], "versions": [version("2", NEW), version("9", **theirs)]
+    }  # fmt: skip
+    assert judged(**facts).proven
+    assert not judged(**facts, sessions=[session("crm/9")]).proven, (
+        "nobody knows what it needs, and it can reach the table"
+    )
+
+
+def test_of_a_table_that_comes_with_the_migration_others_may_speak() -> None:
+    carts = Shapes(new=(Trait(schema="public", table="carts"),))
+    facts: dict[str, Any] = {"shapes": carts, "tables": (("public", "carts"),), "leaving": Shape.NEW}
+    assert judged(**facts, groups=[group("1")], versions=[version("1", OLD)]).proven
 
 
 def test_many_are_counted() -> None:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from zdmigrate.app.probes import asgi_ready as asgi_ready
     from zdmigrate.app.probes import wsgi_ready as wsgi_ready
     from zdmigrate.app.readiness import Readiness as Readiness
+    from zdmigrate.app.routing import replica_aware as replica_aware
+    from zdmigrate.app.routing import replica_aware_async as replica_aware_async
     from zdmigrate.app.settings import install as install
     from zdmigrate.app.snapshot import Source as Source
     from zdmigrate.app.snapshot import pinned as pinned
@@ -38,6 +40,8 @@ _HOME = {
     "pinned": "snapshot",
     "register": "fleet",
     "register_async": "async_fleet",
+    "replica_aware": "routing",
+    "replica_aware_async": "routing",
     "wsgi_ready": "probes",
 }
 
@@ -55,6 +59,8 @@ __all__ = [
     "pinned",
     "register",
     "register_async",
+    "replica_aware",
+    "replica_aware_async",
     "wsgi_ready",
 ]
 

@@ -50,7 +50,7 @@ class AsyncFleet(Membership):
         """Say goodbye and stop: this instance needs nothing any more. Again does nothing; never raises."""
         if not self._task.done():
             self._task.cancel()
-            await asyncio.wait([self._task])
+            await asyncio.wait([self._task], timeout=timeout)
         with contextlib.suppress(Exception):
             await asyncio.wait_for(self._part(), timeout)
 
@@ -58,9 +58,10 @@ class AsyncFleet(Membership):
         heart = self._member.heart
         while True:
             try:
-                answered = self._member.answered(await self._channel.call(self._member.beat()))
-                if not answered:
+                async with asyncio.timeout(heart.lease):
                     answered = self._member.answered(await self._channel.call(self._member.beat()))
+                    if not answered:
+                        answered = self._member.answered(await self._channel.call(self._member.beat()))
                 if heart.failing:
                     log.info("heartbeats of %s succeed again", self._member.name)
                 wait = self._member.rest()

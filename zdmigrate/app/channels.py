@@ -10,8 +10,6 @@ import contextlib
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
-from zdmigrate.app.calls import Call
-
 if TYPE_CHECKING:
     from sqlalchemy import Engine
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -20,11 +18,27 @@ CONNECT_TIMEOUT = 5
 """Seconds that a connection of our own may take."""
 
 
+class Statement(Protocol):
+    """A statement that returns one text: a `zdmigrate.app.calls.Call`, or a query."""
+
+    @property
+    def formatted(self) -> str:
+        """With ``%s`` for arguments."""
+
+    @property
+    def numbered(self) -> str:
+        """With ``$1``, ``$2``, …"""
+
+    @property
+    def values(self) -> list[Any]:
+        """The arguments."""
+
+
 class Channel(Protocol):
     """For threads."""
 
-    def call(self, call: Call) -> str | None:
-        """The function's answer. Raises whatever the driver raises."""
+    def call(self, call: Statement) -> str | None:
+        """The answer. Raises whatever the driver raises."""
 
     def close(self) -> None:
         """Never raises."""
@@ -36,8 +50,8 @@ class Channel(Protocol):
 class AsyncChannel(Protocol):
     """For event loops."""
 
-    async def call(self, call: Call) -> str | None:
-        """The function's answer. Raises whatever the driver raises."""
+    async def call(self, call: Statement) -> str | None:
+        """The answer. Raises whatever the driver raises."""
 
     async def close(self) -> None:
         """Never raises."""
@@ -56,7 +70,7 @@ class EngineChannel:
         self._connection: Any = None
         self._engine: Engine | None = None
 
-    def call(self, call: Call) -> str | None:
+    def call(self, call: Statement) -> str | None:
         try:
             if self._connection is None:
                 self._engine = engine_beside(self._origin)
@@ -98,7 +112,7 @@ class PsycopgChannel:
         self._connect = connect
         self._connection: Any = None
 
-    def call(self, call: Call) -> str | None:
+    def call(self, call: Statement) -> str | None:
         try:
             if self._connection is None:
                 self._connection = self._connect()
@@ -128,7 +142,7 @@ class AsyncEngineChannel:
         self._connection: Any = None
         self._engine: AsyncEngine | None = None
 
-    async def call(self, call: Call) -> str | None:
+    async def call(self, call: Statement) -> str | None:
         from sqlalchemy.ext.asyncio import AsyncEngine
 
         try:
@@ -162,7 +176,7 @@ class AsyncDriverChannel:
         self._connect = connect
         self._connection: Any = None
 
-    async def call(self, call: Call) -> str | None:
+    async def call(self, call: Statement) -> str | None:
         try:
             if self._connection is None:
                 self._connection = await self._connect()
@@ -196,7 +210,9 @@ def channel(target: Any, name: str) -> Channel:
         TypeError: for anything else. Nothing is connected yet.
     """
     if isinstance(target, str):
-        return PsycopgChannel(lambda: _psycopg().connect(_conninfo(target), **_own(name)))
+        import psycopg  # here, and not in the thread: a fork in the middle of an import leaves its lock held for ever
+
+        return PsycopgChannel(lambda: psycopg.connect(_conninfo(target), **_own(name)))
     if hasattr(target, "sync_engine"):
         raise TypeError("an AsyncEngine is registered with register_async")
     if hasattr(target, "pool") and hasattr(target, "dialect"):
@@ -214,7 +230,9 @@ def async_channel(target: Any, name: str) -> AsyncChannel:
         TypeError: for anything else. Nothing is connected yet.
     """
     if isinstance(target, str):
-        return AsyncDriverChannel(lambda: _connect_async(target, name))
+        import psycopg
+
+        return AsyncDriverChannel(lambda: psycopg.AsyncConnection.connect(_conninfo(target), **_own(name)))
     if hasattr(target, "sync_engine"):
         return AsyncEngineChannel(target)
     if callable(target):
@@ -222,16 +240,6 @@ def async_channel(target: Any, name: str) -> AsyncChannel:
     raise TypeError(
         f"register_async takes an AsyncEngine, a connection string or a coroutine function that connects, not {target!r}"
     )
-
-
-async def _connect_async(target: str, name: str) -> Any:
-    return await _psycopg().AsyncConnection.connect(_conninfo(target), **_own(name))
-
-
-def _psycopg() -> Any:
-    import psycopg
-
-    return psycopg
 
 
 def _own(name: str) -> dict[str, Any]:
@@ -242,6 +250,9 @@ def _own(name: str) -> dict[str, Any]:
         "connect_timeout": CONNECT_TIMEOUT,
         "prepare_threshold": None,
         "tcp_user_timeout": 15_000,
+        "keepalives_idle": 10,
+        "keepalives_interval": 5,
+        "keepalives_count": 2,
     }
 
 

@@ -225,7 +225,9 @@ def _hook() -> None:
     """Once a process."""
     os.register_at_fork(after_in_child=_after_fork)
     atexit.register(_retire_all)
-    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+    main = threading.current_thread() is threading.main_thread()
+    # A container's first process is not ended by a signal that it does not handle: one that said goodbye would go on.
+    if main and os.getpid() != 1 and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, _on_sigterm)
 
 

@@ -84,8 +84,10 @@ class Member:
             return False
         document: dict[str, Any] = json.loads(answer)
         before = self.source.current.versions
-        self.source.current = Snapshot.from_json(document, until=self._sent + self.heart.lease)
-        self._news = self.source.current.versions != before
+        snapshot = Snapshot.from_json(document, until=self._sent + self.heart.lease)
+        self._news = snapshot.versions != before
+        self.source.news += self._news  # first: who is told of a phase must not find a replica that was fit before it
+        self.source.current = snapshot
         return True
 
     def rest(self) -> float:

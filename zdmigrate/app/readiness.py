@@ -42,8 +42,9 @@ def readiness(snapshot: Snapshot, requires: Mapping[str, str], needs: Needs | No
             missing.append(f"{id_} has to complete {phase}, {_stands(state)}")
     for id_, state in snapshot.migrations.items():
         shape = classify(needs, state.shapes)
-        if shape is Shape.NEW and id_ not in requires and state.phase.position < _FULL.position:
-            missing.append(f"{id_} has to complete {_FULL}, {_stands(state)}")
+        wanted = {Shape.NEW: _FULL, Shape.BOTH: Phase.EXPAND}.get(shape, Phase.NONE)
+        if id_ not in requires and state.phase.position < wanted.position:
+            missing.append(f"{id_} has to complete {wanted}, {_stands(state)}")
         if shape in (Shape.OLD, Shape.BOTH) and (
             state.phase.position >= Phase.RETIRE.position or state.running is Phase.RETIRE
         ):

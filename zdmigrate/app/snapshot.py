@@ -10,7 +10,7 @@ import dataclasses
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any
 
@@ -90,6 +90,8 @@ class Source:
 
     def __init__(self) -> None:
         self.current = Snapshot(told=False)
+        self.news = 0
+        """Counts the snapshots that told something new."""
         self.asked: set[str] = set()
         """Migrations that somebody wants to be told of even when they are finished."""
         self._lock = threading.Lock()
@@ -134,6 +136,8 @@ class Source:
         """In a child: no request of the parent's goes on here, and its lock may have been held."""
         self._lock = threading.Lock()
         self._pinned = []
+        if (pins := PINS.get()) is not None:
+            pins.closed = True
 
 
 DEFAULT = Source()
@@ -141,23 +145,34 @@ DEFAULT = Source()
 
 
 class _Pins:
-    __slots__ = ("_held", "closed")
+    """Of one request, whose threads and tasks share them."""
+
+    __slots__ = ("_held", "_lock", "closed")
 
     def __init__(self) -> None:
         self._held: dict[Source, Snapshot] = {}
+        self._lock = threading.Lock()
         self.closed = False
 
     def of(self, source: Source) -> Snapshot:
         if self.closed:  # a task that goes on after the request that began it
             return source.current
         found = self._held.get(source)
-        if found is None:
-            found = self._held[source] = source.pin()
-        return found
+        return self._pin(source) if found is None else found
+
+    def _pin(self, source: Source) -> Snapshot:
+        with self._lock:
+            if self.closed:
+                return source.current
+            if source not in self._held:
+                self._held[source] = source.pin()
+            return self._held[source]
 
     def release(self) -> None:
-        self.closed = True
-        for source, snapshot in self._held.items():
+        with self._lock:
+            self.closed = True
+            held = list(self._held.items())
+        for source, snapshot in held:
             source.unpin(snapshot)
 
 
@@ -180,4 +195,5 @@ def pinned() -> Iterator[None]:
         yield
     finally:
         pins.release()
-        PINS.reset(token)
+        with suppress(ValueError):  # a framework may end in another context what it began in one
+            PINS.reset(token)

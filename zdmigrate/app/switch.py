@@ -158,7 +158,7 @@ class ReadSwitch:
 def bucket(key: str, salt: int) -> int:
     """0 to 9,999, evenly, and the same in every process: CRC-32 with MurmurHash3's finalizer, so that keys that differ in
     one place, and switches that share keys, have nothing to do with each other."""
-    h = zlib.crc32(key.encode(), salt)
+    h = zlib.crc32(key.encode("utf-8", "surrogatepass"), salt)
     h = ((h ^ (h >> 16)) * 0x85EBCA6B) & 0xFFFFFFFF
     h = ((h ^ (h >> 13)) * 0xC2B2AE35) & 0xFFFFFFFF
     return (h ^ (h >> 16)) % _ALL

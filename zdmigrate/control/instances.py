@@ -102,7 +102,12 @@ def declare(cursor: Cursor, schema: str, project: str, application: str, version
 INSERT INTO {ident(schema, "app_version")} AS v (project, application, version, needs, deployed_at, deployed_by)
 VALUES (%s, %s, %s, %s, clock_timestamp(), session_user)
 ON CONFLICT (project, application, version) DO UPDATE
-SET needs = coalesce(excluded.needs, v.needs), deployed_at = excluded.deployed_at, deployed_by = excluded.deployed_by,
+SET needs = CASE
+        WHEN v.needs IS NULL THEN excluded.needs
+        WHEN excluded.needs IS NULL OR v.needs @> excluded.needs THEN v.needs
+        ELSE v.needs || excluded.needs
+    END,
+    deployed_at = excluded.deployed_at, deployed_by = excluded.deployed_by,
     last_seen = clock_timestamp()"""
     cursor.execute(statement.encode(), (project, application, version, given))
 
@@ -115,8 +120,9 @@ SELECT a.usename, coalesce(r.rolsuper, false), a.application_name, count(*), min
        coalesce(bool_or(EXISTS (
            SELECT FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
            JOIN unnest(%s::text[], %s::text[]) AS wanted (home, name) ON n.nspname = wanted.home AND c.relname = wanted.name
-           WHERE has_any_column_privilege(a.usesysid, c.oid, 'SELECT, INSERT, UPDATE')
-              OR has_table_privilege(a.usesysid, c.oid, 'DELETE')
+           JOIN pg_roles AS may ON pg_has_role(a.usesysid, may.oid, 'MEMBER')  -- by SET ROLE, too
+           WHERE has_any_column_privilege(may.oid, c.oid, 'SELECT, INSERT, UPDATE')
+              OR has_table_privilege(may.oid, c.oid, 'DELETE')
        )), false)
 FROM pg_stat_activity AS a LEFT JOIN pg_roles AS r ON r.oid = a.usesysid
 WHERE a.datname = current_database() AND a.usename IS NOT NULL AND coalesce(a.backend_type, 'client backend') = 'client backend'

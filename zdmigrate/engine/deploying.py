@@ -25,6 +25,12 @@ class Standing:
     works: bool
     why: str = ""
     least: Phase | None = None
+    running: Phase | None = None
+
+    @property
+    def reached(self) -> Phase:
+        """The last phase of which something may have been done."""
+        return self.phase if self.running is None else self.running
 
 
 def standing(record: Record, window: Window, needs: Needs | None, version: Version | None) -> Standing:
@@ -39,7 +45,7 @@ def standing(record: Record, window: Window, needs: Needs | None, version: Versi
         return Standing(migration=record.id, phase=record.phase, shape=shape, works=True)
     return Standing(
         migration=record.id, phase=record.phase, shape=shape, works=False, why=_why(record, shape, window),
-        least=_least(record, shape, window),
+        least=_least(record, shape, window), running=record.running,
     )  # fmt: skip
 
 

@@ -18,8 +18,9 @@ _NAMED = 10
 class Facts:
     """What is known when the gate is asked.
 
-    `leaving` is the shape that is about to go. `since` is when versions that do without could first be deployed: what was
-    declared as deployed after that, without saying what it needs, counts as one of them.
+    `leaving` is the shape that is about to go, `tables` are (schema, name) pairs of what the migration is about. `since` is
+    when versions that do without could first be deployed: what was declared as deployed after that, without saying what it
+    needs, counts as one of them.
     """
 
     migration: str
@@ -27,6 +28,7 @@ class Facts:
     shapes: Shapes
     leaving: Shape
     since: datetime
+    tables: tuple[tuple[str, str], ...]
     groups: Sequence[Group]
     versions: Sequence[Version]
     sessions: Sequence[Sessions]
@@ -55,29 +57,55 @@ def judge(facts: Facts) -> Verdict:
     for group in facts.groups:
         version = known.get((group.project, group.application, group.version))
         shape = _shape(facts, version, group.said)
+        if shape is Shape.UNKNOWN and group.project != facts.project:
+            continue  # none of ours, unless its sessions can reach the tables
         if version is not None:
             accounted.add(version.session_name)
         # Who follows a switch, and has not heard of it for a while, may be reading either.
         adrift = group.said is not None and shape is Shape.EITHER and group.silent > 0
-        if _counts(facts, shape, group.project) or adrift:
+        if shape.needs(facts.leaving) or adrift:
             against.append(_instances(group, shape))
-        elif shape is not Shape.UNKNOWN:
+        elif group.said is not None or _is_concerned(facts, version):
             proof.append(f"{group.application} {group.version}: {counted(group.count, 'instance')} without it")
     against += _in_sessions(facts, accounted)
     live = {(group.project, group.application, group.version) for group in facts.groups}
-    for key, version in known.items():
-        if version.deployed_at is not None and key not in live:
-            shape = _shape(facts, version, None)
-            if not shape.needs(facts.leaving):
-                proof.append(f"{version.shown}: deployed since {_at(version.deployed_at)}")
-            elif shape is not Shape.UNKNOWN:
-                against.append(f"{version.shown}, which is declared as deployed, needs the {facts.leaving} shape")
+    for version in _declared(facts):
+        shape = _shape(facts, version, None)
+        if (version.project, version.application, version.version) in live:
+            continue
+        if shape.needs(facts.leaving):
+            what = "nobody knows what it needs" if shape is Shape.UNKNOWN else f"it needs the {facts.leaving} shape"
+            against.append(f"{version.shown} is declared as deployed, and {what}")
+        elif _is_concerned(facts, version):
+            proof.append(f"{version.shown}: deployed since {_at(_moment(version))}")
     return Verdict(against=tuple(against), proof=tuple(proof), unseen=tuple(_unseen(facts)))
 
 
-def _counts(facts: Facts, shape: Shape, project: str) -> bool:
-    """Whether a version that uses `shape` is in the way. What is unknown of another project's is none of ours."""
-    return shape.needs(facts.leaving) and (shape is not Shape.UNKNOWN or project == facts.project)
+def _declared(facts: Facts) -> list[Version]:
+    """The project's versions whose rollout was said to be complete."""
+    return [v for v in facts.versions if v.project == facts.project and v.deployed_at is not None]
+
+
+def _moment(version: Version) -> datetime:
+    assert version.deployed_at is not None
+    return version.deployed_at
+
+
+def _is_concerned(facts: Facts, version: Version | None) -> bool:
+    """Whether what a version needs says something about the migration: it uses the tables, or was deployed for it.
+
+    Of a table that comes with the migration only those who use the new shape know, so any version of the project counts.
+    """
+    if version is None or version.project != facts.project:
+        return False
+    if version.needs is None:
+        return True  # and not unknown: it was declared when there was something to deploy instead
+    traits = (*facts.shapes.old, *facts.shapes.new)
+    if facts.leaving is Shape.NEW and any(trait.column is None for trait in facts.shapes.new):
+        return True
+    tables = {*facts.tables, *((trait.schema, trait.table) for trait in traits)}
+    names = {name for _, name in tables}
+    return any(t.name in names if t.schema is None else (t.schema, t.name) in tables for t in version.needs)
 
 
 def said(verdict: Verdict, leaving: Shape) -> str:
@@ -92,15 +120,15 @@ def said(verdict: Verdict, leaving: Shape) -> str:
 
 
 def _shape(facts: Facts, version: Version | None, declared: str | None) -> Shape:
-    """What a version uses: as its instances say, as its models tell, or, unknown, as its deployment implies."""
+    """What a version uses: as its instances say, as its models tell, or, forwards, as its deployment implies."""
     if declared is not None:
         return Shape(declared) if declared in list(Shape) else Shape.UNKNOWN
     if version is None:
         return Shape.UNKNOWN
     shape = classify(version.needs, facts.shapes)
-    deployed = version.deployed_at is not None and version.deployed_at >= facts.since
-    if shape is Shape.UNKNOWN and deployed:
-        return Shape.NEW if facts.leaving is Shape.OLD else Shape.OLD
+    implied = facts.leaving is Shape.OLD and version.project == facts.project
+    if shape is Shape.UNKNOWN and implied and version.deployed_at is not None and version.deployed_at >= facts.since:
+        return Shape.NEW
     return shape
 
 
@@ -113,15 +141,20 @@ def _instances(group: Group, shape: Shape) -> str:
 
 def _in_sessions(facts: Facts, accounted: set[str]) -> Iterator[str]:
     named = {version.session_name: version for version in facts.versions}
-    rollouts = [v.deployed_at for v in facts.versions if v.deployed_at is not None and v.project == facts.project]
+    rollouts = [
+        _moment(version)
+        for version in _declared(facts)
+        if _moment(version) >= facts.since
+        and not _shape(facts, version, None).needs(facts.leaving)
+        and _is_concerned(facts, version)
+    ]
     complete = max(rollouts, default=None)
     for session in facts.sessions:
         if session.name in accounted or not session.reaches:
             continue
         version = named.get(session.name)
         if version is not None:
-            shape = _shape(facts, version, None)
-            if _counts(facts, shape, version.project):
+            if _shape(facts, version, None).needs(facts.leaving):
                 yield f"{_sessions(session)}, whose instances do not report in"
         elif not session.superuser and (complete is None or session.since is None or session.since < complete):
             yield f"{_sessions(session)}: nobody says which version that is"

@@ -174,7 +174,7 @@ def _drain_facts(record: Record, leaving: Shape, facts: Facts) -> draining.Facts
     assert plan is not None
     # Forwards: since when there has been something to deploy instead. Backwards: since N+1 works no better than N.
     since = store.completed_at(connection, record.id, plan.window.new_from) if leaving is Shape.OLD else None
-    tables = {(lock.schema, lock.name) for step in plan.steps() for lock in step.locks}
+    tables = tuple(sorted({(lock.schema, lock.name) for step in plan.steps() for lock in step.locks}))
     asked = facts.policy.drained
     return draining.Facts(
         migration=record.id,
@@ -182,9 +182,10 @@ def _drain_facts(record: Record, leaving: Shape, facts: Facts) -> draining.Facts
         shapes=record.shapes,
         leaving=leaving,
         since=since or record.phase_since,
+        tables=tables,
         groups=instances.live(connection, store.schema, record.id, INSTANCE_GRACE),
         versions=instances.versions(connection, store.schema),
-        sessions=instances.sessions(connection, tuple(sorted(tables))) if asked else (),
+        sessions=instances.sessions(connection, tables) if asked else (),
     )
 
 

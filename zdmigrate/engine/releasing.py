@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Mapping
 from datetime import timedelta
 
@@ -28,6 +29,14 @@ def make_deployable(
         Unsafe: afterwards the version still maps what is not there, or a migration has taken away what it needs.
     """
     statuses: list[MigrationStatus] = []
+    began = time.monotonic()
+
+    def left(given: timedelta | None) -> timedelta | None:
+        """Of a time that all migrations share."""
+        if given is None or given == timedelta.max:
+            return given
+        return max(timedelta(0), given - timedelta(seconds=time.monotonic() - began))
+
     for id_ in project.here():
         plan = project.current_plan(id_)
         if plan is None:
@@ -38,7 +47,7 @@ def make_deployable(
             statuses.append(project.brief(id_))
             continue
         done = project.advance(
-            [id_], target=target, overrides=overrides, wait=wait, max_runtime=max_runtime, evidence=evidence
+            [id_], target=target, overrides=overrides, wait=left(wait), max_runtime=left(max_runtime), evidence=evidence
         )
         statuses += [_estimated(project, plan, status) for status in done.migrations]
     outcome = Outcome(migrations=tuple(statuses))
@@ -106,7 +115,7 @@ def revert_for(
             raise Irreversible(
                 f"{application} {version} cannot run: {each.why}", hint="deploy a version that does without"
             )
-        if each.shape is Shape.UNKNOWN or each.least is None or each.least.position >= each.phase.position:
+        if each.shape is Shape.UNKNOWN or each.least is None or each.least.position >= each.reached.position:
             hint = "say what it needs: --footprint FILE" if each.shape is Shape.UNKNOWN else "zdmigrate advance"
             raise Unsafe(f"no revert lets {application} {version} run: {each.why}", hint=hint)
     statuses: list[MigrationStatus] = []

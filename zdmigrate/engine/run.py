@@ -153,6 +153,11 @@ class Run:
                 self.facts.connection, self._store, self._record(), say=lambda said: self._announce(phase, said),
                 out_of_time=self.out_of_time,
             )  # fmt: skip
+            # Who came, or fell silent, meanwhile.
+            again = [gate for gate in gates.of(self.plan, phase, direction) if gate.name == "drained"]
+            error = gates.refusal(gates.check(again, self._record(), self.requires, self.facts), phase)
+            if error is not None:
+                raise error
 
     def _pass_gates(self, phase: Phase, direction: Direction, record: Record) -> None:
         found = gates.of(self.plan, phase, direction)

@@ -61,6 +61,10 @@ def _connect(config: Config) -> Connection:
         autocommit=True,
         prepare_threshold=None,
         connect_timeout=5,
+        tcp_user_timeout=15_000,
+        keepalives_idle=10,
+        keepalives_interval=5,
+        keepalives_count=2,
         application_name=f"{NAME}wait",
     )
 

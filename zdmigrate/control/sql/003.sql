@@ -1,7 +1,6 @@
 -- Version 3: what applications report, and what they are told.
 
--- What a version of an application needs, by its digest: instances of one version share it. `needs` is NULL where it
--- did not say. `deployed_at`: somebody stated that its rollout was complete.
+-- What the instances of a version of an application need. `needs` is NULL where none did say. `deployed_at`: somebody stated that its rollout was complete.
 CREATE TABLE {schema}.app_version (
     project text NOT NULL,
     application text NOT NULL,
@@ -58,7 +57,8 @@ CREATE TRIGGER tell_applications AFTER UPDATE ON {schema}.migration FOR EACH ROW
 CREATE TRIGGER tell_applications AFTER INSERT OR UPDATE ON {schema}.read_switch FOR EACH ROW
     EXECUTE FUNCTION {schema}.tell_applications();
 
--- What an application is told: migrations that are not finished, those that it has asked for, and all switches.
+-- What an application is told: migrations that are not finished, or were not long ago, those that it has asked for, and
+-- all switches.
 CREATE FUNCTION {schema}.app_snapshot(of_project text, asked text[]) RETURNS jsonb
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s' AS $zdmigrate$
     SELECT jsonb_build_object(
@@ -67,7 +67,10 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET l
                 m.version, m.phase, m.running, m.shapes, CASE WHEN l.expires_at > clock_timestamp() THEN l.holder END
             ))
             FROM {schema}.migration AS m LEFT JOIN {schema}.lease AS l ON l.migration = m.key
-            WHERE m.project = of_project AND (m.phase <> 'contract' OR m.running IS NOT NULL OR m.id = ANY (asked))
+            WHERE m.project = of_project AND (
+                m.phase <> 'contract' OR m.running IS NOT NULL OR m.id = ANY (asked)
+                OR m.phase_since > clock_timestamp() - interval '30 days'
+            )
         ), '{}'),
         'switches', coalesce((
             SELECT jsonb_object_agg(s.name, jsonb_build_array(s.version, s.percent, s.allowed)) FROM {schema}.read_switch AS s
@@ -85,7 +88,12 @@ BEGIN
     INSERT INTO {schema}.app_version AS v (project, application, version, needs)
     VALUES (of_project, of_application, of_version, of_needs)
     ON CONFLICT (project, application, version) DO UPDATE
-    SET last_seen = clock_timestamp(), needs = coalesce(excluded.needs, v.needs);
+    -- A process may know less than another one of its version: what any of them needs is needed.
+    SET last_seen = clock_timestamp(), needs = CASE
+        WHEN v.needs IS NULL THEN excluded.needs
+        WHEN excluded.needs IS NULL OR v.needs @> excluded.needs THEN v.needs
+        ELSE v.needs || excluded.needs
+    END;
     INSERT INTO {schema}.app_instance
         (instance, project, application, version, host, pid, role, started_at, expires_at, shapes, seen)
     VALUES (
