@@ -191,6 +191,21 @@ def test_of_a_table_that_comes_with_the_migration_others_may_speak() -> None:
     assert judged(**facts, groups=[group("1")], versions=[version("1", OLD)]).proven
 
 
+def test_of_a_table_that_goes_with_it_those_who_do_without_may_speak() -> None:
+    dropped = Shapes(old=(Trait(schema="public", table="users"),))
+    facts: dict[str, Any] = {"shapes": dropped, "groups": [group("2")]}
+    carts = (NeededTable(name="carts"),)
+    assert judged(**facts, versions=[version("2", carts)]).proven
+    assert not judged(**facts, versions=[version("2", NEW)]).proven
+    renamed = Shapes(old=dropped.old, new=(Trait(schema="public", table="people"),))
+    assert not judged(**facts | {"shapes": renamed}, versions=[version("2", carts)]).proven
+    assert judged(**facts | {"shapes": renamed}, versions=[version("2", (NeededTable(name="people"),))]).proven
+
+
+def test_what_instances_of_another_project_say_proves_nothing() -> None:
+    assert not judged(groups=[group("9", project="crm", said="either")], versions=[]).proven
+
+
 def test_many_are_counted() -> None:
     groups = [group(str(number)) for number in range(25)]
     said = draining.said(judged(groups=groups, versions=[]), Shape.OLD)

@@ -65,7 +65,7 @@ def judge(facts: Facts) -> Verdict:
         adrift = group.said is not None and shape is Shape.EITHER and group.silent > 0
         if shape.needs(facts.leaving) or adrift:
             against.append(_instances(group, shape))
-        elif group.said is not None or _is_concerned(facts, version):
+        elif _is_concerned(facts, version) or (group.said is not None and group.project == facts.project):
             proof.append(f"{group.application} {group.version}: {counted(group.count, 'instance')} without it")
     against += _in_sessions(facts, accounted)
     live = {(group.project, group.application, group.version) for group in facts.groups}
@@ -94,14 +94,17 @@ def _moment(version: Version) -> datetime:
 def _is_concerned(facts: Facts, version: Version | None) -> bool:
     """Whether what a version needs says something about the migration: it uses the tables, or was deployed for it.
 
-    Of a table that comes with the migration only those who use the new shape know, so any version of the project counts.
+    Of a table that comes with the migration, or goes with it, only one of the shapes knows: any version of the project counts.
     """
     if version is None or version.project != facts.project:
         return False
     if version.needs is None:
         return True  # and not unknown: it was declared when there was something to deploy instead
     traits = (*facts.shapes.old, *facts.shapes.new)
-    if facts.leaving is Shape.NEW and any(trait.column is None for trait in facts.shapes.new):
+    goes, stays = (
+        (facts.shapes.old, facts.shapes.new) if facts.leaving is Shape.OLD else (facts.shapes.new, facts.shapes.old)
+    )
+    if any(trait.column is None for trait in goes) and not any(trait.column is None for trait in stays):
         return True
     tables = {*facts.tables, *((trait.schema, trait.table) for trait in traits)}
     names = {name for _, name in tables}
