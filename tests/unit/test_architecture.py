@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -105,3 +106,10 @@ def test_what_applications_import_is_light() -> None:
 def test_the_public_surface_is_sorted_and_there() -> None:
     assert zdmigrate.__all__ == sorted(zdmigrate.__all__)
     assert all(getattr(zdmigrate, name) is not None for name in zdmigrate.__all__)
+
+
+def test_what_applications_import_trusts_no_clock_but_the_monotonic_one() -> None:
+    """An instance whose clock is an hour off is one like the others."""
+    wrong = re.compile(r"time\.time\(|datetime|from time import (?!monotonic\b)")
+    found = {path.name for path in (PACKAGE / "app").rglob("*.py") if wrong.search(path.read_text(encoding="utf-8"))}
+    assert found == set()
