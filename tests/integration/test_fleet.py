@@ -301,6 +301,49 @@ def test_arguments_that_are_wrong_are_said_at_once(controlled: Database) -> None
         register(create_async_engine("postgresql+asyncpg://"), application="shop", version="1", source=Source())
 
 
+@pytest.mark.parametrize("kind", ["conninfo", "function", "psycopg", "psycopg2", "pg8000"])
+def test_who_listens_hears_of_a_change_at_once(controlled: Database, kind: str) -> None:
+    source = Source()
+    switch = ReadSwitch(MIGRATION, source=source)
+    target = targets(controlled)[kind]()
+    made = register(target, application="shop", version="1", source=source, interval=3600, listen=True)
+    assert made.refresh()
+    listening = "SELECT pid FROM pg_stat_activity WHERE query LIKE 'LISTEN %' AND datname = current_database()"
+    until(lambda: run(controlled, listening), "it listens")
+    advanced(controlled, "backfill", 100)
+    until(lambda: switch.new(1), "it hears", 10)
+    until(lambda: not behind(controlled), "and acknowledges", 10)
+    made.retire()
+    until(lambda: not run(controlled, listening), "it has stopped")
+
+
+def test_an_engine_that_names_no_host_says_how_to_listen(controlled: Database) -> None:
+    engine = sa.create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(controlled.conninfo))
+    with pytest.raises(TypeError, match="give a connection string"):
+        register(engine, application="shop", version="1", source=Source(), listen=True)
+
+
+@pytest.mark.parametrize("kind", ["conninfo", "engine"])
+def test_event_loops_hear_of_a_change_at_once(controlled: Database, kind: str) -> None:
+    url = controlled.conninfo_as("shop_app")
+
+    async def main() -> None:
+        engine = create_async_engine(sa.URL.create("postgresql+asyncpg", **parts_of(url)))
+        source = Source()
+        switch = ReadSwitch(MIGRATION, source=source)
+        target: Any = url if kind == "conninfo" else engine
+        made = await register_async(target, application="shop", version="1", source=source, interval=3600, listen=True)
+        assert await made.refresh()
+        listening = "SELECT pid FROM pg_stat_activity WHERE query LIKE 'LISTEN %' AND datname = current_database()"
+        await asyncio.to_thread(until, lambda: run(controlled, listening), "it listens")
+        await asyncio.to_thread(advanced, controlled, "backfill", 100)
+        await asyncio.to_thread(until, lambda: switch.new(1), "it hears", 10)
+        await made.retire()
+        await engine.dispose()
+
+    asyncio.run(main())
+
+
 def test_ten_thousand_instances_are_looked_through_in_no_time(controlled: Database) -> None:
     run(
         controlled,

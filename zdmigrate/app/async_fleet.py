@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any
 
-from zdmigrate.app.channels import AsyncChannel, async_channel
+from zdmigrate.app.channels import AsyncChannel, async_channel, connecting_async
 from zdmigrate.app.fleet import Membership, checked
 from zdmigrate.app.heart import INTERVAL
+from zdmigrate.app.listening import listen as listening_to
 from zdmigrate.app.member import session_name
 from zdmigrate.app.naming import name_sessions
 from zdmigrate.app.snapshot import DEFAULT, Source
@@ -26,11 +28,18 @@ log = logging.getLogger("zdmigrate.app")
 class AsyncFleet(Membership):
     """This event loop's membership. Made by `register_async`; ends with ``await fleet.retire()`` or ``async with``."""
 
-    def __init__(self, channel: AsyncChannel, **options: Any) -> None:
+    def __init__(
+        self, channel: AsyncChannel, listening: Callable[..., Coroutine[Any, Any, None]] | None = None, **options: Any
+    ) -> None:
         super().__init__(**options)
         self._channel = channel
         self._wake, self._answered = asyncio.Event(), asyncio.Event()
         self._task = asyncio.get_running_loop().create_task(self._live(), name="zdmigrate-heartbeat")
+        self._listener = None
+        if listening is not None:
+            self._listener = asyncio.get_running_loop().create_task(
+                listening(self._wake.set), name="zdmigrate-listener"
+            )
 
     async def __aenter__(self) -> AsyncFleet:
         return self
@@ -48,9 +57,11 @@ class AsyncFleet(Membership):
 
     async def retire(self, timeout: float = 2.0) -> None:  # noqa: ASYNC109
         """Say goodbye and stop: this instance needs nothing any more. Again does nothing; never raises."""
-        if not self._task.done():
-            self._task.cancel()
-            await asyncio.wait([self._task], timeout=timeout)
+        tasks = [task for task in (self._task, self._listener) if task is not None and not task.done()]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=timeout)
         with contextlib.suppress(Exception):
             await asyncio.wait_for(self._part(), timeout)
 
@@ -87,7 +98,7 @@ class AsyncFleet(Membership):
 async def register_async(
     target: Any, *, application: str, version: str, metadata: MetaData | None = None, footprint: Path | None = None,
     requires: Mapping[str, str] | None = None, shapes: Mapping[str, str] | None = None, schema: str = "zdmigrate",
-    project: str = "default", interval: float = INTERVAL, source: Source = DEFAULT,
+    project: str = "default", interval: float = INTERVAL, listen: bool = False, source: Source = DEFAULT,
 ) -> AsyncFleet:  # fmt: skip
     """`zdmigrate.app.register` for an event loop: a task of the running loop sends the heartbeats.
 
@@ -107,7 +118,8 @@ async def register_async(
     made = async_channel(target, name)
     if hasattr(target, "sync_engine"):
         name_sessions(target.sync_engine, name)
+    listening = functools.partial(listening_to, connecting_async(target, name), schema) if listen else None
     return AsyncFleet(
-        made, application=application, version=version, schema=schema, project=project, source=source, interval=interval,
-        **options,
+        made, listening, application=application, version=version, schema=schema, project=project, source=source,
+        interval=interval, **options,
     )  # fmt: skip

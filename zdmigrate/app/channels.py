@@ -242,6 +242,54 @@ def async_channel(target: Any, name: str) -> AsyncChannel:
     )
 
 
+def connecting(target: Any, name: str) -> Callable[[], Any]:
+    """What makes a psycopg connection to the same database.
+
+    Raises:
+        TypeError: an engine of another driver, or one that connects by a function of its own, is no way to do that.
+    """
+    import psycopg
+
+    if isinstance(target, str):
+        return lambda: psycopg.connect(_conninfo(target), **_own(name))
+    if not hasattr(target, "dialect"):
+        return target  # type: ignore[no-any-return]  # a function that connects
+    url = _url_of(target)
+    return lambda: psycopg.connect(url, **_own(name))
+
+
+def connecting_async(target: Any, name: str) -> Callable[[], Awaitable[Any]]:
+    """What makes a psycopg `AsyncConnection` to the same database.
+
+    Raises:
+        TypeError: as of `connecting`, and a function that may make connections of another driver.
+    """
+    import psycopg
+
+    if not isinstance(target, str) and not hasattr(target, "sync_engine"):
+        raise TypeError("listen: give a connection string or an engine")
+    url = target if isinstance(target, str) else _url_of(target.sync_engine)
+    return lambda: psycopg.AsyncConnection.connect(_conninfo(url), **_own(name))
+
+
+def _url_of(engine: Engine) -> str:
+    """As libpq takes it: what a driver above it has in its URL is libpq's, of the others' only the hosts are."""
+    from psycopg.conninfo import make_conninfo
+
+    url = engine.url
+    libpq = engine.dialect.driver.startswith("psycopg")
+    query = {
+        name: value if isinstance(value, str) else ",".join(value)
+        for name, value in url.query.items()
+        if libpq or name in ("host", "port")
+    }
+    parts = {"host": url.host, "port": url.port, "user": url.username, "password": url.password, "dbname": url.database}
+    given = {**{name: value for name, value in parts.items() if value is not None}, **query}
+    if "host" not in given:
+        raise TypeError("listen: the engine's URL names no host; give a connection string")
+    return make_conninfo("", **given)
+
+
 def _own(name: str) -> dict[str, Any]:
     """How we connect ourselves. Nothing is prepared: a pooler may stand in between."""
     return {

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from zdmigrate.app.channels import Channel, channel
 from zdmigrate.app.heart import INTERVAL, Heart
+from zdmigrate.app.listening import Listener
 from zdmigrate.app.member import Member, session_name
 from zdmigrate.app.naming import name_sessions
 from zdmigrate.app.needs import of_footprint, of_metadata
@@ -75,9 +76,10 @@ class Membership:
 class Fleet(Membership):
     """This process's membership. Made by `register`; `retire` ends it."""
 
-    def __init__(self, make: Callable[[], Channel], **options: Any) -> None:
+    def __init__(self, channel: Channel, listening: Callable[..., Listener] | None = None, **options: Any) -> None:
         super().__init__(**options)
-        self._channel = make()
+        self._listener = None if listening is None else listening(self._hear, lambda: self._retired)
+        self._channel = channel
         self._wake = threading.Event()
         self._answered = threading.Event()
         self._retired = False  # no lock guards it: a signal's handler may interrupt whoever holds one
@@ -109,6 +111,11 @@ class Fleet(Membership):
     def _start(self) -> None:
         self._thread = threading.Thread(target=self._live, name="zdmigrate-heartbeat", daemon=True)
         self._thread.start()
+        if self._listener is not None:
+            self._listener.start()
+
+    def _hear(self) -> None:
+        self._wake.set()  # of this process: a forked one has another
 
     def _live(self) -> None:
         pid, heart = os.getpid(), self._member.heart
@@ -156,7 +163,7 @@ _LIVING: set[Fleet] = set()
 def register(
     target: Any, *, application: str, version: str, metadata: MetaData | None = None, footprint: Path | None = None,
     requires: Mapping[str, str] | None = None, shapes: Mapping[str, str] | None = None, schema: str = "zdmigrate",
-    project: str = "default", interval: float = INTERVAL, source: Source = DEFAULT,
+    project: str = "default", interval: float = INTERVAL, listen: bool = False, source: Source = DEFAULT,
 ) -> Fleet:  # fmt: skip
     """Report this process to the database until it ends, and learn where migrations and read switches stand.
 
@@ -175,6 +182,7 @@ def register(
             version that needs both at once; either for one that follows a read switch).
         schema, project: of the control schema, as configured for the tool.
         interval: seconds between two heartbeats; three of them are a lease.
+        listen: hear of a change at once, over one more connection (psycopg's, to the engine's URL), which no pooler may share.
         source: what switches follow; one of its own for each further database.
 
     Raises:
@@ -185,8 +193,9 @@ def register(
     made = channel(target, name)
     if hasattr(target, "dialect"):
         name_sessions(target, name)
+    listening = functools.partial(Listener, target, name, schema) if listen else None
     fleet = Fleet(
-        lambda: made, application=application, version=version, schema=schema, project=project, source=source,
+        made, listening, application=application, version=version, schema=schema, project=project, source=source,
         interval=interval, **options,
     )  # fmt: skip
     _hook()
