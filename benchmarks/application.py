@@ -89,7 +89,7 @@ def _nanoseconds(switch: ReadSwitch) -> float:
 def statements(url: str, seconds: int) -> Figure:
     fleet = register(url, application="shop", version="1", source=Source())
     assert fleet.refresh(10)
-    time.sleep(2)  # the first news are acknowledged
+    time.sleep(15)  # the first news are acknowledged, and the server has counted them
     began, before = time.monotonic(), _calls(url)
     time.sleep(seconds)
     rate = (_calls(url) - before) / (time.monotonic() - began)

@@ -6,7 +6,6 @@ as they do without it.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import random
@@ -65,6 +64,8 @@ class Listener:
 
 async def listen(connect: Callable[[], Any], channel: str, hear: Callable[[], None]) -> None:
     """The same as a coroutine, until it is cancelled. `connect` makes a psycopg `AsyncConnection`."""
+    import asyncio  # costs an application without an event loop 20 ms
+
     while True:
         try:
             connection = await connect()
