@@ -78,11 +78,11 @@ class Fleet(Membership):
 
     def __init__(self, channel: Channel, listening: Callable[..., Listener] | None = None, **options: Any) -> None:
         super().__init__(**options)
+        self._retired = False  # no lock guards it: a signal's handler may interrupt whoever holds one
         self._listener = None if listening is None else listening(self._hear, lambda: self._retired)
         self._channel = channel
         self._wake = threading.Event()
         self._answered = threading.Event()
-        self._retired = False  # no lock guards it: a signal's handler may interrupt whoever holds one
         if any(fleet._source is self._source for fleet in _LIVING):
             log.warning(
                 "%s is registered a second time: its switches follow whichever heartbeat came last", self._member.name
