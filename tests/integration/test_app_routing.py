@@ -159,8 +159,7 @@ def test_one_that_cannot_be_connected_to_is_passed_over(replicas: Replicas) -> N
 def test_a_primary_is_no_replica(replicas: Replicas) -> None:
     primary = sa.create_engine(replicas.primary.url(driver="psycopg"))
     router = replica_aware(primary, [sa.create_engine(primary.url)], interval=0.05, source=Source())
-    until(lambda: router._watch._positions, "it has looked")
-    time.sleep(0.2)
+    until(lambda: len(router._watch._positions) > 2, "it has looked at both, twice")
     assert list(router.fit()) == []
     router.close()
     primary.dispose()

@@ -33,7 +33,8 @@ class AsyncFleet(Membership):
     ) -> None:
         super().__init__(**options)
         self._channel = channel
-        self._wake, self._answered = asyncio.Event(), asyncio.Event()
+        self._wake = asyncio.Event()
+        self._waiting: list[asyncio.Event] = []
         self._task = asyncio.get_running_loop().create_task(self._live(), name="zdmigrate-heartbeat")
         self._listener = None
         if listening is not None:
@@ -49,11 +50,12 @@ class AsyncFleet(Membership):
 
     async def refresh(self, timeout: float = 5.0) -> bool:  # noqa: ASYNC109  # as of the other fleet
         """Send a heartbeat now, and wait for its answer; whether there was one within `timeout` seconds. Never raises."""
-        self._answered.clear()
+        answered = asyncio.Event()
+        self._waiting.append(answered)
         self._wake.set()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._answered.wait(), timeout)
-        return self._answered.is_set()
+            await asyncio.wait_for(answered.wait(), timeout)
+        return answered.is_set()
 
     async def retire(self, timeout: float = 2.0) -> None:  # noqa: ASYNC109
         """Say goodbye and stop: this instance needs nothing any more. Again does nothing; never raises."""
@@ -68,18 +70,18 @@ class AsyncFleet(Membership):
     async def _live(self) -> None:
         heart = self._member.heart
         while True:
+            waiting = self._waiting[:]
             try:
                 async with asyncio.timeout(heart.lease):
                     answered = self._member.answered(await self._channel.call(self._member.beat()))
                     if not answered:
                         answered = self._member.answered(await self._channel.call(self._member.beat()))
-                if heart.failing:
-                    log.info("heartbeats of %s succeed again", self._member.name)
-                wait = self._member.rest()
-                self._answered.set()
+                wait = self._succeeded()
+                for each in waiting:
+                    self._waiting.remove(each)
+                    each.set()
             except Exception as error:  # noqa: BLE001  # whatever a driver raises: the application must not notice
-                self._note(error)
-                wait = heart.failed()
+                wait = self._failed(error)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), wait)
             self._wake.clear()

@@ -64,13 +64,20 @@ class Membership:
         """Whether the database is as this version needs it: from memory, without a statement."""
         return readiness(self._source.current.held(), self._requires, self._needs)
 
-    def _note(self, error: BaseException) -> None:
-        """A heartbeat failed: said once, until one succeeds."""
+    def _succeeded(self) -> float:
+        """A heartbeat was answered; seconds until the next one."""
+        if self._member.heart.failing:
+            log.info("heartbeats of %s succeed again", self._member.name)
+        return self._member.rest()
+
+    def _failed(self, error: BaseException) -> float:
+        """A heartbeat was not: said once, until one is. Seconds until the next one."""
         level = logging.DEBUG if self._member.heart.failing else logging.WARNING
         log.log(
             level, "no heartbeat from %s (%s): %s; the application goes on without",
             self._member.name, self.instance, " ".join(str(error).split()) or type(error).__name__,
         )  # fmt: skip
+        return self._member.heart.failed()
 
 
 class Fleet(Membership):
@@ -82,7 +89,7 @@ class Fleet(Membership):
         self._listener = None if listening is None else listening(self._hear, lambda: self._retired)
         self._channel = channel
         self._wake = threading.Event()
-        self._answered = threading.Event()
+        self._waiting: list[threading.Event] = []
         if any(fleet._source is self._source for fleet in _LIVING):
             log.warning(
                 "%s is registered a second time: its switches follow whichever heartbeat came last", self._member.name
@@ -91,10 +98,14 @@ class Fleet(Membership):
         self._start()
 
     def refresh(self, timeout: float = 5.0) -> bool:
-        """Send a heartbeat now, and wait for its answer; whether there was one within `timeout` seconds. Never raises."""
-        self._answered.clear()
+        """Send a heartbeat now, and wait for its answer; whether there was one within `timeout` seconds. Never raises.
+
+        One that is under way already does not count: its answer may be older than this call.
+        """
+        answered = threading.Event()
+        self._waiting.append(answered)
         self._wake.set()
-        return self._answered.wait(timeout)
+        return answered.wait(timeout)
 
     def retire(self, timeout: float = _GOODBYE) -> None:
         """Say goodbye and stop: this instance needs nothing any more. Again does nothing; never raises.
@@ -118,20 +129,20 @@ class Fleet(Membership):
         self._wake.set()  # of this process: a forked one has another
 
     def _live(self) -> None:
-        pid, heart = os.getpid(), self._member.heart
+        pid = os.getpid()
         while os.getpid() == pid and not self._retired:
+            waiting = self._waiting[:]
             try:
                 # Whom the database has forgotten registers again, in the same breath.
                 answered = self._member.answered(self._channel.call(self._member.beat()))
                 if not answered:
                     answered = self._member.answered(self._channel.call(self._member.beat()))
-                if heart.failing:
-                    log.info("heartbeats of %s succeed again", self._member.name)
-                wait = self._member.rest()
-                self._answered.set()
+                wait = self._succeeded()
+                for each in waiting:
+                    self._waiting.remove(each)
+                    each.set()
             except Exception as error:  # noqa: BLE001  # whatever a driver raises: the application must not notice
-                self._note(error)
-                wait = heart.failed()
+                wait = self._failed(error)
             self._wake.wait(wait)
             self._wake.clear()
         self._part()
@@ -149,7 +160,7 @@ class Fleet(Membership):
         """A child is an instance of its own, with its own thread and connection."""
         if self._retired:
             return
-        self._wake, self._answered = threading.Event(), threading.Event()
+        self._wake, self._waiting = threading.Event(), []
         self._channel = self._channel.forget()
         self._source.after_fork()
         self._member.renew()

@@ -84,8 +84,9 @@ class Watch:
         return self.view
 
     def _is_fit(self, position: int | None, lag: float | None) -> bool:
-        known = position is not None and lag is not None and self._required is not None
-        return known and lag <= self._max_lag and position >= self._required  # type: ignore[operator]
+        if position is None or lag is None or self._required is None:
+            return False
+        return lag <= self._max_lag and position >= self._required
 
     def _lag(self, position: int, now: float) -> float | None:
         """Seconds; None where the primary's position is not known, or was long ago."""

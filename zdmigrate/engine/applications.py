@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterable
 from datetime import timedelta
 
-from zdmigrate.app.shapes import Needs, Shape
+from zdmigrate.app.shapes import Needs
 from zdmigrate.control import instances
 from zdmigrate.control.store import Event, Store
 from zdmigrate.engine import deploying, switching
@@ -108,8 +108,3 @@ def parted(text: str) -> tuple[str, str]:
     if not (application and at and version):
         raise UsageError(f"{text!r} is no version of an application", hint="write it like shop@3f2c1ab")
     return application, version
-
-
-def unknown(standing: Standing) -> bool:
-    """Whether it is not known which shape the version needs."""
-    return standing.shape is Shape.UNKNOWN

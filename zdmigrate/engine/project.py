@@ -372,17 +372,15 @@ class Project:
         """The ids of the directory's files, in order."""
         return self._here()
 
-    def current_plan(self, id_: str) -> Plan | None:
+    def current_plan(self, id_: str, record: Record | None) -> Plan | None:
         """The plan in flight, or a fresh one; None for what is finished."""
-        record = self._store.record(self._connection, id_)
         if record is not None and record.phase is Phase.CONTRACT:
             return None
         stored = None if record is None or not record.in_flight else record.plan
         return self.plan([id_])[0] if stored is None else stored
 
-    def brief(self, id_: str) -> MigrationStatus:
+    def brief(self, id_: str, record: Record | None) -> MigrationStatus:
         """Where a migration stands, without its gates."""
-        record = self._store.record(self._connection, id_)
         if record is None:
             return reports.not_started(id_, self._file_or_none(id_))
         return reports.status(record, record.plan, (), here=self._path(id_).is_file())

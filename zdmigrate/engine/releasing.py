@@ -23,7 +23,7 @@ def make_deployable(
 ) -> Outcome:  # fmt: skip
     """Bring every migration of the directory to where a version with these needs works; gates see to the ones that live.
 
-    A migration whose new shape the version does not need is left where it is. What is there already costs one query.
+    A migration whose new shape the version does not need is left where it is, and what is there already is only looked at.
 
     Raises:
         Unsafe: afterwards the version still maps what is not there, or a migration has taken away what it needs.
@@ -37,14 +37,15 @@ def make_deployable(
             return given
         return max(timedelta(0), given - timedelta(seconds=time.monotonic() - began))
 
+    records = project.records()
     for id_ in project.here():
-        plan = project.current_plan(id_)
+        record = records.get(id_)
+        plan = project.current_plan(id_, record)
         if plan is None:
             continue  # it is finished
-        record = project.records().get(id_)
         target = _target(classify(needs, plan.shapes), plan)
         if target is Phase.NONE or (record is not None and record.phase.position >= target.position):
-            statuses.append(project.brief(id_))
+            statuses.append(project.brief(id_, record))
             continue
         done = project.advance(
             [id_], target=target, overrides=overrides, wait=left(wait), max_runtime=left(max_runtime), evidence=evidence
