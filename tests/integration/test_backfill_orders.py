@@ -126,6 +126,8 @@ def test_pages_with_room_are_filled_in_few_stripes(main: Connection, connect: Co
 
     with connect() as working:
         run(working, None, should_stop=look)
+        # What a session counted is told some time after it has closed, or now.
+        working.execute("SELECT pg_stat_force_next_flush()")
     assert seen == {4}
     hot = one(main, "SELECT pg_stat_get_tuples_hot_updated(oid)::float / pg_stat_get_tuples_updated(oid) FROM pg_class "
                     "WHERE relname = 'Us ers'")  # fmt: skip
