@@ -2,9 +2,14 @@
 
 ``python -m benchmarks.application [--rounds 20] [--instances 10000]`` on a scratch server.
 
-* **Import**: a process that imports SQLAlchemy and ``register``, against one that imports SQLAlchemy, in turns;
-  the median of the differences.
+* **Import**: of ``register``, `ReadSwitch` and `pinned` in processes that have imported SQLAlchemy, with bytecode as an
+  installed package has it; the median.
 * **Decision**: `ReadSwitch.new` with a key that has to be hashed, outside of and within `pinned`.
+* **Router**: a statement in sessions of `replica_aware` and in SQLAlchemy's own, in turns, the first of a transaction and later
+  ones; the median of the differences. On SQLite in memory: the router knows no dialect, and a server's answers differ by
+  more than is measured.
+* **Deployable**: ``zdmigrate advance --to deployable`` where there is nothing to do, against a process that imports SQLAlchemy
+  and psycopg, in turns; medians.
 * **Statements**: of one instance in a minute, at the default interval, as the server counts them: each calls one function
   (``pg_stat_user_functions``), and nothing else.
 * **Gate**: `zdmigrate status`'s reads for the gate ``drained`` with so many registered instances, in a process that runs.
@@ -15,22 +20,32 @@ The exit status is 1 where a target is missed.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 import timeit
 from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
 
 import psycopg
+from sqlalchemy import create_engine, literal, select
+from sqlalchemy.orm import Session, sessionmaker
 
 from zdmigrate.app import ReadSwitch, Source, pinned, register
+from zdmigrate.app.routing import Router
 from zdmigrate.app.shapes import Shapes
 from zdmigrate.app.snapshot import MigrationState, Snapshot, SwitchState
+from zdmigrate.compat.footprint import Footprint, MappedColumn, MappedTable
 from zdmigrate.control import install, instances
 from zdmigrate.phases import Phase
 from zdmigrate.postgres.servers import ScratchServer, available_majors, find_binaries
+
+ROOT = Path(__file__).parents[1]
 
 Figure = tuple[str, float, float, str]
 """What, how much, at most, in which unit."""
@@ -43,13 +58,18 @@ def main() -> int:
     parser.add_argument("--seconds", type=int, default=60, help="for which statements are counted")
     parser.add_argument("--major", type=int, default=max(available_majors(), default=None), help="of PostgreSQL")
     arguments = parser.parse_args()
-    found = [*imports(arguments.rounds), *decisions()]
+    found = [*imports(arguments.rounds), *decisions(), *routing()]
     with ScratchServer.start(find_binaries(arguments.major), settings={"track_functions": "all"}) as server:
         server.create_database("shop")
         url = server.conninfo("shop")
         with psycopg.connect(url) as connection, connection.cursor() as cursor:
             install.upgrade(cursor, "zdmigrate", 0)
-        found += [statements(url, arguments.seconds), gate(url, arguments.instances)]
+        server.create_database("release")
+        found += [
+            deployable(server.url("release"), arguments.rounds),
+            statements(url, arguments.seconds),
+            gate(url, arguments.instances),
+        ]
     print("| | measured | target |")
     print("|---|---|---|")
     for what, value, most, unit in found:
@@ -58,15 +78,27 @@ def main() -> int:
 
 
 def imports(rounds: int) -> Iterator[Figure]:
-    bare, ours = "import sqlalchemy", "import sqlalchemy; from zdmigrate.app import ReadSwitch, pinned, register"
-    taken: dict[str, list[float]] = {bare: [], ours: []}
-    for _ in range(rounds + 1):
-        for program, seconds in taken.items():
-            began = time.perf_counter()
-            subprocess.run([sys.executable, "-c", program], check=True)
-            seconds.append(time.perf_counter() - began)
-    more = [with_us - without for without, with_us in zip(taken[bare][1:], taken[ours][1:], strict=True)]
-    yield "import, beyond SQLAlchemy's own", statistics.median(more) * 1e3, 50, "ms"
+    program = (
+        "import sqlalchemy, time; began = time.perf_counter()\n"
+        "from zdmigrate.app import ReadSwitch, pinned, register\n"
+        "print(time.perf_counter() - began)"
+    )
+    with bytecode() as environment:
+        taken = [
+            float(
+                subprocess.run([sys.executable, "-c", program], check=True, env=environment, capture_output=True).stdout
+            )
+            for _ in range(rounds + 1)
+        ]
+    yield "import, beyond SQLAlchemy's own", statistics.median(taken[1:]) * 1e3, 50, "ms"
+
+
+@contextlib.contextmanager
+def bytecode() -> Iterator[dict[str, str]]:
+    """The environment of processes that compile what they import once, as for an installed package."""
+    given = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    with tempfile.TemporaryDirectory() as directory:
+        yield given | {"PYTHONPYCACHEPREFIX": directory}
 
 
 def decisions() -> Iterator[Figure]:
@@ -83,7 +115,81 @@ def decisions() -> Iterator[Figure]:
 
 def _nanoseconds(switch: ReadSwitch) -> float:
     number = 100_000
-    return statistics.median(timeit.repeat(lambda: switch.new(4711), number=number, repeat=9)) / number * 1e9
+    return (
+        statistics.median(timeit.repeat("new(4711)", globals={"new": switch.new}, number=number, repeat=9))
+        / number
+        * 1e9
+    )
+
+
+def routing() -> Iterator[Figure]:
+    engine = create_engine("sqlite://")
+    router = Router(engine, [create_engine("sqlite://")], max_lag=60, interval=60, source=Source())
+    router._watch.primary(1, now=time.monotonic(), news=0)
+    router._watch.replicas([1], now=time.monotonic())
+    (replica,) = router.fit()
+    plain, routed = sessionmaker(bind=replica), sessionmaker(class_=router.session_class)
+    for what, one in (("the first statement of a transaction", first), ("a later one", later)):
+        one(routed), one(plain)
+        more = [one(routed) - one(plain) for _ in range(50)]
+        yield f"`replica_aware`: {what}", statistics.median(more) * 1e6, 20, "µs more"
+
+
+_SELECT = select(literal(1))
+
+
+def first(maker: sessionmaker[Session], number: int = 200) -> float:
+    """Seconds for a transaction of one statement."""
+    began = time.perf_counter()
+    for _ in range(number):
+        with maker() as session:
+            session.execute(_SELECT).scalar_one()
+    return (time.perf_counter() - began) / number
+
+
+def later(maker: sessionmaker[Session], number: int = 200) -> float:
+    """Seconds for one more statement in a transaction."""
+    with maker() as session:
+        session.execute(_SELECT).scalar_one()
+        began = time.perf_counter()
+        for _ in range(number):
+            session.execute(_SELECT).scalar_one()
+        return (time.perf_counter() - began) / number
+
+
+MIGRATION = """
+from zdmigrate import Migration, RenameColumn
+
+migration = Migration(RenameColumn("users", "user_email", "email_address"))
+"""
+
+
+def deployable(url: str, rounds: int) -> Figure:
+    with psycopg.connect(url) as connection:
+        connection.execute("CREATE TABLE users (id bigserial PRIMARY KEY, user_email text NOT NULL)")
+    columns = (MappedColumn(name="id", type="BIGINT"), MappedColumn(name="email_address", type="TEXT"))
+    with bytecode() as environment, tempfile.TemporaryDirectory() as directory:
+        place = Path(directory)
+        (place / "migrations").mkdir()
+        (place / "migrations" / "0001_email.py").write_text(MIGRATION)
+        (place / "fp.json").write_bytes(Footprint.of(tables=[MappedTable(name="users", columns=columns)]).to_bytes())
+
+        def seconds(*arguments: str) -> float:
+            began = time.perf_counter()
+            subprocess.run(
+                [sys.executable, *arguments], check=True, cwd=place, capture_output=True,
+                env=environment | {"ZDMIGRATE_URL": url, "PYTHONPATH": str(ROOT)},
+            )  # fmt: skip
+            return time.perf_counter() - began
+
+        seconds("-m", "zdmigrate", "init", "--environment", "development")
+        release = ("-m", "zdmigrate", "advance", "--to", "deployable", "--footprint", "fp.json")
+        imports = ("-c", "import sqlalchemy, psycopg")
+        seconds(*release), seconds(*imports)
+        taken = [(seconds(*release), seconds(*imports)) for _ in range(rounds)]
+    ours, theirs = (statistics.median(each) for each in zip(*taken, strict=True))
+    most = 1.2 * theirs + 0.1
+    return "`advance --to deployable` with nothing to do", ours * 1e3, round(most * 1e3), "ms"
 
 
 def statements(url: str, seconds: int) -> Figure:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import itertools
 import logging
 import threading
 import time
@@ -64,9 +65,20 @@ def test_shares_grow_and_nobody_goes_back() -> None:
         before = now
 
 
-def test_two_switches_have_nothing_to_do_with_each_other() -> None:
-    both = sum(bucket(str(key), 1) < 5_000 and bucket(str(key), 2) < 5_000 for key in range(20_000))
-    assert abs(both / 20_000 - 0.25) < 0.02
+@pytest.mark.parametrize("percent", [1, 5, 25, 50])
+@pytest.mark.parametrize("key", ["{}", "{:08d}", "tenant-{}"])
+def test_two_switches_have_nothing_to_do_with_each_other(key: str, percent: int) -> None:
+    """Who reads the new shape by one reads it by another as often as anybody does: within five standard deviations."""
+    number, share = 20_000, percent / 100
+    keys = [key.format(n) for n in range(number)]
+    names = ("20261121_1432_email", "20261121_1432_name", "20261122_0900_email", "0001_a", "0001_b", "0002_a")
+    salts = [ReadSwitch(name, source=Source())._salt for name in names]
+    chosen = [{each for each in keys if bucket(each, salt) < percent * 100} for salt in salts]
+    for one in chosen:
+        assert abs(len(one) - number * share) <= 5 * (number * share * (1 - share)) ** 0.5
+    for one, another in itertools.combinations(chosen, 2):
+        expected = len(one) * len(another) / number
+        assert abs(len(one & another) - expected) <= 5 * max(expected, 1) ** 0.5
 
 
 @given(st.text(), st.integers(0, 2**32 - 1))

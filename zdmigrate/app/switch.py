@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import zlib
 from collections.abc import Awaitable, Callable
 from time import monotonic
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, TypeVar
 
 from zdmigrate.app.snapshot import DEFAULT, PINS, Snapshot, Source, SwitchState
 from zdmigrate.phases import Phase
@@ -17,9 +18,12 @@ T = TypeVar("T")
 Side = Literal["old", "new"]
 
 _ALL = 10_000
+_PRIME = 2**30 - 35
+"""Below 2^30, Python divides by it in one step."""
 
 
-class _Rule(NamedTuple):
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Rule:
     snapshot: Snapshot
     threshold: int
     allowed: frozenset[str]
@@ -63,7 +67,7 @@ class ReadSwitch:
         """Reads of the new shape that found nothing and were answered from the old one."""
         self._otherwise = otherwise
         self._allow = frozenset(str(key) for key in allow)
-        self._salt = zlib.crc32(migration.encode())
+        self._salt = zlib.crc32(migration.encode()) | 1
         self._source = source or DEFAULT
         self._source.asked.add(migration)
         self._told = False
@@ -78,19 +82,17 @@ class ReadSwitch:
             rule = self._rule = self._made(snapshot)
         if monotonic() > snapshot.until:
             rule = self._over(snapshot)
-        if rule.guessed:
-            if not self._told:
-                self._tell()
-        elif self._told:
-            self._told = False
-        if rule.threshold >= _ALL:
+        if rule.guessed is not self._told:
+            self._tell(guessed=rule.guessed)
+        threshold = rule.threshold
+        if threshold >= _ALL:
             return True
         if key is None:
             return False
         text = str(key)
-        if text in rule.allowed:
+        if rule.allowed and text in rule.allowed:
             return True
-        return rule.threshold > 0 and bucket(text, self._salt) < rule.threshold
+        return threshold > 0 and bucket(text, self._salt) < threshold
 
     def pick(self, key: object = None, *, old: T, new: T) -> T:
         """`new` or `old`: columns, models, queries."""
@@ -126,7 +128,7 @@ class ReadSwitch:
     def _over(self, snapshot: Snapshot) -> _Rule:
         """The rule when the lease has run out."""
         if self._stale.snapshot is not snapshot:
-            self._stale = self._made(snapshot.over())._replace(snapshot=snapshot)
+            self._stale = dataclasses.replace(self._made(snapshot.over()), snapshot=snapshot)
         return self._stale
 
     def _made(self, snapshot: Snapshot) -> _Rule:
@@ -144,7 +146,11 @@ class ReadSwitch:
         threshold = switch.percent * _ALL // 100
         return _Rule(snapshot, threshold, self._allow | switch.allowed, may_fall_back=True, guessed=False)
 
-    def _tell(self) -> None:
+    def _tell(self, *, guessed: bool) -> None:
+        """Say once that nobody can say, and again after somebody could."""
+        if not guessed:
+            self._told = False
+            return
         if self._source.expects():
             return  # the first heartbeat is under way
         self._told = True
@@ -156,9 +162,6 @@ class ReadSwitch:
 
 
 def bucket(key: str, salt: int) -> int:
-    """0 to 9,999, evenly, and the same in every process: CRC-32 with MurmurHash3's finalizer, so that keys that differ in
-    one place, and switches that share keys, have nothing to do with each other."""
-    h = zlib.crc32(key.encode("utf-8", "surrogatepass"), salt)
-    h = ((h ^ (h >> 16)) * 0x85EBCA6B) & 0xFFFFFFFF
-    h = ((h ^ (h >> 13)) * 0xC2B2AE35) & 0xFFFFFFFF
-    return (h ^ (h >> 16)) % _ALL
+    """0 to 9,999, evenly, and the same in every process: CRC-32, with which alone switches would share their keys, times the
+    switch's own odd number modulo a prime (universal hashing, Carter and Wegman)."""
+    return zlib.crc32(key.encode("utf-8", "surrogatepass"), salt) * salt % _PRIME % _ALL
