@@ -2,7 +2,8 @@
 
 `reference/cli.md` comes from the commands' own help, the tables and the SQL in `changes/` from the plans of
 `migrations_examples/`, whose catalogs `python docs/generate.py catalogs` reads again from a scratch server, and the
-samples of a check's formats from the report in `reference/check-sample.json`.
+samples of a check's formats from the report in `reference/check-sample.json`; `howto/frameworks.md` shows the files of
+`examples/`.
 """
 
 from __future__ import annotations
@@ -134,6 +135,16 @@ def with_samples(page: str, samples: dict[str, str]) -> str:
     )
 
 
+def with_examples(page: str) -> str:
+    """`page` with the files of `examples/` that it shows."""
+
+    def shown(found: re.Match[str]) -> str:
+        source = (HERE / "examples" / found[1]).read_text(encoding="utf-8").rstrip("\n")
+        return f"<!-- example: {found[1]} -->\n\n```python\n{source}\n```\n\n{END}"
+
+    return re.sub(r"<!-- example: (\S+) -->.*?" + re.escape(END), shown, page, flags=re.DOTALL)
+
+
 def check_pages(plan: Plan) -> dict[Path, str]:
     """The page about formats, and the sample of the page of a check."""
     path = HERE / "reference" / "check-formats.md"
@@ -147,6 +158,8 @@ def generated() -> dict[Path, str]:
     """Every generated page, whole."""
     pages = {HERE / "reference" / "cli.md": cli_reference()}
     pages |= check_pages(plans()["rename_column"])
+    frameworks = HERE / "howto" / "frameworks.md"
+    pages[frameworks] = with_examples(frameworks.read_text(encoding="utf-8"))
     for name, plan in plans().items():
         path = HERE / "changes" / f"{name}.md"
         if path.is_file():  # an example of several changes has no page of its own

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from zdmigrate.app.ignoring import IGNORED as IGNORED
     from zdmigrate.app.ignoring import IgnoredColumns as IgnoredColumns
     from zdmigrate.app.ignoring import include_object as include_object
+    from zdmigrate.app.outbox.async_writer import AsyncDualWriter as AsyncDualWriter
+    from zdmigrate.app.outbox.table import outbox_ddl as outbox_ddl
+    from zdmigrate.app.outbox.table import outbox_table as outbox_table
+    from zdmigrate.app.outbox.writer import DualWriter as DualWriter
     from zdmigrate.app.probes import asgi_ready as asgi_ready
     from zdmigrate.app.probes import wsgi_ready as wsgi_ready
     from zdmigrate.app.readiness import Readiness as Readiness
@@ -28,7 +32,9 @@ if TYPE_CHECKING:
 
 _HOME = {
     "IGNORED": "ignoring",
+    "AsyncDualWriter": "outbox.async_writer",
     "AsyncFleet": "async_fleet",
+    "DualWriter": "outbox.writer",
     "Fleet": "fleet",
     "IgnoredColumns": "ignoring",
     "ReadSwitch": "switch",
@@ -37,6 +43,8 @@ _HOME = {
     "asgi_ready": "probes",
     "include_object": "ignoring",
     "install": "settings",
+    "outbox_ddl": "outbox.table",
+    "outbox_table": "outbox.table",
     "pinned": "snapshot",
     "register": "fleet",
     "register_async": "async_fleet",
@@ -47,7 +55,9 @@ _HOME = {
 
 __all__ = [
     "IGNORED",
+    "AsyncDualWriter",
     "AsyncFleet",
+    "DualWriter",
     "Fleet",
     "IgnoredColumns",
     "ReadSwitch",
@@ -56,6 +66,8 @@ __all__ = [
     "asgi_ready",
     "include_object",
     "install",
+    "outbox_ddl",
+    "outbox_table",
     "pinned",
     "register",
     "register_async",

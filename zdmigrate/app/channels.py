@@ -57,7 +57,7 @@ class AsyncChannel(Protocol):
         """Never raises."""
 
 
-_LEFT_TO_PARENTS: list[object] = []
+LEFT_TO_PARENTS: list[object] = []
 """Connections of a process that this one was forked from: collecting them might say goodbye to the server for it."""
 
 
@@ -94,7 +94,7 @@ class EngineChannel:
                 engine.dispose()
 
     def forget(self) -> EngineChannel:
-        _LEFT_TO_PARENTS.append((self._connection, self._engine))
+        LEFT_TO_PARENTS.append((self._connection, self._engine))
         return EngineChannel(self._origin)
 
 
@@ -130,7 +130,7 @@ class PsycopgChannel:
                 connection.close()
 
     def forget(self) -> PsycopgChannel:
-        _LEFT_TO_PARENTS.append(self._connection)
+        LEFT_TO_PARENTS.append(self._connection)
         return PsycopgChannel(self._connect)
 
 
@@ -212,7 +212,7 @@ def channel(target: Any, name: str) -> Channel:
     if isinstance(target, str):
         import psycopg  # here, and not in the thread: a fork in the middle of an import leaves its lock held for ever
 
-        return PsycopgChannel(lambda: psycopg.connect(_conninfo(target), **_own(name)))
+        return PsycopgChannel(lambda: psycopg.connect(conninfo(target), **own(name)))
     if hasattr(target, "sync_engine"):
         raise TypeError("an AsyncEngine is registered with register_async")
     if hasattr(target, "pool") and hasattr(target, "dialect"):
@@ -232,7 +232,7 @@ def async_channel(target: Any, name: str) -> AsyncChannel:
     if isinstance(target, str):
         import psycopg
 
-        return AsyncDriverChannel(lambda: psycopg.AsyncConnection.connect(_conninfo(target), **_own(name)))
+        return AsyncDriverChannel(lambda: psycopg.AsyncConnection.connect(conninfo(target), **own(name)))
     if hasattr(target, "sync_engine"):
         return AsyncEngineChannel(target)
     if callable(target):
@@ -251,11 +251,11 @@ def connecting(target: Any, name: str) -> Callable[[], Any]:
     import psycopg
 
     if isinstance(target, str):
-        return lambda: psycopg.connect(_conninfo(target), **_own(name))
+        return lambda: psycopg.connect(conninfo(target), **own(name))
     if not hasattr(target, "dialect"):
         return target  # type: ignore[no-any-return]  # a function that connects
     url = _url_of(target)
-    return lambda: psycopg.connect(url, **_own(name))
+    return lambda: psycopg.connect(url, **own(name))
 
 
 def connecting_async(target: Any, name: str) -> Callable[[], Awaitable[Any]]:
@@ -269,7 +269,7 @@ def connecting_async(target: Any, name: str) -> Callable[[], Awaitable[Any]]:
     if not isinstance(target, str) and not hasattr(target, "sync_engine"):
         raise TypeError("listen: give a connection string or an engine")
     url = target if isinstance(target, str) else _url_of(target.sync_engine)
-    return lambda: psycopg.AsyncConnection.connect(_conninfo(url), **_own(name))
+    return lambda: psycopg.AsyncConnection.connect(conninfo(url), **own(name))
 
 
 def _url_of(engine: Engine) -> str:
@@ -290,7 +290,7 @@ def _url_of(engine: Engine) -> str:
     return make_conninfo("", **given)
 
 
-def _own(name: str) -> dict[str, Any]:
+def own(name: str) -> dict[str, Any]:
     """How we connect ourselves. Nothing is prepared: a pooler may stand in between."""
     return {
         "application_name": name,
@@ -304,7 +304,7 @@ def _own(name: str) -> dict[str, Any]:
     }
 
 
-def _conninfo(target: str) -> str:
+def conninfo(target: str) -> str:
     """A SQLAlchemy URL without its driver; anything else as it is."""
     head, sep, tail = target.partition("://")
     return f"postgresql://{tail}" if sep and head.partition("+")[0] in ("postgresql", "postgres") else target

@@ -19,21 +19,28 @@ def _answer(fleet: _Asked) -> tuple[int, bytes]:
     return (200 if readiness.ready else 503), json.dumps(document).encode()
 
 
-def asgi_ready(fleet: _Asked) -> Callable[[dict[str, Any], Any, Any], Coroutine[Any, Any, None]]:
-    """An ASGI application that answers 200 where the database is as this version needs it, else 503 with what is missing.
+class _Asgi:
+    """An object and no function: Starlette takes a route's function for one of request and response."""
 
-    Mount it: ``app.mount("/ready", asgi_ready(fleet))``. It asks the fleet's memory, and no database.
-    """
+    def __init__(self, fleet: _Asked) -> None:
+        self._fleet = fleet
 
-    async def application(scope: dict[str, Any], _receive: Any, send: Any) -> None:
+    async def __call__(self, scope: dict[str, Any], _receive: Any, send: Any) -> None:
         if scope["type"] != "http":
             return
-        status, body = _answer(fleet)
+        status, body = _answer(self._fleet)
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": b"" if scope.get("method") == "HEAD" else body})
 
-    return application
+
+def asgi_ready(fleet: _Asked) -> Callable[[dict[str, Any], Any, Any], Coroutine[Any, Any, None]]:
+    """An ASGI application that answers 200 where the database is as this version needs it, else 503 with what is missing.
+
+    As a route: ``app.router.routes.append(Route("/ready", asgi_ready(fleet)))``. Mounted (``app.mount``) it is ``/ready/``,
+    and ``/ready`` redirects to that. It asks the fleet's memory, and no database.
+    """
+    return _Asgi(fleet)
 
 
 def wsgi_ready(fleet: _Asked) -> Callable[[dict[str, Any], Any], Iterable[bytes]]:
