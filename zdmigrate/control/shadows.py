@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from datetime import datetime, timedelta
+from typing import Any
 
 from zdmigrate.control.store import Record
 from zdmigrate.postgres.session import Connection
@@ -42,27 +43,25 @@ def compared(connection: Connection, schema: str, record: Record, within: timede
     What counts is of exactly the present state: who goes back and comes again begins anew. What was not even begun belongs
     to no state, and to this one by its time.
     """
-    statement = f"""
-WITH counted AS MATERIALIZED (
-    SELECT * FROM {ident(schema, "shadow_read")}
-    WHERE migration = %(key)s
-      AND (phase_since = %(since)s OR phase_since IS NULL AND began_at >= %(since)s)
-      AND (%(within)s::interval IS NULL OR began_at >= clock_timestamp() - %(within)s::interval)
-)
-SELECT coalesce(sum(compares), 0)::bigint, coalesce(sum(mismatches), 0)::bigint, coalesce(sum(failures), 0)::bigint,
-       coalesce(sum(dropped), 0)::bigint, min(began_at) FILTER (WHERE compares > 0),
-       coalesce((SELECT jsonb_agg(sample) FROM (
-           SELECT sample FROM (SELECT * FROM counted WHERE samples <> '[]' ORDER BY reported_at DESC LIMIT %(named)s) AS newest
-           CROSS JOIN jsonb_array_elements(newest.samples) AS sample LIMIT %(named)s
-       ) AS named), '[]'),
-       (SELECT failure FROM counted WHERE failure IS NOT NULL ORDER BY reported_at DESC LIMIT 1)
-FROM counted"""
-    values = {"key": record.key, "since": record.phase_since, "within": within, "named": _NAMED}
-    row = connection.execute(statement.encode(), values).fetchone()
-    assert row is not None
-    *numbers, since, samples, failure = row
-    named = tuple(Mismatch(key=each["key"], old=each["old"], new=each["new"]) for each in samples)
+    values = {"key": record.key, "since": record.phase_since, "within": within or timedelta(days=365), "named": _NAMED}
+
+    def ask(what: str, more: str = "") -> list[tuple[Any, ...]]:
+        statement = f"""
+SELECT {what} FROM {ident(schema, "shadow_read")}
+WHERE migration = %(key)s AND (phase_since = %(since)s OR phase_since IS NULL AND began_at >= %(since)s)
+  AND began_at >= clock_timestamp() - %(within)s::interval {more}"""
+        return connection.execute(statement.encode(), values).fetchall()
+
+    [(*sums, since)] = ask(
+        "sum(compares), sum(mismatches), sum(failures), sum(dropped), min(began_at) FILTER (WHERE compares > 0)"
+    )
+    compares, mismatches, failures, dropped = (int(number or 0) for number in sums)
+    newest = "ORDER BY began_at DESC LIMIT %(named)s"  # by the index: who began last has reported last, more or less
+    named = ask("samples", f"AND samples <> '[]' {newest}") if mismatches else []
+    said = ask("failure", f"AND failure IS NOT NULL {newest}") if failures or dropped else []
+    samples = [Mismatch(**sample) for (those,) in named for sample in those][:_NAMED]
+    failure = said[0][0] if said else None
     return Compared(
-        compares=numbers[0], mismatches=numbers[1], failures=numbers[2], dropped=numbers[3], since=since, samples=named,
+        compares=compares, mismatches=mismatches, failures=failures, dropped=dropped, since=since, samples=tuple(samples),
         failure=failure,
     )  # fmt: skip

@@ -143,10 +143,10 @@ CREATE TABLE {schema}.shadow_read (
     phase_since timestamptz,
     began_at timestamptz NOT NULL,
     reported_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-    compares bigint NOT NULL,
-    mismatches bigint NOT NULL,
-    failures bigint NOT NULL,
-    dropped bigint NOT NULL,
+    compares integer NOT NULL,
+    mismatches integer NOT NULL,
+    failures integer NOT NULL,
+    dropped integer NOT NULL,
     samples jsonb NOT NULL,
     failure text,
     PRIMARY KEY (reporter, number)
@@ -160,8 +160,8 @@ LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_tim
     SELECT of_reporter, c.number, m.key, c.phase_since, clock_timestamp() - make_interval(secs => c.age), c.compares,
            c.mismatches, c.failures, c.dropped, c.samples, c.failure
     FROM jsonb_to_recordset(counts) AS c (
-        number integer, migration text, phase_since timestamptz, age double precision, compares bigint, mismatches bigint,
-        failures bigint, dropped bigint, samples jsonb, failure text
+        number integer, migration text, phase_since timestamptz, age double precision, compares integer, mismatches integer,
+        failures integer, dropped integer, samples jsonb, failure text
     )
     JOIN {schema}.migration AS m ON m.project = of_project AND m.id = c.migration
     ON CONFLICT (reporter, number) DO UPDATE
