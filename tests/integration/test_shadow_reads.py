@@ -26,6 +26,7 @@ from tests.support.processes import ROOT
 from tests.support.replicas import paused
 from tests.support.servers import Database, ReplicaPair, connect
 from zdmigrate.app import AsyncShadowRead, Fleet, ShadowRead, Source, register, register_async
+from zdmigrate.app.comparing import Comparer, Job
 from zdmigrate.control import install, shadows
 from zdmigrate.control.store import Author, Record, Store
 
@@ -538,7 +539,7 @@ def test_behind_pgbouncer_in_transaction_mode(shop: Database) -> None:
             for _ in range(3):
                 read_all(shadow, connection)
                 connection.rollback()
-                until(lambda: fleet._source.tally.report() is None and not shadow._queue.qsize(), "all are told")
+                until(lambda: not shadow._queue.qsize(), "there is room")
         until(lambda: counts(shop)[0] == 3 * KEYS, "all are compared")
         assert counts(shop) == (3 * KEYS, 6, 0, 0)
         with psycopg.connect(url, prepare_threshold=None) as other:
@@ -551,31 +552,52 @@ def test_behind_pgbouncer_in_transaction_mode(shop: Database) -> None:
 # What counts ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_snapshot_itself_has_to_say_that_both_shapes_are_full(shop: Database, fleet: Fleet) -> None:
+def test_the_snapshot_itself_has_to_say_that_both_shapes_are_full(
+    shop: Database, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """This process has not heard yet that the migration went back, and came again."""
+    looked_at = watched(monkeypatch)
     shadow = fleet.shadow(MIGRATION, shop.conninfo_as(ROLE), sample=1)
-    with psycopg.connect(shop.conninfo_as(ROLE)) as connection:
-        read_all(shadow, connection)
-        until(lambda: counts(shop)[0] == KEYS, "all are compared")
-        known = fleet._source.current
-        with connect(shop) as owner:
-            for phase, running in (("dual_write", "backfill"), ("dual_write", None), ("switch_reads", "retire")):
-                moved(owner, phase, running)
-                fleet._source.current = known
-                read_all(shadow, connection)
-                until(lambda: not shadow._queue.qsize(), "all are looked at")
-            moved(owner, "backfill")
+    monkeypatch.setattr(shadow, "_wanted", lambda: True)
+
+    def read(connection: Any, times: int) -> None:
+        for key in range(1, KEYS + 1):
+            shadow.read(key, old=reads(OLD, key), new=reads(NEW, key), on=connection)
+        until(lambda: len(looked_at) == times * KEYS, "all are looked at")
+
+    with psycopg.connect(shop.conninfo_as(ROLE)) as connection, connect(shop) as owner:
+        read(connection, 1)
+        for times, (phase, running) in enumerate(
+            [("dual_write", "backfill"), ("dual_write", None), ("switch_reads", "retire")], start=2
+        ):
+            moved(owner, phase, running)
+            read(connection, times)
+        moved(owner, "backfill")
         assert counts(shop) == (0, 0, 0, 0), "what was compared before it went back does not count"
-        assert fleet.refresh(20)
-        read_all(shadow, connection)
+        read(connection, 5)
         until(lambda: counts(shop) == (KEYS, 2, 0, 0), "what is compared now does")
+        everything = owner.execute("SELECT sum(compares) FROM zdmigrate.shadow_read").fetchone()
     shadow.close()
-    with connect(shop) as connection:
-        everything = connection.execute("SELECT sum(compares) FROM zdmigrate.shadow_read").fetchone()
     assert everything == (2 * KEYS,)
 
 
-def test_a_replica_that_has_not_come_so_far_is_not_compared_on(replica_pair: ReplicaPair) -> None:
+def watched(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """The keys of the jobs that are through."""
+    through: list[object] = []
+    run = Comparer.run
+
+    def watching(comparer: Comparer, job: Job) -> None:
+        run(comparer, job)
+        through.append(job.key)
+
+    monkeypatch.setattr(Comparer, "run", watching)
+    return through
+
+
+def test_a_replica_that_has_not_come_so_far_is_not_compared_on(
+    replica_pair: ReplicaPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_at = watched(monkeypatch)
     primary, replica = (Database(server, "postgres") for server in (replica_pair.primary, replica_pair.replica))
     prepare(primary)
     with connect(primary) as owner:
@@ -588,12 +610,11 @@ def test_a_replica_that_has_not_come_so_far_is_not_compared_on(replica_pair: Rep
                 assert fleet.refresh(20)
                 assert fleet.refresh(20)
                 read_all(shadow, connection)
-                until(lambda: not shadow._queue.qsize(), "all are looked at")
+                until(lambda: len(looked_at) == KEYS, "all are looked at")
             until(lambda: record_on(replica) == "backfill", "it has come so far")
             assert counts(primary) == (0, 0, 0, 0)
             read_all(shadow, connection)
-            until(lambda: counts(primary)[0] >= KEYS, "now they count")
-            assert counts(primary)[2:] == (0, 0)
+            until(lambda: counts(primary) == (KEYS, 2, 0, 0), "now they count")
             shadow.close()
 
 
@@ -667,9 +688,9 @@ def read(connection):
 def compare():
     with psycopg.connect(url) as connection:
         assert shadow.read(1, old=read, new=read, on=connection) == [({KEYS},)]
-def compared():
+def compared(number):
     end = time.monotonic() + 20
-    while not fleet._source.tally._counts:
+    while sum(count.compares for count in fleet._source.tally._counts.values()) < number:
         assert time.monotonic() < end
         time.sleep(0.01)
 {textwrap.dedent(body)}
@@ -681,7 +702,7 @@ def compared():
 
 
 def test_the_end_of_a_process_tells_what_nobody_knows_yet(shop: Database) -> None:
-    done = program(shop, "fleet._source.tally._due = float('inf')\ncompare()\ncompared()")
+    done = program(shop, "fleet._source.tally._due = float('inf')\ncompare()\ncompared(1)")
     assert (done.returncode, done.stderr) == (0, "")
     assert counts(shop) == (1, 0, 0, 0)
 
@@ -691,15 +712,16 @@ def test_a_forked_process_compares_by_itself(shop: Database) -> None:
         shop,
         """
         compare()
-        compared()
+        compared(1)
         if (child := os.fork()) == 0:
             assert fleet.refresh(20)
             compare()
-            compared()
+            compared(1)
             fleet.retire()
             os._exit(0)
         _, status = os.waitpid(child, 0)
         compare()
+        compared(2)
         sys.exit(os.waitstatus_to_exitcode(status))
         """,
     )

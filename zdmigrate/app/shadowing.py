@@ -143,6 +143,7 @@ class ShadowRead(Shadow):
                         thread = threading.Thread(target=self._live, name="zdmigrate-shadow", daemon=True)
                         thread.start()
                         self._thread = thread
+                        _hook_end()  # only now: it has to come before the end of the fleet that tells what was found
                 finally:
                     self._starting.release()
 
@@ -173,6 +174,10 @@ _LIVING: weakref.WeakSet[ShadowRead] = weakref.WeakSet()
 def _hook() -> None:
     """Once a process: a forked one compares with a thread and a connection of its own."""
     os.register_at_fork(after_in_child=_after_fork)
+
+
+@functools.cache
+def _hook_end() -> None:
     atexit.register(_close_all)
 
 
