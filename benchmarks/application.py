@@ -5,8 +5,10 @@
 * **Import**: a process that imports SQLAlchemy and ``register``, against one that imports SQLAlchemy, in turns;
   the median of the differences.
 * **Decision**: `ReadSwitch.new` with a key that has to be hashed, outside of and within `pinned`.
-* **Statements**: of one instance in a minute, at the default interval, as the server counts them: each calls one function
-  (``pg_stat_user_functions``), and nothing else.
+* **Shadow**: what `ShadowRead.read` takes beyond the read itself, where the call is not compared, and where it is (by the
+  thread, on the server: the caller's part is timed, and the thread waited for).
+* **Statements**: of one instance in five minutes, at the default interval, while it compares: as the server counts them, each
+  calls one function (``pg_stat_user_functions``). Compares themselves are not among them.
 * **Gate**: `zdmigrate status`'s reads for the gate ``drained`` with so many registered instances, in a process that runs.
 
 The exit status is 1 where a target is missed.
@@ -40,7 +42,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--instances", type=int, default=10_000)
-    parser.add_argument("--seconds", type=int, default=60, help="for which statements are counted")
+    parser.add_argument("--seconds", type=int, default=300, help="for which statements are counted")
     parser.add_argument("--major", type=int, default=max(available_majors(), default=None), help="of PostgreSQL")
     arguments = parser.parse_args()
     found = [*imports(arguments.rounds), *decisions()]
@@ -49,7 +51,7 @@ def main() -> int:
         url = server.conninfo("shop")
         with psycopg.connect(url) as connection, connection.cursor() as cursor:
             install.upgrade(cursor, "zdmigrate", 0)
-        found += [statements(url, arguments.seconds), gate(url, arguments.instances)]
+        found += [*shadow_reads(url), statements(url, arguments.seconds), gate(url, arguments.instances)]
     print("| | measured | target |")
     print("|---|---|---|")
     for what, value, most, unit in found:
@@ -86,12 +88,47 @@ def _nanoseconds(switch: ReadSwitch) -> float:
     return statistics.median(timeit.repeat(lambda: switch.new(4711), number=number, repeat=9)) / number * 1e9
 
 
+def shadow_reads(url: str) -> Iterator[Figure]:
+    with psycopg.connect(url) as connection:
+        connection.execute(
+            "INSERT INTO zdmigrate.migration (project, id, checksum, phase) VALUES ('default', '0001', '', 'backfill')"
+        )
+    source = Source()
+    fleet = register(url, application="shop", version="1", source=source)
+    assert fleet.refresh(10)
+    shadow = fleet.shadow("0001", url, sample=0)
+    number, read = 100_000, "shadow.read(4711, old=read, new=read, on=None)"
+    alone, through = (
+        statistics.median(timeit.repeat(text, number=number, repeat=9, globals={"shadow": shadow, "read": _nothing}))
+        for text in ("read(None)", read)
+    )
+    yield "`ShadowRead.read`, not compared, beyond the read", (through - alone) / number * 1e6, 2, "µs"
+    shadow = fleet.shadow("0001", url, sample=1)
+    taken = []
+    for compares in range(1, 501):
+        began = time.perf_counter()
+        shadow.read(4711, old=_nothing, new=_nothing, on=None)
+        taken.append(time.perf_counter() - began)
+        while sum(count.compares for count in source.tally._counts.values()) < compares:
+            time.sleep(0.001)
+    yield "the same, compared", statistics.median(taken) * 1e6, 50, "µs"
+    shadow.close()
+    fleet.retire()
+
+
+def _nothing(_: object) -> None:
+    """A read that takes no time."""
+
+
 def statements(url: str, seconds: int) -> Figure:
-    fleet = register(url, application="shop", version="1", source=Source())
+    source = Source()
+    fleet = register(url, application="shop", version="1", source=source)
     assert fleet.refresh(10)
     time.sleep(15)  # the first news are acknowledged, and the server has counted them
     began, before = time.monotonic(), _calls(url)
-    time.sleep(seconds)
+    while time.monotonic() < began + seconds:
+        source.tally.matched("0001", "2026-11-21T06:44:31+00:00")
+        time.sleep(0.1)
     rate = (_calls(url) - before) / (time.monotonic() - began)
     fleet.retire()
     return "statements of one instance", rate, 0.12, "a second"
@@ -101,7 +138,8 @@ def _calls(url: str) -> int:
     with psycopg.connect(url) as connection:
         connection.execute("SELECT pg_stat_force_next_flush()")
         row = connection.execute(
-            "SELECT sum(calls) FROM pg_stat_user_functions WHERE funcname IN ('app_beat', 'app_register', 'app_retire')"
+            "SELECT sum(calls) FROM pg_stat_user_functions "
+            "WHERE funcname IN ('app_beat', 'app_register', 'app_retire', 'app_shadow')"
         ).fetchone()
     assert row is not None
     return int(row[0] or 0)

@@ -29,7 +29,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def tally(clock: Clock) -> Tally:
-    return Tally(clock=clock)
+    return Tally(every=60, clock=clock)
 
 
 def only(tally: Tally, *, last: bool = False) -> dict[str, object]:

@@ -73,9 +73,9 @@ class ShadowRead(Shadow):
     READ ONLY transaction: they see one snapshot, so that a write in between is no mismatch. It is rolled back, and nothing
     of it reaches the caller: no error, no lock, no wait.
 
-    Counts go to the control schema with heartbeats (`register`), once a minute; the gate ``shadow_reads`` may ask for them.
-    Compares begin when ``backfill`` is complete and end with ``retire``. Where too many wait, some are dropped, and counted.
-    After a failure the thread rests, for a second at first.
+    Counts go to the control schema after a heartbeat (`register`), every minute and a half; the gate ``shadow_reads`` may ask
+    for them. Compares begin when ``backfill`` is complete and end with ``retire``. Where too many wait, some are dropped, and
+    counted. After a failure the thread rests, for a second at first.
     """
 
     def __init__(self, migration: str, target: Any, **options: Any) -> None:

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any, NamedTuple
 
-EVERY = 60.0
-"""Seconds between two reports of a process."""
+EVERY = 90.0
+"""Seconds between two reports of a process, which come on top of its heartbeats."""
 _HOUR = 3600.0
 _SAMPLES = 5
 """Mismatches that a count names."""
