@@ -10,8 +10,10 @@
   more than is measured.
 * **Deployable**: ``zdmigrate advance --to deployable`` where there is nothing to do, against a process that imports SQLAlchemy
   and psycopg, in turns; medians.
-* **Statements**: of one instance in a minute, at the default interval, as the server counts them: each calls one function
-  (``pg_stat_user_functions``), and nothing else.
+* **Shadow**: what `ShadowRead.read` takes beyond the read itself, where the call is not compared, and where it is (by the
+  thread, on the server: the caller's part is timed, and the thread waited for).
+* **Statements**: of one instance in five minutes, at the default interval, while it compares: as the server counts them, each
+  calls one function (``pg_stat_user_functions``). Compares themselves are not among them.
 * **Gate**: `zdmigrate status`'s reads for the gate ``drained`` with so many registered instances, in a process that runs.
 
 The exit status is 1 where a target is missed.
@@ -55,7 +57,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--instances", type=int, default=10_000)
-    parser.add_argument("--seconds", type=int, default=60, help="for which statements are counted")
+    parser.add_argument("--seconds", type=int, default=300, help="for which statements are counted")
     parser.add_argument("--major", type=int, default=max(available_majors(), default=None), help="of PostgreSQL")
     arguments = parser.parse_args()
     found = [*imports(arguments.rounds), *decisions(), *routing()]
@@ -67,6 +69,7 @@ def main() -> int:
         server.create_database("release")
         found += [
             deployable(server.url("release"), arguments.rounds),
+            *shadow_reads(url),
             statements(url, arguments.seconds),
             gate(url, arguments.instances),
         ]
@@ -192,12 +195,47 @@ def deployable(url: str, rounds: int) -> Figure:
     return "`advance --to deployable` with nothing to do", ours * 1e3, round(most * 1e3), "ms"
 
 
+def shadow_reads(url: str) -> Iterator[Figure]:
+    with psycopg.connect(url) as connection:
+        connection.execute(
+            "INSERT INTO zdmigrate.migration (project, id, checksum, phase) VALUES ('default', '0001', '', 'backfill')"
+        )
+    source = Source()
+    fleet = register(url, application="shop", version="1", source=source)
+    assert fleet.refresh(10)
+    shadow = fleet.shadow("0001", url, sample=0)
+    number, read = 100_000, "shadow.read(4711, old=read, new=read, on=None)"
+    alone, through = (
+        statistics.median(timeit.repeat(text, number=number, repeat=9, globals={"shadow": shadow, "read": _nothing}))
+        for text in ("read(None)", read)
+    )
+    yield "`ShadowRead.read`, not compared, beyond the read", (through - alone) / number * 1e6, 2, "µs"
+    shadow = fleet.shadow("0001", url, sample=1)
+    taken = []
+    for compares in range(1, 501):
+        began = time.perf_counter()
+        shadow.read(4711, old=_nothing, new=_nothing, on=None)
+        taken.append(time.perf_counter() - began)
+        while sum(count.compares for count in source.tally._counts.values()) < compares:
+            time.sleep(0.001)
+    yield "the same, compared", statistics.median(taken) * 1e6, 50, "µs"
+    shadow.close()
+    fleet.retire()
+
+
+def _nothing(_: object) -> None:
+    """A read that takes no time."""
+
+
 def statements(url: str, seconds: int) -> Figure:
-    fleet = register(url, application="shop", version="1", source=Source())
+    source = Source()
+    fleet = register(url, application="shop", version="1", source=source)
     assert fleet.refresh(10)
     time.sleep(15)  # the first news are acknowledged, and the server has counted them
     began, before = time.monotonic(), _calls(url)
-    time.sleep(seconds)
+    while time.monotonic() < began + seconds:
+        source.tally.matched("0001", "2026-11-21T06:44:31+00:00")
+        time.sleep(0.1)
     rate = (_calls(url) - before) / (time.monotonic() - began)
     fleet.retire()
     return "statements of one instance", rate, 0.12, "a second"
@@ -207,7 +245,8 @@ def _calls(url: str) -> int:
     with psycopg.connect(url) as connection:
         connection.execute("SELECT pg_stat_force_next_flush()")
         row = connection.execute(
-            "SELECT sum(calls) FROM pg_stat_user_functions WHERE funcname IN ('app_beat', 'app_register', 'app_retire')"
+            "SELECT sum(calls) FROM pg_stat_user_functions "
+            "WHERE funcname IN ('app_beat', 'app_register', 'app_retire', 'app_shadow')"
         ).fetchone()
     assert row is not None
     return int(row[0] or 0)

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from zdmigrate.changes.set_default import SetDefault as SetDefault
     from zdmigrate.changes.set_not_null import SetNotNull as SetNotNull
     from zdmigrate.changes.set_replica_identity import SetReplicaIdentity as SetReplicaIdentity
+    from zdmigrate.demands import ShadowReads as ShadowReads
     from zdmigrate.errors import ZdmigrateError as ZdmigrateError
     from zdmigrate.migration import Migration as Migration
     from zdmigrate.phases import Phase as Phase
@@ -79,6 +80,7 @@ _HOME = {
     "SetDefault": "zdmigrate.changes.set_default",
     "SetNotNull": "zdmigrate.changes.set_not_null",
     "SetReplicaIdentity": "zdmigrate.changes.set_replica_identity",
+    "ShadowReads": "zdmigrate.demands",
     "ZdmigrateError": "zdmigrate.errors",
 }
 
@@ -114,6 +116,7 @@ __all__ = [
     "SetDefault",
     "SetNotNull",
     "SetReplicaIdentity",
+    "ShadowReads",
     "ZdmigrateError",
 ]
 

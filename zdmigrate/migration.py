@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from zdmigrate.changes.base import Change
+from zdmigrate.demands import ShadowReads
 from zdmigrate.errors import MigrationFileError, UsageError
 
 SYNC_MODES = ("trigger", "app")
@@ -37,6 +38,7 @@ class Migration:
         id: needed nowhere; if given, it must equal the file's stem.
         requires: ids of migrations that come before this one.
         sync: ``"trigger"``: the database keeps old and new shape equal; ``"app"``: the application writes both.
+        shadow_reads: what applications must have compared before reads are switched; None for nothing.
 
     Raises:
         UsageError: there is no change, or an argument is wrong.
@@ -46,6 +48,7 @@ class Migration:
     id: str | None
     requires: tuple[str, ...]
     sync: str
+    shadow_reads: ShadowReads | None
 
     def __init__(
         self,
@@ -53,13 +56,17 @@ class Migration:
         id: str | None = None,  # noqa: A002  # it is what everybody calls it
         requires: Iterable[str] = (),
         sync: str = "trigger",
+        shadow_reads: ShadowReads | None = None,
     ) -> None:
         object.__setattr__(self, "changes", changes)
         object.__setattr__(self, "id", id)
         object.__setattr__(self, "requires", _checked_requires(requires))
         object.__setattr__(self, "sync", sync)
+        object.__setattr__(self, "shadow_reads", shadow_reads)
         if sync not in SYNC_MODES:
             raise UsageError(f'sync must be "trigger" or "app", got {sync!r}')
+        if shadow_reads is not None and not isinstance(shadow_reads, ShadowReads):
+            raise UsageError(f"shadow_reads must be ShadowReads(…), got {shadow_reads!r}")
         if id is not None and not isinstance(id, str):
             raise UsageError(f"id must be a string, got {id!r}")
         _check_changes(changes)
@@ -67,11 +74,13 @@ class Migration:
     @property
     def checksum(self) -> str:
         """SHA-256 (hexadecimal) of what is declared: formatting, comments and the order in `requires` do not count."""
-        declared = {
+        declared: dict[str, Any] = {
             "changes": [change.describe() for change in self.changes],
             "requires": sorted(self.requires),
             "sync": self.sync,
         }
+        if self.shadow_reads is not None:  # else files from before there was any keep their checksum
+            declared["shadow_reads"] = dataclasses.asdict(self.shadow_reads)
         canonical = json.dumps(declared, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(canonical.encode()).hexdigest()
 
@@ -109,6 +118,10 @@ class MigrationFile:
     @property
     def sync(self) -> str:
         return self.migration.sync
+
+    @property
+    def shadow_reads(self) -> ShadowReads | None:
+        return self.migration.shadow_reads
 
     @property
     def checksum(self) -> str:

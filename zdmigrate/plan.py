@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from zdmigrate.app.shapes import Shapes
+from zdmigrate.demands import ShadowReads
 from zdmigrate.hazards import Hazard
 from zdmigrate.phases import PHASES, Phase
 from zdmigrate.sqltext import ident
@@ -208,6 +209,8 @@ class Gate:
     overridable: bool = True
     query: str | None = None
     """Texts that say what is in the way now; the gate is open when there is none."""
+    demand: ShadowReads | None = None
+    """What the gate ``shadow_reads`` asks for."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -299,7 +302,7 @@ class Plan:
                     (s.id, s.mode, s.do, s.undo, s.repair, _locks(s.locks), _locks(s.undo_locks), _rows(s))
                     for s in part.steps
                 ],
-                [(g.name, g.direction, g.exit_code, g.overridable) for g in part.gates],
+                [_gate(gate) for gate in part.gates],
             )
             for part in self.phases
         ]
@@ -318,6 +321,11 @@ class Plan:
     def to_json(self) -> dict[str, Any]:
         """Plain values, for `json.dumps`; `hash` is included for readers."""
         return {**dataclasses.asdict(self), "hash": self.hash}
+
+
+def _gate(gate: Gate) -> list[Any]:
+    facts = [gate.name, gate.direction, gate.exit_code, gate.overridable]
+    return facts if gate.demand is None else [*facts, dataclasses.astuple(gate.demand)]  # as with `_rows`
 
 
 def _locks(locks: tuple[TableLock, ...]) -> list[tuple[str, str]]:

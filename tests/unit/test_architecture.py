@@ -24,7 +24,7 @@ LAYERS = (
         "zdmigrate.units",
         "zdmigrate.app",
     ),
-    ("zdmigrate.hazards",),
+    ("zdmigrate.demands", "zdmigrate.hazards"),
     ("zdmigrate.plan",),
     ("zdmigrate.plan_words",),
     ("zdmigrate.planning",),

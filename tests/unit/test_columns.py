@@ -22,6 +22,7 @@ from zdmigrate import (
     schema,
 )
 from zdmigrate.changes.base import Change
+from zdmigrate.demands import ShadowReads
 from zdmigrate.errors import Unsafe, UsageError
 from zdmigrate.phases import Phase
 from zdmigrate.plan import Direction, Mode, Plan
@@ -36,6 +37,7 @@ class Named:
     id: str = "0001"
     requires: tuple[str, ...] = ()
     sync: str = "trigger"
+    shadow_reads: ShadowReads | None = None
     checksum: str = "sum"
 
 

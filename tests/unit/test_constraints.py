@@ -23,6 +23,7 @@ from zdmigrate import (
     schema,
 )
 from zdmigrate.changes.base import Change
+from zdmigrate.demands import ShadowReads
 from zdmigrate.errors import Unsafe, UsageError, ZdmigrateError
 from zdmigrate.phases import Phase
 from zdmigrate.plan import Mode, Plan
@@ -39,6 +40,7 @@ class Named:
     changes: tuple[Change, ...]
     requires: tuple[str, ...] = ()
     sync: str = "trigger"
+    shadow_reads: ShadowReads | None = None
     checksum: str = "sum"
 
 

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from zdmigrate import AddColumn, DropColumn, Migration, RenameColumn, schema
 from zdmigrate.changes.base import Change
+from zdmigrate.demands import ShadowReads
 from zdmigrate.errors import Unsafe, UsageError
 from zdmigrate.phases import Phase
 from zdmigrate.plan import Direction, Mode, Plan
@@ -26,6 +27,7 @@ class Named:
     changes: tuple[Change, ...]
     requires: tuple[str, ...] = ()
     sync: str = "trigger"
+    shadow_reads: ShadowReads | None = None
     checksum: str = "sum"
 
 

@@ -12,6 +12,7 @@ from sqlalchemy.dialects import postgresql
 from zdmigrate import AddColumn, CreateTable, DropTable, RenameTable, schema
 from zdmigrate.changes.base import Change
 from zdmigrate.changes.table_ddl import TableDDL
+from zdmigrate.demands import ShadowReads
 from zdmigrate.engine import planned as planning
 from zdmigrate.errors import Unsafe, UsageError
 from zdmigrate.phases import Phase
@@ -27,6 +28,7 @@ class Named:
     id: str = "0001"
     requires: tuple[str, ...] = ()
     sync: str = "trigger"
+    shadow_reads: ShadowReads | None = None
     checksum: str = "sum"
 
 

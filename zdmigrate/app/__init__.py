@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from zdmigrate.app.async_fleet import AsyncFleet as AsyncFleet
     from zdmigrate.app.async_fleet import register_async as register_async
+    from zdmigrate.app.async_shadowing import AsyncShadowRead as AsyncShadowRead
     from zdmigrate.app.fleet import Fleet as Fleet
     from zdmigrate.app.fleet import register as register
     from zdmigrate.app.ignoring import IGNORED as IGNORED
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from zdmigrate.app.routing import replica_aware as replica_aware
     from zdmigrate.app.routing import replica_aware_async as replica_aware_async
     from zdmigrate.app.settings import install as install
+    from zdmigrate.app.shadowing import ShadowRead as ShadowRead
     from zdmigrate.app.snapshot import Source as Source
     from zdmigrate.app.snapshot import pinned as pinned
     from zdmigrate.app.switch import ReadSwitch as ReadSwitch
@@ -34,11 +36,13 @@ _HOME = {
     "IGNORED": "ignoring",
     "AsyncDualWriter": "outbox.async_writer",
     "AsyncFleet": "async_fleet",
+    "AsyncShadowRead": "async_shadowing",
     "DualWriter": "outbox.writer",
     "Fleet": "fleet",
     "IgnoredColumns": "ignoring",
     "ReadSwitch": "switch",
     "Readiness": "readiness",
+    "ShadowRead": "shadowing",
     "Source": "snapshot",
     "asgi_ready": "probes",
     "include_object": "ignoring",
@@ -57,11 +61,13 @@ __all__ = [
     "IGNORED",
     "AsyncDualWriter",
     "AsyncFleet",
+    "AsyncShadowRead",
     "DualWriter",
     "Fleet",
     "IgnoredColumns",
     "ReadSwitch",
     "Readiness",
+    "ShadowRead",
     "Source",
     "asgi_ready",
     "include_object",

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy import MetaData
 
+    from zdmigrate.app.async_shadowing import AsyncShadowRead
+
 log = logging.getLogger("zdmigrate.app")
 
 
@@ -47,6 +49,12 @@ class AsyncFleet(Membership):
 
     async def __aexit__(self, *_: object) -> None:
         await self.retire()
+
+    def shadow(self, migration: str, target: Any, **options: Any) -> AsyncShadowRead:
+        """An `AsyncShadowRead` that follows this fleet, and reports with it."""
+        from zdmigrate.app.async_shadowing import AsyncShadowRead
+
+        return AsyncShadowRead(migration, target, source=self._source, **options)
 
     async def refresh(self, timeout: float = 5.0) -> bool:  # noqa: ASYNC109  # as of the other fleet
         """Send a heartbeat now, and wait for its answer; whether there was one within `timeout` seconds. Never raises."""
@@ -80,13 +88,27 @@ class AsyncFleet(Membership):
                 for each in waiting:
                     self._waiting.remove(each)
                     each.set()
+                await self._report()
             except Exception as error:  # noqa: BLE001  # whatever a driver raises: the application must not notice
                 wait = self._failed(error)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), wait)
             self._wake.clear()
 
+    async def _report(self, *, last: bool = False) -> None:
+        report = self._member.report(last=last)
+        if report is None:
+            return
+        try:
+            async with asyncio.timeout(self._member.heart.lease):
+                await self._channel.call(report)
+        except Exception as error:  # noqa: BLE001
+            self._unreported(error)
+        else:
+            self._source.tally.told()
+
     async def _part(self) -> None:
+        await self._report(last=True)
         goodbye = self._member.goodbye()
         try:
             if goodbye is not None:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import MetaData
 
+    from zdmigrate.app.shadowing import ShadowRead
     from zdmigrate.app.shapes import Needs
 
 log = logging.getLogger("zdmigrate.app")
@@ -59,6 +60,10 @@ class Membership:
     def switch(self, migration: str, **options: Any) -> ReadSwitch:
         """A `ReadSwitch` that follows this fleet."""
         return ReadSwitch(migration, source=self._source, **options)
+
+    def _unreported(self, error: BaseException) -> None:
+        self._source.tally.refused()
+        log.debug("no report of compares from %s: %s", self.instance, " ".join(str(error).split()))
 
     def ready(self) -> Readiness:
         """Whether the database is as this version needs it: from memory, without a statement."""
@@ -96,6 +101,12 @@ class Fleet(Membership):
             )
         _LIVING.add(self)
         self._start()
+
+    def shadow(self, migration: str, target: Any, **options: Any) -> ShadowRead:
+        """A `ShadowRead` that follows this fleet, and reports with it."""
+        from zdmigrate.app.shadowing import ShadowRead
+
+        return ShadowRead(migration, target, source=self._source, **options)
 
     def refresh(self, timeout: float = 5.0) -> bool:
         """Send a heartbeat now, and wait for its answer; whether there was one within `timeout` seconds. Never raises.
@@ -141,13 +152,27 @@ class Fleet(Membership):
                 for each in waiting:
                     self._waiting.remove(each)
                     each.set()
+                self._report()
             except Exception as error:  # noqa: BLE001  # whatever a driver raises: the application must not notice
                 wait = self._failed(error)
             self._wake.wait(wait)
             self._wake.clear()
         self._part()
 
+    def _report(self, *, last: bool = False) -> None:
+        """What compares have found. A report that is lost is no heartbeat that is lost."""
+        report = self._member.report(last=last)
+        if report is None:
+            return
+        try:
+            self._channel.call(report)
+        except Exception as error:  # noqa: BLE001
+            self._unreported(error)
+        else:
+            self._source.tally.told()
+
     def _part(self) -> None:
+        self._report(last=True)
         try:
             goodbye = self._member.goodbye()
             if goodbye is not None:

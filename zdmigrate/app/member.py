@@ -13,7 +13,7 @@ from typing import Any
 from zdmigrate.app.calls import Argument, Call
 from zdmigrate.app.heart import Heart
 from zdmigrate.app.shapes import Needs, needs_to_json
-from zdmigrate.app.snapshot import Snapshot, Source
+from zdmigrate.app.snapshot import Home, Snapshot, Source
 
 _STARTED = time.monotonic()
 """Near enough the start of the process: applications import this when they start."""
@@ -33,6 +33,7 @@ class Member:
         self._schema, self._project = schema, project
         self._needs, self._shapes = needs, shapes
         self._started = _STARTED
+        source.home = Home(self.name, schema, project)
         self.instance = ""
         self.renew()
 
@@ -89,6 +90,18 @@ class Member:
         self.source.news += self._news  # first: who is told of a phase must not find a replica that was fit before it
         self.source.current = snapshot
         return True
+
+    def report(self, *, last: bool = False) -> Call | None:
+        """What compares have found, when it is time to tell it, or for the `last` time."""
+        tally = self.source.tally
+        counts = tally.report(last=last)
+        if counts is None:
+            return None
+        return Call(
+            self._schema,
+            "app_shadow",
+            (Argument("text", self._project), Argument("text", tally.reporter), Argument("jsonb", counts)),
+        )
 
     def rest(self) -> float:
         """Seconds until the next heartbeat, after one that was answered. News are acknowledged soon: somebody waits."""

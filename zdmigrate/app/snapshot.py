@@ -12,9 +12,10 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, NamedTuple
 
 from zdmigrate.app.shapes import Shapes
+from zdmigrate.app.tally import Tally
 from zdmigrate.phases import Phase
 
 
@@ -85,11 +86,23 @@ class Snapshot:
         }
 
 
+class Home(NamedTuple):
+    """Of the instance whose heartbeats feed a source: what its sessions are called, and where it reports to."""
+
+    name: str
+    schema: str
+    project: str
+
+
 class Source:
     """The newest snapshot, and the older ones that requests still rely on. Threads and event loops may share it."""
 
     def __init__(self) -> None:
         self.current = Snapshot(told=False)
+        self.home: Home | None = None
+        """Whose heartbeats these are; None before anybody has registered."""
+        self.tally = Tally()
+        """What heartbeats take along."""
         self.news = 0
         """Counts the snapshots that told something new."""
         self.asked: set[str] = set()
@@ -136,6 +149,7 @@ class Source:
         """In a child: no request of the parent's goes on here, and its lock may have been held."""
         self._lock = threading.Lock()
         self._pinned = []
+        self.tally.after_fork()
         if (pins := PINS.get()) is not None:
             pins.closed = True
 

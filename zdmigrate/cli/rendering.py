@@ -111,6 +111,10 @@ def _status_lines(status: MigrationStatus, width: int) -> Iterator[str]:
             else (f"{status.quarantined:,} rows could not be filled, and wait")
         )
         yield f"  rows    {waiting} in quarantine"
+    if status.compared:
+        from zdmigrate.engine.comparing import summed_up  # of the engine, which is loaded where there is a status
+
+        yield f"  shadow  {summed_up(status.compared)}"
     for command in status.next:
         yield f"  next    {shlex.join(command)}"
 

@@ -11,7 +11,7 @@ from zdmigrate.sqltext import ident, literal
 VERSION = 3
 """The newest version of the control schema that this zdmigrate knows."""
 
-APPLICATION_FUNCTIONS = ("app_register", "app_beat", "app_retire")
+APPLICATION_FUNCTIONS = ("app_register", "app_beat", "app_retire", "app_shadow")
 """What applications report with. They run as the schema's owner."""
 
 

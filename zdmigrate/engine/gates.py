@@ -8,10 +8,10 @@ from datetime import timedelta
 
 from zdmigrate.app.shapes import Shape
 from zdmigrate.backfill.bad_rows import quarantine
-from zdmigrate.control import instances
+from zdmigrate.control import instances, shadows
 from zdmigrate.control.policy import Policy
 from zdmigrate.control.store import Record, Store
-from zdmigrate.engine import draining
+from zdmigrate.engine import comparing, draining
 from zdmigrate.engine.outcome import GateState
 from zdmigrate.errors import Unsafe, UsageError, Waiting, ZdmigrateError
 from zdmigrate.phases import Phase
@@ -105,7 +105,7 @@ def refusal(checked: list[tuple[Gate, GateState]], phase: Phase) -> ZdmigrateErr
 OVERRIDABLE = frozenset(
     (
         "drained", "dual_writers", "evidence", "exclusion_scan", "explicit_null", "functions", "identity_numbers",
-        "immediate_unique", "old_reads_null", "publication", "replica_identity", "retire_soak", "rewrite", "soak",
+        "immediate_unique", "old_reads_null", "publication", "replica_identity", "retire_soak", "rewrite", "shadow_reads", "soak",
         "table_triggers", "view_limits", "warm_connections",
     )
 )  # fmt: skip
@@ -147,6 +147,8 @@ def _answer(gate: Gate, record: Record, requires: tuple[str, ...], facts: Facts)
             return _drained(gate, record, facts)
         case "requires":
             return _required(gate, requires, facts)
+        case "shadow_reads":
+            return _compared(gate, record, facts)
         case "dual_writers":
             return False, _dual_writers(gate, record, facts)
         case _:  # to be accepted by somebody: only an override satisfies it
@@ -193,6 +195,12 @@ def _required(gate: Gate, requires: tuple[str, ...], facts: Facts) -> tuple[bool
     records = {record.id: record for record in facts.store.records(facts.connection)}
     behind = [id_ for id_ in requires if id_ not in records or records[id_].phase.position < gate.phase.position]
     return not behind, gate.detail if not behind else f"{', '.join(behind)} must complete {gate.phase} first"
+
+
+def _compared(gate: Gate, record: Record, facts: Facts) -> tuple[bool, str]:
+    assert gate.demand is not None
+    found = shadows.compared(facts.connection, facts.store.schema, record, gate.demand.within)
+    return comparing.judged(gate.demand, found)
 
 
 def _dual_writers(gate: Gate, record: Record, facts: Facts) -> str:

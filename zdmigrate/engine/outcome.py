@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from datetime import datetime
 
+from zdmigrate.control.shadows import Compared
 from zdmigrate.errors import worst_exit_code
 from zdmigrate.phases import Phase
 
@@ -46,6 +47,8 @@ class MigrationStatus:
     lease: str | None = None
     quarantined: int = 0
     """Rows that could not be filled and wait for somebody."""
+    compared: Compared | None = None
+    """What applications found that read both shapes; None where none did."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,7 @@ import psycopg
 
 from zdmigrate.backfill.bad_rows import quarantine
 from zdmigrate.config import Config
-from zdmigrate.control import install
+from zdmigrate.control import install, shadows
 from zdmigrate.control.store import Author, HistoryEntry, Record, Store
 from zdmigrate.control.store import Event as AuditEvent
 from zdmigrate.engine import bootstrapping, forecasting, gates, planned, reports, steering
@@ -331,10 +331,13 @@ class Project:
                 overrides={},
             )
             states = tuple(state for _, state in gates.check_next(plan, record, file.requires if file else (), facts))
-        waiting = 0
+        waiting, compared = 0, None
         if record.in_flight:
             waiting = quarantine.open_count(self._connection, control_schema=self._config.schema, migration=record.key)
-        return reports.status(record, plan, states, here=self._path(id_).is_file(), quarantined=waiting)
+            found = shadows.compared(self._connection, self._config.schema, record)
+            compared = found if found.compares or found.failures or found.dropped else None
+        here = self._path(id_).is_file()
+        return reports.status(record, plan, states, here=here, quarantined=waiting, compared=compared)
 
     def _change_hold(
         self, id_: str | None, change: Callable[[session.Cursor, list[str]], int], action: str, detail: str | None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from zdmigrate.control.shadows import Compared
 from zdmigrate.control.store import Record
 from zdmigrate.engine.outcome import GateState, Hold, MigrationStatus
 from zdmigrate.errors import ZdmigrateError
@@ -24,7 +25,13 @@ def not_started(id_: str, file: MigrationFile | None) -> MigrationStatus:
 
 
 def status(
-    record: Record, plan: Plan | None, gates: tuple[GateState, ...], *, here: bool, quarantined: int = 0
+    record: Record,
+    plan: Plan | None,
+    gates: tuple[GateState, ...],
+    *,
+    here: bool,
+    quarantined: int = 0,
+    compared: Compared | None = None,
 ) -> MigrationStatus:
     """A migration that the database knows."""
     return MigrationStatus(
@@ -39,6 +46,7 @@ def status(
         here=here,
         lease=record.lease_holder,
         quarantined=quarantined,
+        compared=compared,
     )
 
 

@@ -9,6 +9,7 @@ from typing import Protocol
 
 import zdmigrate
 from zdmigrate import schema
+from zdmigrate.demands import ShadowReads
 from zdmigrate.errors import UsageError, ZdmigrateError
 from zdmigrate.hazards import Hazard
 from zdmigrate.phases import PHASES, Phase
@@ -38,6 +39,8 @@ class Planned(Protocol):
     def requires(self) -> tuple[str, ...]: ...
     @property
     def sync(self) -> str: ...
+    @property
+    def shadow_reads(self) -> ShadowReads | None: ...
     @property
     def checksum(self) -> str: ...
 
@@ -170,6 +173,9 @@ def _gates(migration: Planned, phase: Phase, steps: list[Step], own: list[Gate],
         found.append(Gate(name="dual_writers", phase=phase, detail=detail))
     if phase is Phase.SWITCH_READS and any(step.mode is Mode.VERIFY for step in steps):
         found.append(Gate(name="verified", phase=phase, detail="every row is filled", overridable=False))
+    if phase is Phase.SWITCH_READS and migration.shadow_reads is not None:
+        demand = migration.shadow_reads
+        found.append(Gate(name="shadow_reads", phase=phase, detail=str(demand), demand=demand))
     if any(step.takes_away for step in here):
         soak = "retire_soak" if phase is Phase.CONTRACT else "soak"
         found.append(

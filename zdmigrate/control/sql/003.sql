@@ -105,6 +105,7 @@ BEGIN
         seen = excluded.seen;
     DELETE FROM {schema}.app_instance
     WHERE coalesce(retired_at, expires_at) < clock_timestamp() - interval '7 days';
+    DELETE FROM {schema}.shadow_read WHERE began_at < clock_timestamp() - interval '7 days';
     RETURN {schema}.app_snapshot(of_project, asked);
 END
 $zdmigrate$;
@@ -131,3 +132,43 @@ REVOKE EXECUTE ON FUNCTION
     {schema}.app_beat(text, interval, jsonb, text[]),
     {schema}.app_retire(text)
 FROM PUBLIC;
+
+-- What processes found when they compared the old read with the new one. A row for each process, state of a migration and
+-- hour: its process alone writes it, with totals that only grow, so that a report may be lost, or come twice. `phase_since` is
+-- that of the migration as the compares' own snapshots had it; NULL: nothing was read. `dropped` were not compared.
+CREATE TABLE {schema}.shadow_read (
+    reporter text NOT NULL,
+    number integer NOT NULL,
+    migration bigint NOT NULL REFERENCES {schema}.migration (key) ON DELETE CASCADE,
+    phase_since timestamptz,
+    began_at timestamptz NOT NULL,
+    reported_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    compares integer NOT NULL,
+    mismatches integer NOT NULL,
+    failures integer NOT NULL,
+    dropped integer NOT NULL,
+    samples jsonb NOT NULL,
+    failure text,
+    PRIMARY KEY (reporter, number)
+) WITH (fillfactor = 50);
+CREATE INDEX shadow_read_began ON {schema}.shadow_read (began_at);
+
+CREATE FUNCTION {schema}.app_shadow(of_project text, of_reporter text, counts jsonb) RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s' AS $zdmigrate$
+    INSERT INTO {schema}.shadow_read AS s
+        (reporter, number, migration, phase_since, began_at, compares, mismatches, failures, dropped, samples, failure)
+    SELECT of_reporter, c.number, m.key, c.phase_since, clock_timestamp() - make_interval(secs => c.age), c.compares,
+           c.mismatches, c.failures, c.dropped, c.samples, c.failure
+    FROM jsonb_to_recordset(counts) AS c (
+        number integer, migration text, phase_since timestamptz, age double precision, compares integer, mismatches integer,
+        failures integer, dropped integer, samples jsonb, failure text
+    )
+    JOIN {schema}.migration AS m ON m.project = of_project AND m.id = c.migration
+    ON CONFLICT (reporter, number) DO UPDATE
+    -- One that was held up may come after the next one.
+    SET reported_at = clock_timestamp(), compares = greatest(s.compares, excluded.compares),
+        mismatches = greatest(s.mismatches, excluded.mismatches), failures = greatest(s.failures, excluded.failures),
+        dropped = greatest(s.dropped, excluded.dropped), samples = excluded.samples, failure = excluded.failure
+$zdmigrate$;
+
+REVOKE EXECUTE ON FUNCTION {schema}.app_shadow(text, text, jsonb) FROM PUBLIC;
