@@ -1,4 +1,4 @@
-"""What applications import: who is alive, which shape to read. Small, quick to import, and never in the way.
+"""What applications import: who is alive, which shape to read and write. Small, quick to import, and never in the way.
 
 Names are loaded on first use: `import zdmigrate.app` itself costs nothing.
 """
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from zdmigrate.app.async_fleet import AsyncFleet as AsyncFleet
     from zdmigrate.app.async_fleet import register_async as register_async
+    from zdmigrate.app.dual_writing import DualWrite as DualWrite
     from zdmigrate.app.fleet import Fleet as Fleet
     from zdmigrate.app.fleet import register as register
     from zdmigrate.app.ignoring import IGNORED as IGNORED
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 _HOME = {
     "IGNORED": "ignoring",
     "AsyncFleet": "async_fleet",
+    "DualWrite": "dual_writing",
     "Fleet": "fleet",
     "IgnoredColumns": "ignoring",
     "ReadSwitch": "switch",
@@ -48,6 +50,7 @@ _HOME = {
 __all__ = [
     "IGNORED",
     "AsyncFleet",
+    "DualWrite",
     "Fleet",
     "IgnoredColumns",
     "ReadSwitch",
