@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy import orm
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.ext.mutable import MutableBase
-from sqlalchemy.sql.elements import ClauseElement, Null
+from sqlalchemy.sql.elements import BindParameter, ClauseElement, Null
 from sqlalchemy.sql.expression import FunctionElement
 
 from zdmigrate.app.ignoring import is_ignored
@@ -88,7 +88,8 @@ class Way:
         if self.text is not None:
             return self.over(value, other)
         if self.function is None:
-            return value
+            # Wrapped: a session would compute it from its objects' attributes, where the source has been changed before.
+            return value if isinstance(value, BindParameter) else Over(self.target.type, value)
         raise Unsayable(f"{self.source} is set to a SQL expression, and only a Python function is known for it")
 
     def plain(self, value: Any) -> Any:
@@ -190,7 +191,7 @@ def is_sql(value: Any) -> bool:
     return isinstance(value, ClauseElement) or hasattr(value, "__clause_element__")
 
 
-def as_sql(value: Any, column: sa.Column[Any]) -> ClauseElement:
+def as_sql(value: Any, column: sa.Column[Any]) -> Any:
     """A column's value within an expression."""
     return value if isinstance(value, ClauseElement) else sa.cast(value, column.type)
 

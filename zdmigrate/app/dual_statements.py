@@ -198,19 +198,22 @@ def _row(pair: Pair, row: Mapping[Any, Any]) -> Mapping[Any, Any]:
 def _selected(pair: Pair, statement: Any, told: Told) -> Any:
     """``insert(…).from_select([…], select(…))``"""
     names = [_key(name) for name in getattr(statement, "_select_names", None) or ()]
-    if (pair.old.key in names) == (pair.new.key in names):
-        return statement
-    way = pair.up if pair.old.key in names else pair.down
     rows = statement.select.subquery()
-    columns = dict(zip(names, rows.c, strict=True))
+    columns: dict[str, Any] = dict(zip(names, rows.c, strict=True))
+    old, new = (columns.get(column.key, ABSENT) for column in (pair.old, pair.new))
+    if old is not ABSENT and new is not ABSENT:
+        return statement
     try:
-        value = way.of(columns[way.source.key], lambda column: columns.get(column.key, without_value(column)))
+        old, new = pair.inserted(old, new, lambda column: columns.get(column.key, without_value(column)))
     except Unsayable as reason:
         told(str(reason))
         return statement
+    added = {column: value for column, value in ((pair.old, old), (pair.new, new)) if value is not ABSENT}
+    if not added:
+        return statement
     return statement.from_select(
-        [*names, way.target.key],
-        sa.select(*rows.c, value.label("zd_value")),
+        [*names, *(column.key for column in added)],
+        sa.select(*rows.c, *(as_sql(value, column).label(f"zd_{column.key}") for column, value in added.items())),
         include_defaults=statement.include_insert_from_select_defaults,
     )
 
