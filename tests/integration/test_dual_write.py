@@ -16,6 +16,7 @@ from sqlalchemy import orm
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.ext.mutable import MutableDict
+from sqlalchemy.orm import Mapped, mapped_column
 
 from tests.support.servers import Database
 from zdmigrate.app import DualWrite
@@ -30,19 +31,19 @@ _ticks = itertools.count(1)
 
 class User(Base):
     __tablename__ = "dual_users"
-    id: orm.Mapped[int] = orm.mapped_column(primary_key=True)
-    kind: orm.Mapped[str] = orm.mapped_column(default="user")
-    note: orm.Mapped[str | None]
-    user_email: orm.Mapped[str | None] = orm.mapped_column(unique=True)
-    mail: orm.Mapped[str | None] = orm.mapped_column("email_address", sa.Text, unique=True)
-    settings: orm.Mapped[Any] = orm.mapped_column(MutableDict.as_mutable(postgresql.JSONB), nullable=True)
-    options: orm.Mapped[Any] = orm.mapped_column(MutableDict.as_mutable(postgresql.JSONB), nullable=True)
-    cents: orm.Mapped[int | None]
-    price: orm.Mapped[Decimal | None] = orm.mapped_column(sa.Numeric(10, 2))
-    nick: orm.Mapped[str | None]
-    handle: orm.Mapped[str | None]
-    updated: orm.Mapped[int | None] = orm.mapped_column(default=lambda: next(_ticks), onupdate=lambda: next(_ticks))
-    modified: orm.Mapped[int | None] = orm.mapped_column(default=lambda: next(_ticks), onupdate=lambda: next(_ticks))
+    id: Mapped[int] = mapped_column(primary_key=True)
+    kind: Mapped[str] = mapped_column(default="user")
+    note: Mapped[str | None]
+    user_email: Mapped[str | None] = mapped_column(unique=True)
+    mail: Mapped[str | None] = mapped_column("email_address", sa.Text, unique=True)
+    settings: Mapped[Any] = mapped_column(MutableDict.as_mutable(postgresql.JSONB), nullable=True)
+    options: Mapped[Any] = mapped_column(MutableDict.as_mutable(postgresql.JSONB), nullable=True)
+    cents: Mapped[int | None]
+    price: Mapped[Decimal | None] = mapped_column(sa.Numeric(10, 2))
+    nick: Mapped[str | None]
+    handle: Mapped[str | None]
+    updated: Mapped[int | None] = mapped_column(default=lambda: next(_ticks), onupdate=lambda: next(_ticks))
+    modified: Mapped[int | None] = mapped_column(default=lambda: next(_ticks), onupdate=lambda: next(_ticks))
     __mapper_args__ = {"polymorphic_on": "kind", "polymorphic_identity": "user"}  # noqa: RUF012
 
 
@@ -56,16 +57,16 @@ class Manager(User):
     """In a table of its own as well, which has a pair, too."""
 
     __tablename__ = "dual_managers"
-    id: orm.Mapped[int] = orm.mapped_column(sa.ForeignKey("dual_users.id"), primary_key=True)
-    team: orm.Mapped[str | None]
-    group: orm.Mapped[str | None] = orm.mapped_column("team_name")
+    id: Mapped[int] = mapped_column(sa.ForeignKey("dual_users.id"), primary_key=True)
+    team: Mapped[str | None]
+    group: Mapped[str | None] = mapped_column("team_name")
     __mapper_args__ = {"polymorphic_identity": "manager"}  # noqa: RUF012
 
 
 class Other(Base):
     __tablename__ = "dual_others"
-    id: orm.Mapped[int] = orm.mapped_column(primary_key=True)
-    name: orm.Mapped[str | None]
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str | None]
 
 
 users = User.__table__
@@ -77,9 +78,7 @@ def declared() -> list[DualWrite]:
     return [
         DualWrite(*EMAIL),
         DualWrite(User.settings, User.options),
-        DualWrite(
-            User.cents, User.price, up=lambda cents: Decimal(cents) / 100, down=lambda price: int(price * 100)
-        ),
+        DualWrite(User.cents, User.price, up=lambda cents: Decimal(cents) / 100, down=lambda price: int(price * 100)),
         DualWrite(User.nick, User.handle, up="'@' || nick", down="substr(handle, 2)"),
         DualWrite(User.updated, User.modified),
         DualWrite(Manager.team, Manager.group),
@@ -164,6 +163,12 @@ def emails(session: orm.Session) -> list[Any]:
     return list(session.execute(sa.text(query)).scalars())
 
 
+def found(session: orm.Session, key: int) -> User:
+    user = session.get(User, key)
+    assert user is not None
+    return user
+
+
 WRITES: dict[str, tuple[Work, list[str]]] = {}
 
 
@@ -187,7 +192,7 @@ def _constructor(session: orm.Session) -> None:
 
 @writes("a")
 def _attribute(session: orm.Session) -> None:
-    user = session.get_one(User, 1)
+    user = found(session, 1)
     user.user_email = "a"
     session.flush()
     assert user.mail == "a"
@@ -195,7 +200,7 @@ def _attribute(session: orm.Session) -> None:
 
 @writes("a")
 def _new_attribute(session: orm.Session) -> None:
-    user = session.get_one(User, 1)
+    user = found(session, 1)
     user.mail = "a"
     session.flush()
     assert user.user_email == "a"
@@ -203,7 +208,7 @@ def _new_attribute(session: orm.Session) -> None:
 
 @writes("c", "a")
 def _changed_twice_and_swapped(session: orm.Session) -> None:
-    one, two = session.get_one(User, 1), session.get_one(User, 2)
+    one, two = found(session, 1), found(session, 2)
     one.user_email = "a"
     session.flush()
     one.mail = "b"
@@ -217,7 +222,7 @@ def _changed_twice_and_swapped(session: orm.Session) -> None:
 
 @writes()
 def _set_to_none(session: orm.Session) -> None:
-    user = session.get_one(User, 1)
+    user = found(session, 1)
     user.user_email = "a"
     session.flush()
     user.mail = None
@@ -232,7 +237,7 @@ def _merged(session: orm.Session) -> None:
 
 @writes("a")
 def _expired_and_refreshed(session: orm.Session) -> None:
-    user = session.get_one(User, 1)
+    user = found(session, 1)
     session.expire(user)
     user.user_email = "a"
     session.flush()
@@ -251,7 +256,7 @@ def _subclasses(session: orm.Session) -> None:
 def _sql_in_attributes(session: orm.Session) -> None:
     session.add(User(id=3, user_email=sa.func.lower("X")))
     session.flush()
-    user = session.get_one(User, 1)
+    user = found(session, 1)
     user.note = sa.func.upper("z")  # type: ignore[assignment]
     session.flush()
 
@@ -259,7 +264,7 @@ def _sql_in_attributes(session: orm.Session) -> None:
 @writes("a")
 def _replaced(session: orm.Session) -> None:
     """Deleted and added within one flush is one UPDATE."""
-    user = session.get_one(User, 1)
+    user = found(session, 1)
     session.delete(user)
     session.add(User(id=1, user_email="a"))
 
@@ -269,7 +274,7 @@ def _replaced(session: orm.Session) -> None:
 
 @writes("a", "b")
 def _bulk_save(session: orm.Session) -> None:
-    one = session.get_one(User, 1)
+    one = found(session, 1)
     with session.no_autoflush:
         one.user_email = "a"
         session.bulk_save_objects([one, User(id=3, user_email="b")])
@@ -295,10 +300,8 @@ def _insert_dicts(session: orm.Session) -> None:
 
 @writes("a", "b")
 def _insert_dicts_returning(session: orm.Session) -> None:
-    made = session.scalars(
-        sa.insert(User).returning(User, sort_by_parameter_order=True), [{"user_email": "a"}, {"user_email": "b"}]
-    ).all()
-    assert [user.mail for user in made] == ["a", "b"]
+    made = session.scalars(sa.insert(User).returning(User), [{"user_email": "a"}, {"user_email": "b"}]).all()
+    assert sorted(str(user.mail) for user in made) == ["a", "b"]
 
 
 @writes("a")
@@ -320,7 +323,7 @@ def _insert_values_of_many(session: orm.Session) -> None:
 
 @writes("ax", "bx")
 def _update_values(session: orm.Session) -> None:
-    one, two = session.get_one(User, 1), session.get_one(User, 2)
+    one, two = found(session, 1), found(session, 2)
     session.execute(sa.update(User).where(User.id == 1).values(user_email="a"))
     session.execute(sa.update(User).where(User.id == 2).values({User.mail: "b"}))
     assert (one.mail, two.user_email) == ("a", "b")
@@ -332,7 +335,7 @@ def _update_values(session: orm.Session) -> None:
 def _update_values_fetched(session: orm.Session) -> None:
     session.connection().exec_driver_sql("ALTER TABLE dual_users DROP CONSTRAINT dual_users_user_email_key")
     session.connection().exec_driver_sql("ALTER TABLE dual_users DROP CONSTRAINT dual_users_email_address_key")
-    one = session.get_one(User, 1)
+    one = found(session, 1)
     statement = sa.update(User).where(User.id > 0).values(user_email=sa.func.lower("A"))
     session.execute(statement, execution_options={"synchronize_session": "fetch"})
     session.refresh(one)
@@ -347,7 +350,7 @@ def _update_returning(session: orm.Session) -> None:
 
 @writes("a", "b")
 def _update_by_key(session: orm.Session) -> None:
-    one = session.get_one(User, 1)
+    one = found(session, 1)
     session.execute(sa.update(User), [{"id": 1, "user_email": "a"}, {"id": 2, "mail": "b"}])
     assert one.mail == "a"
 

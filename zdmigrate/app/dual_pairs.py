@@ -260,7 +260,7 @@ def paired(up: Way, down: Way) -> Pair:
             raise ValueError(f"{column} is ignored (info=IGNORED), so nothing is written to it: map it")
         if column.computed is not None:
             raise ValueError(f"{column} is a generated column, which nobody can write")
-        if column.identity is not None or isinstance(column.default, sa.Sequence) or column is _numbered(column):
+        if column.identity is not None or isinstance(column.default, sa.Sequence) or _numbered(column):
             raise ValueError(
                 f"{column} is numbered by the server, which tells the number only when the row is there: nobody can write it "
                 'to another column in the same statement. Leave sync="app" out of the migration'
@@ -268,8 +268,11 @@ def paired(up: Way, down: Way) -> Pair:
     return Pair(up, down)
 
 
-def _numbered(column: sa.Column[Any]) -> Any:
-    return column.table.autoincrement_column if isinstance(column.table, sa.Table) else None
+def _numbered(column: sa.Column[Any]) -> bool:
+    """Whether it is a key that SQLAlchemy makes a ``serial``."""
+    alone = len(column.table.primary_key) == 1 and column.primary_key
+    given = column.default is not None or bool(column.foreign_keys) or column.autoincrement is False
+    return alone and not given and isinstance(column.type, sa.Integer)
 
 
 def by_table(pairs: Iterable[Pair]) -> Mapping[Any, tuple[Pair, ...]]:
