@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy import orm
 from sqlalchemy.orm import exc
-from sqlalchemy.sql.elements import ClauseElement
 
 from zdmigrate.app.dual_pairs import ABSENT, Pair, Unsayable, as_sql, without_value
 from zdmigrate.app.dual_statements import Told
+
+_PLAIN = frozenset((str, int, float, bool, bytes))
 
 
 class Attributes(NamedTuple):
@@ -20,6 +21,8 @@ class Attributes(NamedTuple):
     old: str
     new: str
     pair: Pair
+    same: bool
+    """Whether a value is the other side's as it is, and None says nothing."""
 
 
 def attributes(pairs: tuple[Pair, ...], mapper: orm.Mapper[Any]) -> tuple[Attributes, ...]:
@@ -30,15 +33,19 @@ def attributes(pairs: tuple[Pair, ...], mapper: orm.Mapper[Any]) -> tuple[Attrib
             old, new = (mapper.get_property_by_column(column).key for column in (pair.old, pair.new))
         except exc.UnmappedColumnError:
             continue
-        found.append(Attributes(old, new, pair))
+        same = pair.up.same and pair.down.same and not pair.closely
+        found.append(Attributes(old, new, pair, same))
     return tuple(found)
 
 
 def before_insert(found: tuple[Attributes, ...], state: Any, told: Told) -> None:
     """None says nothing of a new object: its column's default would be used."""
     values = state.dict
-    for old_key, new_key, pair in found:
+    for old_key, new_key, pair, same in found:
         old, new = values.get(old_key), values.get(new_key)
+        if same and new is None and type(old) in _PLAIN:  # nearly all there is: it costs least
+            setattr(state.obj(), new_key, old)
+            continue
         if old is None and new is None and not pair.closely:
             continue
         if old is not None and new is not None and not pair.inserts:
@@ -49,8 +56,12 @@ def before_insert(found: tuple[Attributes, ...], state: Any, told: Told) -> None
 def before_update(found: tuple[Attributes, ...], state: Any, told: Told) -> None:
     """The side whose value is another one than before has been changed."""
     before, values = state.committed_state, state.dict
-    for old_key, new_key, pair in found:
+    for old_key, new_key, pair, same in found:
         if old_key not in before and new_key not in before and not pair.updates:
+            continue
+        if same and old_key in before and new_key not in before and type(values.get(old_key)) in _PLAIN:
+            if _changed(pair.old, old_key, before, values):
+                setattr(state.obj(), new_key, values[old_key])
             continue
         old = values.get(old_key) if _changed(pair.old, old_key, before, values) else ABSENT
         new = values.get(new_key) if _changed(pair.new, new_key, before, values) else ABSENT
@@ -64,7 +75,7 @@ def _set(state: Any, old_key: str, new_key: str, pair: Pair, given: Any, *, inse
     def said(key: str, value: Any, column: sa.Column[Any]) -> Any:
         return ABSENT if value is None and not (column.type.should_evaluate_none and key in values) else value
 
-    def other(column: sa.Column[Any]) -> ClauseElement | None:
+    def other(column: sa.Column[Any]) -> Any:
         try:
             key = mapper.get_property_by_column(column).key
         except exc.UnmappedColumnError:
@@ -102,24 +113,33 @@ def _flushed(state: Any) -> bool:
     return session is not None and bool(session.is_modified(state.obj(), include_collections=False))
 
 
-def further(
-    found: tuple[Attributes, ...], sets: Sequence[Mapping[str, Any]], *, inserting: bool, nulls: bool, told: Told
-) -> list[dict[str, Any]] | None:
-    """What rows given by attributes' names (``session.execute(update(User), [{…}])``) get as well; None: nothing."""
-    made: list[dict[str, Any]] = [{} for _ in sets]
+def synchronised(found: tuple[Attributes, ...], state: Any, keys: Collection[str]) -> None:
+    """After an UPDATE the session has given an object the values of these attributes: the other side's follow.
 
-    for old_key, new_key, pair in found:
-        if not (pair.up.in_python and pair.down.in_python):
-            continue  # the statement that follows computes it
-        given = pair.inserted if inserting else pair.updated
-        for row, more in zip(sets, made, strict=True):
-            old, new = row.get(old_key, ABSENT), row.get(new_key, ABSENT)
-            if inserting and not nulls:  # None says nothing there
-                old, new = (ABSENT if value is None else value for value in (old, new))
-            try:
-                old, new = given(old, new, without_value)
-            except Unsayable as reason:
-                told(str(reason))
+    Raises:
+        FunctionFailed: the application's function raised.
+    """
+    values, target = state.dict, state.obj()
+    for old_key, new_key, pair, _ in found:
+        if old_key not in keys and new_key not in keys and pair.updates:
+            _expire(state, old_key, new_key)  # a default that was called for both
+        for source, follower, way in ((old_key, new_key, pair.up), (new_key, old_key, pair.down)):
+            if source not in keys or follower in keys:
                 continue
-            more.update({key: v for key, v in ((old_key, old), (new_key, new)) if v is not ABSENT})
-    return made if any(made) else None
+            if source in values and way.in_python:
+                orm.attributes.set_committed_value(target, follower, way.plain(values[source]))
+            else:
+                _expire(state, follower)
+
+
+def expired(found: tuple[Attributes, ...], state: Any, keys: Collection[str]) -> None:
+    """The one side is to be loaded anew: so is the other one."""
+    for old_key, new_key, *_ in found:
+        if (old_key in keys) != (new_key in keys):
+            _expire(state, old_key, new_key)
+
+
+def _expire(state: Any, *keys: str) -> None:
+    there = [key for key in keys if key in state.dict]
+    if there and state.session is not None:
+        state.session.expire(state.obj(), there)

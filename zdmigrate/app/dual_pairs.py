@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy import orm
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.ext.mutable import MutableBase
-from sqlalchemy.sql.elements import BindParameter, ClauseElement, Null
+from sqlalchemy.sql.elements import ClauseElement, Null
 from sqlalchemy.sql.expression import FunctionElement
 
 from zdmigrate.app.ignoring import is_ignored
@@ -72,6 +72,11 @@ class Way:
     called: str = ""
 
     @property
+    def same(self) -> bool:
+        """Whether the target's value is the source's."""
+        return self.function is None and self.text is None
+
+    @property
     def in_python(self) -> bool:
         """Whether values can be converted here."""
         return self.function is not None or self.text is None
@@ -88,8 +93,7 @@ class Way:
         if self.text is not None:
             return self.over(value, other)
         if self.function is None:
-            # Wrapped: a session would compute it from its objects' attributes, where the source has been changed before.
-            return value if isinstance(value, BindParameter) else Over(self.target.type, value)
+            return value
         raise Unsayable(f"{self.source} is set to a SQL expression, and only a Python function is known for it")
 
     def plain(self, value: Any) -> Any:

@@ -150,7 +150,7 @@ class _Single:
         self.more.append((name, lambda row: row[key]))
         return sa.cast(sa.bindparam(name, type_=column.type), column.type)
 
-    def other(self, column: sa.Column[Any]) -> ClauseElement | None:
+    def other(self, column: sa.Column[Any]) -> Any:
         if column.key in self.values:
             return as_sql(self.values[column.key], column)
         if column.key in self.first:
@@ -261,6 +261,16 @@ def _conflicting(pair: Pair, statement: Any, values: Assigned) -> Iterable[tuple
 # What SQLAlchemy has no public name for.
 
 
+def table_of(statement: Any) -> Any:
+    """The table that is written: of a class in several tables, a bulk operation has one statement for each."""
+    notes = getattr(statement, "_annotations", None)
+    if notes:
+        for name in ("_emit_insert_table", "_emit_update_table"):
+            if (table := notes.get(name)) is not None:
+                return table
+    return statement.table
+
+
 def _assigned(statement: Any) -> Assigned:
     """What the statement itself assigns."""
     ordered = getattr(statement, "_ordered_values", None)  # up to 2.0
@@ -299,5 +309,6 @@ def _named(value: Any) -> bool:
 
 
 def _column(statement: Any, column: sa.Column[Any]) -> ClauseElement:
-    found: ClauseElement = statement.table.c[column.key]
+    """In the table as the statement calls it."""
+    found: ClauseElement = statement.table.c.get(column.key, column)
     return found

@@ -13,7 +13,7 @@ from sqlalchemy.sql.dml import Insert, Update
 
 from zdmigrate.app import dual_objects
 from zdmigrate.app.dual_pairs import Function, FunctionFailed, Pair, Way, by_table, column_of, paired, way
-from zdmigrate.app.dual_statements import rewritten
+from zdmigrate.app.dual_statements import rewritten, table_of
 
 log = logging.getLogger("zdmigrate.app")
 
@@ -137,7 +137,8 @@ class DualWrite:
         return (
             (orm.Mapper, "before_insert", self._before_insert, raw),
             (orm.Mapper, "before_update", self._before_update, raw),
-            (orm.Session, "do_orm_execute", self._do_orm_execute, {}),
+            (orm.Mapper, "refresh", self._refresh, {"raw": True}),
+            (orm.Mapper, "expire", self._expire, {"raw": True}),
             (sa.Engine, "before_execute", self._before_execute, {"retval": True}),
         )
 
@@ -163,25 +164,17 @@ class DualWrite:
             found = self._attributes[mapper] = dual_objects.attributes(self._pairs, mapper)
         return found
 
-    def _do_orm_execute(self, state: orm.ORMExecuteState) -> Any:
-        """So that objects in the session learn of the other side, too."""
-        if not (state.is_update or state.is_insert) or not state.is_orm_statement:
-            return None
-        mapper, given = state.bind_mapper, state.parameters
-        if mapper is None or not (found := self._mapped(mapper)):
-            return None
-        try:
-            if given and (state.is_insert or isinstance(given, list)):
-                nulls = bool(state.execution_options.get("render_nulls")) or not state.is_insert
-                rows: list[Any] = given if isinstance(given, list) else [given]
-                more = dual_objects.further(found, rows, inserting=state.is_insert, nulls=nulls, told=self._tell)
-                if more is not None:
-                    return state.invoke_statement(params=more if isinstance(given, list) else more[0])
-            elif state.is_update:
-                state.statement, _ = self._rewritten(state.statement, [])
-        except FunctionFailed as failed:
-            raise _cause(failed) from None
-        return None
+    def _refresh(self, state: Any, context: Any, attributes: Any) -> None:
+        """Without a context: a session that has executed an UPDATE takes over its values."""
+        if context is None and (found := self._mapped(state.mapper)):
+            try:
+                dual_objects.synchronised(found, state, attributes or ())
+            except FunctionFailed as failed:
+                raise _cause(failed) from None
+
+    def _expire(self, state: Any, attributes: Any) -> None:
+        if attributes and (found := self._mapped(state.mapper)):
+            dual_objects.expired(found, state, attributes)
 
     def _before_execute(
         self, connection: sa.Connection, statement: Any, multiparams: Any, params: Any, execution_options: Any
@@ -198,10 +191,12 @@ class DualWrite:
         return (statement, [], sets[0]) if len(sets) == 1 else (statement, sets, {})
 
     def _rewritten(self, statement: Any, sets: Any) -> tuple[Any, Any]:
-        table = statement.table
-        pairs = self._tables.get(table) or self._tables.get(getattr(table, "element", None))
-        if not pairs:
-            return statement, sets
+        table = table_of(statement)
+        pairs = self._tables.get(table)
+        if pairs is None:
+            if not isinstance(table, sa.Alias) or table.element not in self._tables:
+                return statement, sets
+            pairs = self._tables[table.element]
         try:
             return rewritten(pairs, statement, sets, self._tell)
         except FunctionFailed:
