@@ -114,7 +114,8 @@ def _flushed(state: Any) -> bool:
 
 
 def synchronised(found: tuple[Attributes, ...], state: Any, keys: Collection[str]) -> None:
-    """After an UPDATE the session has given an object the values of these attributes: the other side's follow.
+    """After an UPDATE the session has given an object the values of these attributes: the other side's follow. What the
+    server has computed is expired already, on both sides.
 
     Raises:
         FunctionFailed: the application's function raised.
@@ -132,14 +133,7 @@ def synchronised(found: tuple[Attributes, ...], state: Any, keys: Collection[str
                 _expire(state, follower)
 
 
-def expired(found: tuple[Attributes, ...], state: Any, keys: Collection[str]) -> None:
-    """The one side is to be loaded anew: so is the other one."""
-    for old_key, new_key, *_ in found:
-        if (old_key in keys) != (new_key in keys):
-            _expire(state, old_key, new_key)
-
-
 def _expire(state: Any, *keys: str) -> None:
     there = [key for key in keys if key in state.dict]
-    if there and state.session is not None:
+    if there and state.persistent:
         state.session.expire(state.obj(), there)

@@ -138,7 +138,6 @@ class DualWrite:
             (orm.Mapper, "before_insert", self._before_insert, raw),
             (orm.Mapper, "before_update", self._before_update, raw),
             (orm.Mapper, "refresh", self._refresh, {"raw": True}),
-            (orm.Mapper, "expire", self._expire, {"raw": True}),
             (sa.Engine, "before_execute", self._before_execute, {"retval": True}),
         )
 
@@ -171,10 +170,6 @@ class DualWrite:
                 dual_objects.synchronised(found, state, attributes or ())
             except FunctionFailed as failed:
                 raise _cause(failed) from None
-
-    def _expire(self, state: Any, attributes: Any) -> None:
-        if attributes and (found := self._mapped(state.mapper)):
-            dual_objects.expired(found, state, attributes)
 
     def _before_execute(
         self, connection: sa.Connection, statement: Any, multiparams: Any, params: Any, execution_options: Any
