@@ -12,6 +12,9 @@
   and psycopg, in turns; medians.
 * **Shadow**: what `ShadowRead.read` takes beyond the read itself, where the call is not compared, and where it is (by the
   thread, on the server: the caller's part is timed, and the thread waited for).
+* **Dual writes**: the flush of 1,000 objects that are new, and of 1,000 that have changed, one side set,
+  against both set by hand; beside it what writing the second column costs at all. And a statement on another table. In
+  turns; the median of the ratios of the process's own time, as what the server does is the same.
 * **Statements**: of one instance in five minutes, at the default interval, while it compares: as the server counts them, each
   calls one function (``pg_stat_user_functions``). Compares themselves are not among them.
 * **Gate**: `zdmigrate status`'s reads for the gate ``drained`` with so many registered instances, in a process that runs.
@@ -23,6 +26,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import os
 import statistics
 import subprocess
@@ -35,10 +39,11 @@ from datetime import timedelta
 from pathlib import Path
 
 import psycopg
-from sqlalchemy import create_engine, literal, select
-from sqlalchemy.orm import Session, sessionmaker
+import sqlalchemy as sa
+from sqlalchemy import create_engine, literal, orm, select
+from sqlalchemy.orm import Mapped, Session, mapped_column, sessionmaker
 
-from zdmigrate.app import ReadSwitch, Source, pinned, register
+from zdmigrate.app import DualWrite, ReadSwitch, Source, pinned, register
 from zdmigrate.app.routing import Router
 from zdmigrate.app.shapes import Shapes
 from zdmigrate.app.snapshot import MigrationState, Snapshot, SwitchState
@@ -69,6 +74,7 @@ def main() -> int:
         server.create_database("release")
         found += [
             deployable(server.url("release"), arguments.rounds),
+            *dual_writes(server.url("shop", driver="psycopg"), arguments.rounds),
             *shadow_reads(url),
             statements(url, arguments.seconds),
             gate(url, arguments.instances),
@@ -225,6 +231,90 @@ def shadow_reads(url: str) -> Iterator[Figure]:
 
 def _nothing(_: object) -> None:
     """A read that takes no time."""
+
+
+class _Base(orm.DeclarativeBase):
+    pass
+
+
+class _User(_Base):
+    __tablename__ = "users"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    user_email: Mapped[str | None]
+    email_address: Mapped[str | None]
+
+
+class _Other(_Base):
+    __tablename__ = "others"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str]
+
+
+def dual_writes(url: str, rounds: int) -> Iterator[Figure]:
+    engine = sa.create_engine(url)
+    _Base.metadata.create_all(engine)
+    dual = DualWrite(_User.user_email, _User.email_address)
+    ways = {"one": (False, False), "both": (False, True), "dual": (True, False)}
+    for what, flush in (("new", _flush_new), ("changed", _flush_changed)):
+        taken: dict[str, list[float]] = {way: [] for way in ways}
+        for number in range(rounds + 2):
+            for way in (*ways,) if number % 2 else (*reversed(ways),):
+                (dual.install if ways[way][0] else dual.remove)()
+                taken[way].append(flush(engine, f"{number}{way}", both=ways[way][1]))
+        one, both, dually = (taken[way][2:] for way in ways)
+        yield f"flush of 1,000 {what} objects, beyond setting both by hand", _beyond(dually, both), 10, "%"
+        yield f"the same, beyond setting one (by hand {_beyond(both, one):.3g} %)", _beyond(dually, one), 30, "%"
+    yield _elsewhere(engine, dual, rounds)
+    engine.dispose()
+
+
+def _elsewhere(engine: sa.Engine, dual: DualWrite, rounds: int) -> Figure:
+    taken: dict[bool, list[float]] = {True: [], False: []}
+    statement = sa.update(_Other).where(_Other.id == 1).values(name="x")
+    for number in range(rounds * 5):
+        for dually in (True, False) if number % 2 else (False, True):
+            (dual.install if dually else dual.remove)()
+            with orm.Session(engine) as session:
+                session.execute(statement)
+                began = time.thread_time()
+                for _ in range(50):
+                    session.execute(statement)
+                taken[dually].append((time.thread_time() - began) / 50)
+    dual.remove()
+    return "ORM UPDATE of another table, beyond the same without", _beyond(taken[True], taken[False]), 5, "%"
+
+
+def _beyond(these: list[float], those: list[float]) -> float:
+    return (statistics.median(a / b for a, b in zip(these, those, strict=True)) - 1) * 100
+
+
+def _flush_new(engine: sa.Engine, value: str, *, both: bool) -> float:
+    with orm.Session(engine) as session:
+        for number in range(1000):
+            given = {"user_email": f"{value}{number}"}
+            session.add(_User(name="x", **given, **({"email_address": given["user_email"]} if both else {})))
+        return _flushed(session)
+
+
+def _flush_changed(engine: sa.Engine, value: str, *, both: bool) -> float:
+    with orm.Session(engine) as session:
+        session.execute(sa.insert(_User), [{"name": "x", "user_email": "a", "email_address": "a"} for _ in range(1000)])
+        for number, user in enumerate(session.scalars(sa.select(_User)).all()):
+            user.user_email = f"{value}{number}"
+            if both:
+                user.email_address = user.user_email
+        return _flushed(session)
+
+
+def _flushed(session: orm.Session) -> float:
+    """Rolled back: each flush finds the same tables."""
+    gc.collect()
+    began = time.thread_time()
+    session.flush()
+    taken = time.thread_time() - began
+    session.rollback()
+    return taken
 
 
 def statements(url: str, seconds: int) -> Figure:

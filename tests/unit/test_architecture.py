@@ -30,6 +30,7 @@ LAYERS = (
     ("zdmigrate.planning",),
     ("zdmigrate.changes",),
     ("zdmigrate.migration", "zdmigrate.config", "zdmigrate.throttle_settings"),
+    ("zdmigrate.app.dual_declared", "zdmigrate.app.dual_writing"),  # they read what a migration declares
     ("zdmigrate.postgres",),
     ("zdmigrate.backfill", "zdmigrate.control"),
     ("zdmigrate.engine",),
@@ -44,7 +45,7 @@ LAYERS = (
 
 def layer_of(module: str) -> int:
     name = module if module in ("zdmigrate", "zdmigrate.__main__") else ".".join(module.split(".")[:2])
-    found = [level for level, names in enumerate(LAYERS) if name in names]
+    found = [level for wanted in (module, name) for level, names in enumerate(LAYERS) if wanted in names]
     assert found, f"{module} has no layer: add it to LAYERS"
     return found[0]
 

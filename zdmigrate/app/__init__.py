@@ -1,4 +1,4 @@
-"""What applications import: who is alive, which shape to read. Small, quick to import, and never in the way.
+"""What applications import: who is alive, which shape to read and write. Small, quick to import, and never in the way.
 
 Names are loaded on first use: `import zdmigrate.app` itself costs nothing.
 """
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from zdmigrate.app.async_fleet import AsyncFleet as AsyncFleet
     from zdmigrate.app.async_fleet import register_async as register_async
     from zdmigrate.app.async_shadowing import AsyncShadowRead as AsyncShadowRead
+    from zdmigrate.app.dual_writing import DualWrite as DualWrite
     from zdmigrate.app.fleet import Fleet as Fleet
     from zdmigrate.app.fleet import register as register
     from zdmigrate.app.ignoring import IGNORED as IGNORED
@@ -38,6 +39,7 @@ _HOME = {
     "AsyncFleet": "async_fleet",
     "AsyncShadowRead": "async_shadowing",
     "DualWriter": "outbox.writer",
+    "DualWrite": "dual_writing",
     "Fleet": "fleet",
     "IgnoredColumns": "ignoring",
     "ReadSwitch": "switch",
@@ -62,6 +64,7 @@ __all__ = [
     "AsyncDualWriter",
     "AsyncFleet",
     "AsyncShadowRead",
+    "DualWrite",
     "DualWriter",
     "Fleet",
     "IgnoredColumns",
