@@ -187,6 +187,14 @@ def test_a_locked_table_holds_nobody_up(site: Site, table: str) -> None:
     assert site.notes == []
 
 
+def test_writes_of_a_replication_role_are_noted_too(site: Site) -> None:
+    site.make(to=Phase.SWITCH_READS)
+    with connect(site.database, options="-c session_replication_role=replica") as applier:
+        applier.execute("INSERT INTO users (user_email) VALUES ('a')")
+        assert applier.execute("SELECT email_address FROM users").fetchall() == [("a",)]
+    assert [side for side, _ in site.notes] == ["old"]
+
+
 def test_serializable_writers_do_not_conflict_over_notes(site: Site) -> None:
     """Each writes a row of its own; reading notes, they would have read what the other one inserts."""
     site.make(USERS, "CREATE TABLE others (id int)", to=Phase.SWITCH_READS)

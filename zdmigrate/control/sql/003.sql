@@ -142,6 +142,7 @@ ALTER TABLE {schema}.write_note
     ADD COLUMN diverged boolean NOT NULL DEFAULT true,
     ADD COLUMN statement text;
 ALTER TABLE {schema}.write_note ALTER COLUMN role SET DEFAULT session_user;
+ALTER TABLE {schema}.write_note SET (vacuum_truncate = off);  -- which would lock it, and notes be lost
 CREATE INDEX write_note_backend ON {schema}.write_note (backend, at);
 -- Guards that an older zdmigrate has installed write here.
 CREATE VIEW {schema}.sync_violation AS
@@ -191,15 +192,18 @@ BEGIN
 END
 $zdmigrate$;
 
--- Called by the triggers' functions, in the application's transactions and with its rights. It waits for nobody: whoever
--- calls it goes on without a note. Unless it is told to note `every` write, it notes one a minute: poolers make sessions
--- forget what they have noted. (A serializable transaction must not read here, or it would conflict with others.)
+-- Called by the triggers' functions, in the application's transactions and with its rights: where it fails, they go on
+-- without a note. Unless it is told to note `every` write, it waits for nobody, and notes one a minute: poolers make
+-- sessions forget what they have noted. (A serializable transaction must not read here, or it would conflict with others.)
 CREATE FUNCTION {schema}.note_write(
     of_migration text, of_table text, of_side text, of_diverged boolean, every boolean
 ) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '10ms' AS $zdmigrate$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '50ms' AS $zdmigrate$
 BEGIN
-    LOCK TABLE {schema}.write_note IN ROW EXCLUSIVE MODE NOWAIT;
+    IF NOT every THEN
+        LOCK TABLE {schema}.migration IN ACCESS SHARE MODE NOWAIT;
+        LOCK TABLE {schema}.write_note IN ROW EXCLUSIVE MODE NOWAIT;
+    END IF;
     IF NOT every AND current_setting('transaction_isolation') <> 'serializable' AND EXISTS (
         SELECT FROM {schema}.write_note AS n
         WHERE n.backend = pg_backend_pid() AND n.at > clock_timestamp() - interval '1 min' AND n.migration = of_migration
