@@ -337,7 +337,7 @@ def test_a_guard_of_an_older_version_still_writes(site: Site) -> None:
 
 
 def test_what_they_cost_is_a_branch(site: Site) -> None:
-    """The other side's branch alone looks at the clock."""
+    """The other side's branch alone looks at a setting."""
     text = sync.sync_function(
         [
             sync.SyncPair(
@@ -348,5 +348,5 @@ def test_what_they_cost_is_a_branch(site: Site) -> None:
         '"z"."f"', "new", None, sync.Noting(function='"z"."n"', migration="m", table="t"),
     )  # fmt: skip
     before, after = text.split("  ELSE\n")[-1], text.split("  IF new_written THEN")[1].split("  ELSE\n")[0]
-    assert "clock_timestamp" in before
-    assert "clock_timestamp" not in after
+    assert "zdmigrate.looked_" in before
+    assert "zdmigrate." not in after

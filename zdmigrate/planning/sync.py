@@ -365,7 +365,7 @@ def guard_function(pairs: Sequence[SyncPair], name: str, noting: Noting, every: 
                 *_indent(_each_statement(noting, ended)),
                 "ELSE",
                 f"  said := pg_catalog.current_setting({kept}, true);",
-                *_indent(_each_minute("true", kept, noting.call("side", diverged=True, every=False), "said")),
+                *_indent(_each_minute(kept, noting.call("side", diverged=True, every=False), "said")),
                 "END IF;",
             ],
         ),
@@ -444,24 +444,33 @@ def _each_statement(noting: Noting, setting: str) -> list[str]:
     )
 
 
-def _each_minute(written: str, setting: str, note: list[str], said: str) -> list[str]:
+def _each_minute(setting: str, note: list[str], said: str) -> list[str]:
     """Note a write, unless the session has lately. First it is remembered, and outside of what may fail: a note that
     cannot be made is not tried again for each row of a bulk statement."""
     clock = "pg_catalog.date_part('epoch', pg_catalog.clock_timestamp())"
     past = f"{said}::pg_catalog.float8 OPERATOR(pg_catalog.<) {clock}"
     due = f"(CASE WHEN {said} OPERATOR(pg_catalog.<>) '' THEN {past} ELSE true END)"
     until = f"({clock} OPERATOR(pg_catalog.+) {NOTED_EACH})::pg_catalog.int8::pg_catalog.text"
-    condition = due if written == "true" else f"{written} AND {due}"
-    return _when(condition, [f"PERFORM pg_catalog.set_config({setting}, {until}, false);", *note])
+    return _when(due, [f"PERFORM pg_catalog.set_config({setting}, {until}, false);", *note])
 
 
 def _noted(noting: Noting, name: str, authority: Authority) -> list[str]:
-    """What notes a write that came through the side alone that has not the authority; where it is, `_sync` knows more."""
+    """What notes a write that came through the side alone that has not the authority; where it is, `_sync` knows more.
+
+    For the other rows of a transaction it is one look at a setting: that is what a bulk statement pays for each row.
+    """
     side = "new" if authority == "old" else "old"
-    written = "true" if authority == "old" else "old_written"
     setting = literal(f"zdmigrate.noted_{names.digest(name)}_{side}")
+    looked = literal(f"zdmigrate.looked_{names.digest(name)}_{side}")
     note = noting.call(literal(side), diverged=False, every=False)
-    return _each_minute(written, setting, note, f"pg_catalog.current_setting({setting}, true)")
+    fresh = f"(pg_catalog.current_setting({looked}, true) OPERATOR(pg_catalog.=) 'x') IS NOT TRUE"
+    return _when(
+        fresh if authority == "old" else f"old_written AND {fresh}",
+        [
+            f"PERFORM pg_catalog.set_config({looked}, 'x', true);",
+            *_each_minute(setting, note, f"pg_catalog.current_setting({setting}, true)"),
+        ],
+    )
 
 
 def trigger(
