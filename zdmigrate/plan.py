@@ -166,6 +166,9 @@ class Step:
     """The same for rows that the old shape cannot hold at all: somebody must change them before it can come back."""
     refused_by: str | None = None
     """The same for rows that make the step itself impossible; asked before its phase begins."""
+    asked_within: str | None = None
+    """A query for texts that say what is in the way; asked in the step's transaction once its locks are held, so that nothing
+    comes between the answer and the step. Never part of a plan's hash."""
     authored: bool = False
     """Written by the migration's author: `locks` are declared, and whoever executes the step refuses any other."""
 

@@ -325,7 +325,18 @@ def test_a_trigger_fires_for_the_column_of_the_name_in_every_phase(stage: Callab
 
 
 def test_an_application_that_syncs_by_itself(stage: Callable[[Case], Stage]) -> None:
+    """Of a column that keeps its name nobody could write both shapes: it gets another one, too."""
     made = stage(Case(schema=RICH, changes=(*CASES["another type"].changes, 'sync="app"'), by_hand=()))
+    with made.project(made.make()) as project:
+        refused = project.advance([], target=Phase.EXPAND)
+        assert "keeps its name and gets another type" in (refused.migrations[0].message or "")
+
+
+@pytest.mark.parametrize("changes", [CASES["under another name"].changes, CASES["under another name"].changes[:1]])
+def test_an_application_that_syncs_by_itself_under_another_name(
+    stage: Callable[[Case], Stage], changes: tuple[str, ...]
+) -> None:
+    made = stage(Case(schema=RICH, changes=(*changes, 'sync="app"'), by_hand=()))
     name = made.make()
     before = made.catalog(name)
     with made.project(name) as project:

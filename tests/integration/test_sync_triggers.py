@@ -264,6 +264,8 @@ def role(database: Database) -> Iterator[str]:
 
 def as_application(database: Database, role: str) -> psycopg.Connection[Any]:
     with connect(database) as connection:
+        # What everybody may is to note a write; who may not even that loses nothing.
+        connection.execute("REVOKE USAGE ON SCHEMA zdmigrate FROM PUBLIC")
         assert one(connection, "SELECT has_schema_privilege(%s, 'zdmigrate', 'USAGE')", role) is False
         connection.execute(f"GRANT SELECT, INSERT, UPDATE, DELETE ON users TO {role}".encode())
         connection.execute(f"GRANT USAGE ON SEQUENCE users_id_seq TO {role}".encode())

@@ -9,7 +9,8 @@ import pytest
 
 from zdmigrate.app.shapes import Needed, NeededTable, Needs, Shape, Shapes, Trait
 from zdmigrate.control.instances import Group, Sessions, Version
-from zdmigrate.engine import draining
+from zdmigrate.control.writes import Write
+from zdmigrate.engine import draining, dual_writing
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 SHAPES = Shapes(
@@ -210,3 +211,119 @@ def test_many_are_counted() -> None:
     groups = [group(str(number)) for number in range(25)]
     said = draining.said(judged(groups=groups, versions=[]), Shape.OLD)
     assert "and 15 more" in said
+
+
+# Writes that were noted ------------------------------------------------------------------------------------------------
+
+
+def write(application: str = "shop/1", **facts: Any) -> Write:
+    given = {
+        "role": "app", "side": "old", "at": NOW, "count": 1, "table": "public.users", "backend": 7,
+        "statement": "UPDATE users SET user_email = ?", "recent": True, "retired": False,
+    }  # fmt: skip
+    return Write(application=application, **{**given, **facts})
+
+
+def test_a_recent_write_through_the_shape_speaks_against_it() -> None:
+    facts: dict[str, Any] = {"groups": [group("2")], "versions": [version("1", OLD), version("2", NEW)]}
+    verdict = judged(**facts, writes=[write("nightly")])
+    assert not verdict.proven
+    assert (
+        "a write through the old shape at 2026-11-21 12:00:00 UTC by nightly (role app, pid 7): UPDATE users SET user_email = ?"
+    ) in draining.said(verdict, Shape.OLD)
+    assert not judged(**facts, writes=[write("")]).proven
+    # Also one that says of itself that it does without.
+    assert not judged(**facts, writes=[write("shop/2", retired=True)]).proven
+
+
+def test_a_version_that_has_said_goodbye_since_does_not() -> None:
+    facts: dict[str, Any] = {"groups": [group("2")], "versions": [version("1", OLD), version("2", NEW)]}
+    assert not judged(**facts, writes=[write("shop/1")]).proven, "it did so before, or never did"
+    assert judged(**facts, writes=[write("shop/1", retired=True)]).proven
+    assert not judged(**facts, writes=[write("shop/1", retired=True), write("psql")]).proven
+
+
+def test_an_old_write_is_mentioned_and_proves_nothing() -> None:
+    past = [write("nightly", recent=False, count=3)]
+    verdict = judged(groups=[group("2")], versions=[version("2", NEW)], writes=past)
+    assert verdict.proven
+    assert (
+        "the last write through the old shape was at 2026-11-21 12:00:00 UTC by nightly (role app, pid 7, noted 3 times)"
+        in (draining.said(verdict, Shape.OLD))
+    )
+    assert not judged(writes=past).proven
+
+
+# Who writes both shapes -----------------------------------------------------------------------------------------------
+
+BOTH = needs("user_email", "email_address")
+WRONG = frozenset((Shape.OLD, Shape.NEW, Shape.UNKNOWN))
+
+
+def dual(wrong: frozenset[Shape] = WRONG, **facts: Any) -> draining.Verdict:
+    given: dict[str, Any] = {
+        "migration": "0001", "project": "default", "shapes": SHAPES, "leaving": Shape.NEW, "since": NOW - timedelta(hours=1),
+        "tables": (("public", "users"),), "groups": (), "versions": (), "sessions": (),
+    }  # fmt: skip
+    return dual_writing.judge(draining.Facts(**{**given, **facts}), wrong)
+
+
+@pytest.mark.parametrize(
+    ("what", "proven", "said"),
+    [
+        (BOTH, True, "every version that is alive writes both shapes: shop 1: 3 instances"),
+        (OLD, False, "shop 1 (web1:7:abc and 2 more, seen 2026-11-21 12:00:00 UTC) writes the old shape alone"),
+        (NEW, False, "writes the new shape alone"), (None, False, "nobody knows what it writes"),
+        (needs("id"), False, "nothing proves"),
+    ],
+)  # fmt: skip
+def test_who_is_alive_must_write_both(what: Needs | None, *, proven: bool, said: str) -> None:
+    verdict = dual(groups=[group("1")], versions=[version("1", what)])
+    assert verdict.proven is proven
+    assert said in dual_writing.said(verdict)
+
+
+def test_one_that_follows_a_switch_says_so() -> None:
+    assert dual(groups=[group("1", said="either")]).proven
+    assert dual(groups=[group("1", said="both")], versions=[version("1", OLD)]).proven
+
+
+def test_going_back_the_old_shape_harms_nobody() -> None:
+    back = frozenset((Shape.NEW, Shape.UNKNOWN))
+    groups = [group("1"), group("2")]
+    assert dual(back, groups=groups, versions=[version("1", OLD), version("2", BOTH)]).proven
+    assert not dual(back, groups=groups, versions=[version("1", NEW), version("2", BOTH)]).proven
+
+
+def test_sessions_and_rollouts_of_those_that_write_both() -> None:
+    facts: dict[str, Any] = {"groups": [group("2")], "versions": [version("1", OLD), version("2", BOTH)]}
+    assert dual(**facts, sessions=[session("shop/2")]).proven
+    verdict = dual(**facts, sessions=[session("shop/1"), session("psql")])
+    assert "whose instances do not report in, writes the old shape alone" in dual_writing.said(verdict)
+    assert "2 sessions psql of app (pid 77): nobody says which version that is" in dual_writing.said(verdict)
+    assert dual(**facts, sessions=[session("psql", reaches=False), session("psql", superuser=True)]).proven
+    done = [version("2", deployed_at=NOW)]
+    assert dual(versions=done, sessions=[session("", since=NOW + timedelta(seconds=1))]).proven
+    assert not dual(versions=done, sessions=[session("", since=NOW - timedelta(seconds=1))]).proven
+    assert not dual(versions=[version("2", deployed_at=NOW - timedelta(hours=2))]).proven
+    assert not dual(versions=[version("2", NEW, deployed_at=NOW)]).proven
+
+
+def test_others_that_nobody_knows_do_not_matter() -> None:
+    theirs: dict[str, Any] = {"project": "crm", "application": "crm"}
+    facts: dict[str, Any] = {"versions": [version("2", BOTH), version("9", **theirs)]}
+    assert dual(**facts, groups=[group("2"), group("9", **theirs)]).proven
+
+
+def test_writes_that_left_them_different() -> None:
+    facts: dict[str, Any] = {"groups": [group("2")], "versions": [version("1", OLD), version("2", BOTH)]}
+    verdict = dual(**facts, writes=[write("nightly", side="old")])
+    assert "a write that left the two shapes different at" in dual_writing.said(verdict)
+    assert dual(**facts, writes=[write("shop/1", retired=True)]).proven
+    said = dual_writing.forgotten([write("nightly", count=4), *[write("x")] * 3], "0001")
+    assert (
+        "nightly (role app, pid 7) wrote the old shape alone of public.users at 2026-11-21 12:00:00 UTC, the last of 4"
+        in said
+    )
+    assert "; …" in said
+    assert "zdmigrate revert 0001 --to dual_write" in said

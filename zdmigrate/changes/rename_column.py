@@ -10,7 +10,8 @@ from zdmigrate.changes.base import Change, OneShot, require_name
 from zdmigrate.errors import Drift, Unsafe, UsageError
 from zdmigrate.phases import Phase
 from zdmigrate.plan import Window
-from zdmigrate.planning import reshape
+from zdmigrate.planning import rebinding, reshape
+from zdmigrate.planning.draft import TableDraft
 from zdmigrate.planning.parts import ChangePlan, Scope, Target, alter, refuse_type
 from zdmigrate.sqltext import ident
 
@@ -22,7 +23,8 @@ class RenameColumn(Change):
     A shadow column under the new name is built beside the old one, with copies of its indexes, and both are kept equal
     while versions N and N+1 run. When N is gone, the column itself takes the new name, with all that depends on it:
     keys, constraints, views, policies, statistics, privileges. The shadow is dropped at the end. The catalog ends as
-    ``ALTER TABLE … RENAME COLUMN`` would have left it.
+    ``ALTER TABLE … RENAME COLUMN`` would have left it. With ``sync="app"`` the new column survives, and takes over what
+    `ChangeType` would take over, too: what version N+1 wrote is in it alone.
 
     Locks: ACCESS EXCLUSIVE, catalog only, a few times; see ``zdmigrate plan``. Undo: from every phase up to
     `retire`, without losing what N+1 wrote. Refused: generated columns and partition keys.
@@ -61,12 +63,27 @@ class RenameColumn(Change):
         column = table.live_column(self.old)
         self._refuse(table.live, column)
         table.rename(self.old, self.new)
+        if scope.sync == "app":
+            self._keep_new(scope, table, column)
         accepted = reshape.explicit_null(column, self.new)
         return ChangePlan(
             window=Window(old_until=Phase.SWITCH_READS, new_from=Phase.BACKFILL),
             hazards=() if accepted is None else accepted[:1],
             gates=() if accepted is None else accepted[1:],
         )
+
+    def _keep_new(self, scope: Scope, table: TableDraft, column: catalog.Column) -> None:
+        """Let the new column survive. In the old one is not what version N+1 writes: nothing in the database brings it there.
+
+        Raises:
+            Unsafe: something cannot be carried to it.
+        """
+        if table.is_replaced(self.new):
+            return
+        reshape.refuse_unreplaceable(table, column, doing='renamed with sync="app"')
+        rebinding.refuse(scope, table.live, column.name, column.type)
+        name = ident(self.new)
+        table.replace(self.new, type_=column.type, up=name, down=name, beside=self.new, default=column.default)
 
     def _refuse(self, table: catalog.Table, column: catalog.Column) -> None:
         shown = f"{self.schema}.{self.table}.{self.old}"

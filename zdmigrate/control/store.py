@@ -212,20 +212,29 @@ class Store:
         if self._run(cursor, statement, (after, key, before)).rowcount != 1:
             raise Drift("the migration's phase changed while we worked", hint="run: zdmigrate status")
 
-    def set_verified(self, cursor: Cursor, key: int, *, verified: bool) -> None:
+    def moment(self, connection: Connection) -> str:
+        """What is committed now, as a ``pg_snapshot``: what is read from here on shows all of it."""
+        row = connection.execute("SELECT pg_current_snapshot()::text").fetchone()
+        assert row is not None
+        return str(row[0])
+
+    def set_verified(self, cursor: Cursor, key: int, *, verified: bool, since: str | None = None) -> None:
         """Note that every row was found filled, or that this is no longer known.
+
+        Args:
+            since: the `moment` before the first row was read.
 
         Raises:
             Waiting: rows wait in quarantine; nobody may take them for filled.
         """
         if not verified:
-            self._run(cursor, "UPDATE {migration} SET verified_at = NULL WHERE key = %s", (key,))
+            self._run(cursor, "UPDATE {migration} SET verified_at = NULL, verified_from = NULL WHERE key = %s", (key,))
             return
         statement = (
-            "UPDATE {migration} AS m SET verified_at = clock_timestamp() WHERE m.key = %s "
+            "UPDATE {migration} AS m SET verified_at = clock_timestamp(), verified_from = %s::pg_snapshot WHERE m.key = %s "
             "AND NOT EXISTS (SELECT FROM {quarantine} AS q WHERE q.migration = m.key AND q.resolved_at IS NULL)"
         )
-        if self._run(cursor, statement, (key,)).rowcount != 1:
+        if self._run(cursor, statement, (since, key)).rowcount != 1:
             raise Waiting("rows could not be filled and wait in quarantine", hint="zdmigrate quarantine list")
 
     def adopt(self, cursor: Cursor, key: int) -> None:
@@ -336,15 +345,10 @@ class Store:
         row = self._run(connection, statement).fetchone()
         return bool(row and row[0])
 
-    def sync_violations(self, connection: Connection, id_: str) -> int:
-        """How many writes the guard of an application-synced migration has counted."""
-        row = self._run(connection, "SELECT count(*) FROM {sync_violation} WHERE migration = %s", (id_,)).fetchone()
-        return int(row[0]) if row else 0
-
     def _run(self, where: Connection | Cursor, statement: str, values: tuple[Any, ...] = ()) -> Cursor:
         names = (
             "meta", "migration", "lease", "event", "backfill", "backfill_process", "backfill_window", "backfill_control",
-            "backfill_cost", "quarantine", "heartbeat", "read_switch", "app_instance", "sync_violation"
+            "backfill_cost", "quarantine", "heartbeat", "read_switch", "app_instance"
         )  # fmt: skip
         text = statement
         for name in names:

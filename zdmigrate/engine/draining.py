@@ -8,6 +8,7 @@ from datetime import datetime
 
 from zdmigrate.app.shapes import Shape, Shapes, classify
 from zdmigrate.control.instances import Group, Sessions, Version
+from zdmigrate.control.writes import Write
 from zdmigrate.wording import counted
 
 _NAMED = 10
@@ -20,7 +21,7 @@ class Facts:
 
     `leaving` is the shape that is about to go, `tables` are (schema, name) pairs of what the migration is about. `since` is
     when versions that do without could first be deployed: what was declared as deployed after that, without saying what it
-    needs, counts as one of them.
+    needs, counts as one of them. `writes` are those through the leaving shape since then, as triggers have noted them.
     """
 
     migration: str
@@ -32,6 +33,7 @@ class Facts:
     groups: Sequence[Group]
     versions: Sequence[Version]
     sessions: Sequence[Sessions]
+    writes: Sequence[Write] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +70,7 @@ def judge(facts: Facts) -> Verdict:
         elif _is_concerned(facts, version) or (group.said is not None and group.project == facts.project):
             proof.append(f"{group.application} {group.version}: {counted(group.count, 'instance')} without it")
     against += _in_sessions(facts, accounted)
+    against += in_writes(facts, f"through the {facts.leaving} shape")
     live = {(group.project, group.application, group.version) for group in facts.groups}
     for version in _declared(facts):
         shape = _shape(facts, version, None)
@@ -78,7 +81,7 @@ def judge(facts: Facts) -> Verdict:
             against.append(f"{version.shown} is declared as deployed, and {what}")
         elif _is_concerned(facts, version):
             proof.append(f"{version.shown}: deployed since {_at(_moment(version))}")
-    return Verdict(against=tuple(against), proof=tuple(proof), unseen=tuple(_unseen(facts)))
+    return Verdict(against=tuple(against), proof=(*proof, *_last_write(facts, proof)), unseen=tuple(_unseen(facts)))
 
 
 def _declared(facts: Facts) -> list[Version]:
@@ -161,6 +164,33 @@ def _in_sessions(facts: Facts, accounted: set[str]) -> Iterator[str]:
                 yield f"{_sessions(session)}, whose instances do not report in"
         elif not session.superuser and (complete is None or session.since is None or session.since < complete):
             yield f"{_sessions(session)}: nobody says which version that is"
+
+
+def in_writes(facts: Facts, which: str) -> Iterator[str]:
+    """Recent writes, but for those of versions whose last instance has said goodbye since."""
+    known = {version.session_name for version in facts.versions}
+    live = {v.session_name for v in facts.versions for g in facts.groups if _key(v) == _key(g)}
+    for write in facts.writes:
+        gone = write.application in known and write.application not in live and write.retired
+        if write.recent and not gone:
+            yield _written(write, f"a write {which}")
+
+
+def _last_write(facts: Facts, proof: Sequence[str]) -> Iterator[str]:
+    """For whoever reads the proof; by itself it proves nothing."""
+    if proof and facts.writes:
+        yield _written(facts.writes[0], f"the last write through the {facts.leaving} shape was")
+
+
+def _key(of: Version | Group) -> tuple[str, str, str]:
+    return of.project, of.application, of.version
+
+
+def _written(write: Write, what: str) -> str:
+    name = write.application or "a session without a name"
+    noted = f", noted {write.count} times" if write.count > 1 else ""
+    said = f": {write.statement}" if write.statement else ""
+    return f"{what} at {_at(write.at)} by {name} (role {write.role}, pid {write.backend}{noted}){said}"
 
 
 def _sessions(session: Sessions) -> str:

@@ -15,7 +15,7 @@ import psycopg
 from zdmigrate.engine import functions
 from zdmigrate.engine.holding import Holding, InTheWay
 from zdmigrate.engine.row_steps import RowSteps
-from zdmigrate.errors import Drift, Irreversible, Progressed, Unsafe
+from zdmigrate.errors import Drift, Irreversible, Progressed, Unsafe, Waiting
 from zdmigrate.phases import Phase
 from zdmigrate.plan import LockMode, Mode, Step, TableLock, name_of
 from zdmigrate.planning import authored, sync
@@ -168,10 +168,19 @@ class Executor:
         started = time.monotonic()
         with self._locking(step, locks) as cursor:
             over = self._watching(step, cursor, locks)
+            if action == "do" and step.asked_within is not None:
+                self._ask_within(step, cursor, step.asked_within)
             for statement in statements:
                 with over(_shown(statement)):
                     cursor.execute(statement.encode())
             self.held.log(cursor, step, action, statements, started)
+
+    def _ask_within(self, step: Step, cursor: session.Cursor, query: str) -> None:
+        found = [str(row[0]) for row in cursor.execute(query.encode()).fetchall()]
+        if found:
+            raise Waiting(
+                f"{step.title}: {'; '.join(found)}", hint=f"what to do: zdmigrate status {self.held.migration}"
+            )
 
     def _calls(self, step: Step, action: str, references: Sequence[str], locks: Sequence[TableLock]) -> None:
         """Call a step's function. One that yields is committed there, and goes on in the next transaction."""

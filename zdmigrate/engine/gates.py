@@ -8,10 +8,10 @@ from datetime import timedelta
 
 from zdmigrate.app.shapes import Shape
 from zdmigrate.backfill.bad_rows import quarantine
-from zdmigrate.control import instances, shadows
+from zdmigrate.control import instances, shadows, writes
 from zdmigrate.control.policy import Policy
 from zdmigrate.control.store import Record, Store
-from zdmigrate.engine import comparing, draining
+from zdmigrate.engine import comparing, draining, dual_writing
 from zdmigrate.engine.outcome import GateState
 from zdmigrate.errors import Unsafe, UsageError, Waiting, ZdmigrateError
 from zdmigrate.phases import Phase
@@ -21,6 +21,9 @@ from zdmigrate.wording import counted, spoken
 
 INSTANCE_GRACE = timedelta(minutes=15)
 """An instance whose heartbeat stopped without a goodbye counts as alive for this long."""
+
+DIVERGED_LATELY = timedelta(minutes=10)
+"""How long nobody may have left the two shapes different before a backfill of ``sync="app"``."""
 
 _NAMED = 3
 """Rows that the gate of the quarantine names."""
@@ -150,7 +153,7 @@ def _answer(gate: Gate, record: Record, requires: tuple[str, ...], facts: Facts)
         case "shadow_reads":
             return _compared(gate, record, facts)
         case "dual_writers":
-            return False, _dual_writers(gate, record, facts)
+            return _dual_writers(gate, record, facts)
         case _:  # to be accepted by somebody: only an override satisfies it
             return False, gate.detail
 
@@ -178,16 +181,20 @@ def _drain_facts(record: Record, leaving: Shape, facts: Facts) -> draining.Facts
     since = store.completed_at(connection, record.id, plan.window.new_from) if leaving is Shape.OLD else None
     tables = tuple(sorted({(lock.schema, lock.name) for step in plan.steps() for lock in step.locks}))
     asked = facts.policy.drained
+    since = since or record.phase_since
     return draining.Facts(
         migration=record.id,
         project=store.project,
         shapes=record.shapes,
         leaving=leaving,
-        since=since or record.phase_since,
+        since=since,
         tables=tables,
         groups=instances.live(connection, store.schema, record.id, INSTANCE_GRACE),
         versions=instances.versions(connection, store.schema),
         sessions=instances.sessions(connection, tables) if asked else (),
+        writes=writes.through(connection, store.schema, record.id, leaving, since=since, recent=INSTANCE_GRACE)
+        if asked
+        else (),
     )
 
 
@@ -203,6 +210,24 @@ def _compared(gate: Gate, record: Record, facts: Facts) -> tuple[bool, str]:
     return comparing.judged(gate.demand, found)
 
 
-def _dual_writers(gate: Gate, record: Record, facts: Facts) -> str:
-    count = facts.store.sync_violations(facts.connection, record.id)
-    return f"{gate.detail}: nothing proves it; the guard counted {count} diverging writes"
+def _dual_writers(gate: Gate, record: Record, facts: Facts) -> tuple[bool, str]:
+    """Before the backfill: who is alive, and lately wrote. After the verification: what it may not have seen."""
+    if gate.phase is not Phase.BACKFILL:
+        # From switch_reads on the new shape has the authority, and version N+1 may write it alone.
+        sides = ("old", "both") if gate.phase.position > Phase.SWITCH_READS.position else ("old", "new", "both")
+        found = writes.unverified(facts.connection, facts.store.schema, record.id, record.key, sides)
+        return not found, dual_writing.forgotten(
+            found, record.id
+        ) if found else "no write has left the two shapes different"
+    forward = gate.direction is Direction.FORWARD
+    # Going back, the old shape gets the authority: who writes it alone harms nobody.
+    wrong = frozenset((Shape.NEW, Shape.UNKNOWN, *((Shape.OLD,) if forward else ())))
+    known = _drain_facts(record, Shape.NEW, facts)
+    since = facts.store.completed_at(facts.connection, record.id, Phase.DUAL_WRITE) or known.since
+    lately: list[writes.Write] = []
+    if forward and facts.policy.drained:
+        lately = writes.diverging(facts.connection, facts.store.schema, record.id, recent=DIVERGED_LATELY)
+    verdict = dual_writing.judge(dataclasses.replace(known, since=since, writes=lately), wrong)
+    if not facts.policy.drained and not verdict.against:
+        return True, "the environment's policy does not ask for it"
+    return verdict.proven, dual_writing.said(verdict)

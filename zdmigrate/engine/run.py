@@ -93,6 +93,7 @@ class Run:
 
     def _forward(self, record: Record, phase: Phase) -> None:
         part = self.plan.phase(phase)
+        since: str | None = None
         if part.steps:
             self._announce(phase, f"{phase} …")
             with self.executor.held.fenced() as cursor:
@@ -105,17 +106,21 @@ class Run:
                 self._refuse_hold(self._record())
                 if self.out_of_time():
                     raise Progressed(f"out of time before {step.title}", hint="run the command again")
+                if step.mode is Mode.VERIFY and since is None:
+                    since = self._store.moment(self.facts.connection)
                 self._do(phase, step)
         if phase is Phase.BACKFILL:
             self._refuse_unsynced(record)  # from here on N+1 may be deployed
         with self.executor.held.fenced() as cursor:
             self._store.complete_phase(cursor, record.key, before=record.phase, after=phase)
             if phase is Phase.BACKFILL:
-                self._store.set_verified(cursor, record.key, verified=True)
+                self._store.set_verified(cursor, record.key, verified=True, since=since)
             self._log(cursor, phase, "complete", "done")
         self._announce(phase, f"{phase} is complete")
 
     def _do(self, phase: Phase, step: Step) -> None:
+        if "dual_writers" in self.facts.overrides:
+            step = dataclasses.replace(step, asked_within=None)
         try:
             self.executor.do(step)
         except Unsafe as error:
@@ -148,13 +153,13 @@ class Run:
     def _await_applications(self, phase: Phase, direction: Direction) -> None:
         """Before something is taken away, or built on what applications do."""
         found = {gate.name for gate in gates.of(self.plan, phase, direction)}
-        if found & {"drained", "dual_writers"}:
+        if "drained" in found or ("dual_writers" in found and phase is Phase.BACKFILL):
             acknowledging.wait(
                 self.facts.connection, self._store, self._record(), say=lambda said: self._announce(phase, said),
                 out_of_time=self.out_of_time,
             )  # fmt: skip
             # Who came, or fell silent, meanwhile.
-            again = [gate for gate in gates.of(self.plan, phase, direction) if gate.name == "drained"]
+            again = [gate for gate in gates.of(self.plan, phase, direction) if gate.name in ("drained", "dual_writers")]
             error = gates.refusal(gates.check(again, self._record(), self.requires, self.facts), phase)
             if error is not None:
                 raise error
@@ -191,7 +196,7 @@ class Run:
 
     def _refuse_losses(self, phases: Sequence[Phase], *, allow_lossy: bool) -> None:
         done = [s for p in phases for s in self.plan.phase(p).steps if s.undo_loses or s.undo_blocked]
-        done = [step for step in done if self.executor.probe(step) == "done"]
+        done = [step for step in done if not step.is_probed or self.executor.probe(step) == "done"]
         named = self._names_of(phases)
         blocked = self._rows_named([q for step in done for q in queries_in(step.undo_blocked, named)])
         if blocked:

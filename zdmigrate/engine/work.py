@@ -16,7 +16,7 @@ from zdmigrate.backfill.bad_rows import quarantine
 from zdmigrate.backfill.forecasts.forecast import Forecast
 from zdmigrate.backfill.pacing import governor
 from zdmigrate.config import Config
-from zdmigrate.control import lease
+from zdmigrate.control import lease, writes
 from zdmigrate.control.fence import lost
 from zdmigrate.control.store import Record, Store
 from zdmigrate.engine import bootstrapping, forecasting, gates, planned
@@ -66,6 +66,8 @@ class Work:
             return
         with self._lease(record or self.register(file)) as held:
             plan = self._bind_plan(file, held)
+            with session.transaction(self.connection, lock_timeout=timedelta(seconds=10)) as cursor:
+                writes.prune(cursor, self.config.schema)
             run = self._run(plan, file.requires, held, overrides, deadline, file.functions, evidence, ramp)
             run.advance(plan.automatic_target if target is None else target)
 
@@ -127,6 +129,7 @@ class Work:
             with self._lease(record) as held:
                 # Looking is allowed under a hold, so nothing but the lease and a signal stop it.
                 executor = self.executor(plan, held, {}, lambda: self.stop.asked)
+                since = self.store.moment(self.connection)
                 renamed = any(s.renames and s.phase.position <= record.phase.position for s in plan.steps())
                 for step in plan.steps():
                     if step.phase.position <= record.phase.position:
@@ -138,7 +141,7 @@ class Work:
                             executor.rows.verify(step)
                 if record.phase.position >= Phase.BACKFILL.position and not renamed:
                     with executor.held.fenced() as cursor:
-                        self.store.set_verified(cursor, record.key, verified=True)
+                        self.store.set_verified(cursor, record.key, verified=True, since=since)
 
     def _run(
         self,

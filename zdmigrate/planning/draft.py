@@ -60,6 +60,12 @@ class Replace(ColumnMove):
         """Whether it has another name than the old one."""
         return self.beside == self.name
 
+    @property
+    def only_renamed(self) -> bool:
+        """Whether it has nothing else than another name."""
+        plain = (self.up, self.down) == (ident(self.column.name), ident(self.name))
+        return self.renamed and plain and self.type == self.column.type
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Fill:
@@ -282,9 +288,10 @@ class TableDraft:
         live = self.live_column(name)
         self._refuse_used(name, "changed")
         move = self._move(live.name)
-        if isinstance(move, Replace):
+        named = isinstance(move, Rename) or (isinstance(move, Replace) and move.only_renamed)
+        if isinstance(move, Replace) and not named:
             raise Unsafe(f"the type of {self.shown}.{name} is changed twice", hint="change it once")
-        physical = name if isinstance(move, Rename) else beside
+        physical = name if named else beside
         made = Replace(
             column=live, name=name, beside=physical, type=type_, on_down_error=on_down_error,
             up=self.initial(up),
@@ -294,7 +301,7 @@ class TableDraft:
         )  # fmt: skip
         # What filled the old column in place is part of `up` now.
         self.moves = [m for m in self.moves if not (isinstance(m, Fill) and m.name == live.name)]
-        if isinstance(move, Rename):
+        if move is not None and named:
             self.moves[self.moves.index(move)] = made
         else:
             self.moves.append(made)

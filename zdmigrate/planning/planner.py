@@ -168,9 +168,7 @@ def _gates(migration: Planned, phase: Phase, steps: list[Step], own: list[Gate],
     if migration.requires:
         detail = f"{', '.join(migration.requires)} completed {phase}"
         found.append(Gate(name="requires", phase=phase, detail=detail, overridable=False))
-    if migration.sync == "app" and phase is Phase.BACKFILL and here:
-        detail = 'every live version writes both shapes (sync="app"), and the guard counted no divergence'
-        found.append(Gate(name="dual_writers", phase=phase, detail=detail))
+    found += _dual_writers(migration, phase, steps, window)
     if phase is Phase.SWITCH_READS and any(step.mode is Mode.VERIFY for step in steps):
         found.append(Gate(name="verified", phase=phase, detail="every row is filled", overridable=False))
     if phase is Phase.SWITCH_READS and migration.shadow_reads is not None:
@@ -183,10 +181,37 @@ def _gates(migration: Planned, phase: Phase, steps: list[Step], own: list[Gate],
         )
     if _first_beyond(window.old_until, phase, steps):
         found.append(Gate(name="drained", phase=phase, detail="no instance of version N is alive"))
-    if here and phase.previous.position < window.new_from.position <= phase.position:
+    if _first_before(_survived_from(migration, window), phase, here):
         detail = "no instance of version N+1 is alive"
         found.append(Gate(name="drained", phase=phase, detail=detail, direction=Direction.BACKWARD))
     return found
+
+
+def _dual_writers(migration: Planned, phase: Phase, steps: list[Step], window: Window) -> Iterator[Gate]:
+    """With ``sync="app"``: who writes both shapes, and whether anybody was found who did not."""
+    here = any(step.phase is phase for step in steps)
+    if migration.sync != "app" or not here:
+        return
+    if phase is Phase.BACKFILL:
+        yield Gate(name="dual_writers", phase=phase, detail="every version that is alive writes both shapes")
+        if window.new_from is not Phase.BACKFILL:
+            return
+        back = "every version that is alive and needs the new shape writes both"
+        yield Gate(name="dual_writers", phase=phase, detail=back, direction=Direction.BACKWARD)
+    elif phase.position > Phase.BACKFILL.position and any(step.mode is Mode.VERIFY for step in steps):
+        detail = "nobody has left the two shapes different since every row was verified"
+        yield Gate(name="dual_writers", phase=phase, detail=detail)
+
+
+def _survived_from(migration: Planned, window: Window) -> Phase:
+    """The first state in which those live on that need the new shape: who writes both needs it to be there, not full."""
+    by_both = migration.sync == "app" and window.new_from is Phase.BACKFILL
+    return Phase.DUAL_WRITE if by_both else window.new_from
+
+
+def _first_before(survived_from: Phase, phase: Phase, here: list[Step]) -> bool:
+    """Whether undoing the phase leads to before that state."""
+    return bool(here) and phase.previous.position < survived_from.position <= phase.position
 
 
 def _publication_gates(steps: list[Step], snapshot: schema.Snapshot) -> Iterator[Gate]:

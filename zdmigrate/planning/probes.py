@@ -106,6 +106,11 @@ def renamed(table: schema.Table, before: str, after: str) -> str:
     )
 
 
+def unless_column(table: schema.Table, name: str, probe: str) -> str:
+    """Done also when the column is there: then what the other probe asks for has had its time."""
+    return f"SELECT CASE WHEN EXISTS (SELECT FROM {_attribute(table, name)}) THEN 'done' ELSE ({probe}) END"
+
+
 def triggers(table: schema.Table, names: tuple[str, ...], *, control: str | None, last: str | None = None) -> str:
     """Done when all are there and ENABLE ALWAYS, on the table and on every partition, and still fire first and last.
 

@@ -18,7 +18,7 @@ from zdmigrate import schema
 from zdmigrate.errors import Unsafe
 from zdmigrate.hazards import Hazard
 from zdmigrate.phases import Phase
-from zdmigrate.plan import Comparison, Gate, LockMode, Step
+from zdmigrate.plan import Comparison, Gate, LockMode, RowQueries, Step
 from zdmigrate.planning import carry, draft, indexes, notnull, probes, rebinding, sync, synced, usertriggers
 from zdmigrate.planning.draft import ColumnMove, Drop, Fill, Rename, Replace, TableDraft
 from zdmigrate.planning.parts import (
@@ -62,6 +62,7 @@ class _Reshaping:
             return TableSteps(first=tuple(self._in_place()))
         if self.synced.pairs:
             self.synced.refuse_unsyncable()
+        self._refuse_same_name()
         self._claim_indexes()
         hazards, gates = self.synced.trigger_hazards() if self.synced.pairs else ((), ())
         gone = usertriggers.dropped(self.table, [m.column.name for m in self.gone if not self._keeps_name(m)])
@@ -74,6 +75,21 @@ class _Reshaping:
             gates=(*gates, *self.triggers.gates, *gone),
             comparison=self._comparison() if self.synced.pairs else None,
         )
+
+    def _refuse_same_name(self) -> None:
+        """The application would have to write the new column under one name before the moment of the swap, and under another
+        after it; whoever goes on writing the name that it knows writes old values into the new column.
+
+        Raises:
+            Unsafe: with ``sync="app"``, a column of the same name takes an old one's place.
+        """
+        if self.scope.sync == "app" and self.swap.renames:
+            names = ", ".join(m.name for m in self.replaces if not m.renamed)
+            raise Unsafe(
+                f'{self.shape.shown}.{names} keeps its name and gets another type: with sync="app" nobody could write both '
+                "shapes under their names, and from one moment on the name means the other one",
+                hint='leave sync="app" out, or give the column a new name, too: RenameColumn and ChangeType in one migration',
+            )
 
     def _comparison(self) -> Comparison:
         return Comparison(
@@ -264,16 +280,31 @@ class _Reshaping:
         if self.synced.pairs:
             yield self._install()
         if any(pair.new for pair in self.synced.pairs):
-            yield self.synced.fill()
+            if self.scope.sync == "app":
+                yield self.synced.watch_all()
+            yield dataclasses.replace(self.synced.fill(), undo_loses=self._overwritten(filled=False))
         yield from self._equip()
         if self.renames or self.replaces:
             switch = synced.switch_statement(self.scope.control, self.scope.migration)
-            yield self.synced.hand_over(switch, self.swap, self.retire.after)
+            step = self.synced.hand_over(switch, self.swap, self.retire.after)
+            yield dataclasses.replace(step, undo_loses=self._overwritten(filled=True))
         if self.retire.renames:
-            yield self.synced.retire(self.retire, self._retire_title())
+            step = self.synced.retire(self.retire, self._retire_title())
+            yield dataclasses.replace(step, undo_loses=self._left_behind())
         for move in self.gone:
             yield from drop_foreign_keys(self.scope, self.table, move.column.name, self._retired(move.column))
         yield from self._contract()
+
+    def _overwritten(self, *, filled: bool) -> RowQueries:
+        """``sync="app"``: rows in which version N+1 may have written the new shape alone. Once the old one has the authority
+        again, the next backfill would write over them."""
+        queries = ((phase, self.synced.overwritten(names, filled=filled)) for phase, names in self.stages())
+        return tuple((phase, query) for phase, query in queries if query is not None)
+
+    def _left_behind(self) -> RowQueries:
+        """``sync="app"``: rows whose old shape is not what version N would have to find."""
+        queries = ((phase, self.synced.left_behind(names)) for phase, names in self.stages())
+        return tuple((phase, query) for phase, query in queries if query is not None)
 
     def _last(self) -> Iterator[Step]:
         """What closes `backfill`, after the changes' own steps."""
@@ -354,8 +385,13 @@ class _Reshaping:
                     undo += synced.reset_column(self.table, move.name, definition, move.settings)
         step = self.synced.install(*extra, *self.triggers.widen, undo=(*self.triggers.narrow, *undo))
         losses = [q for m in self.fills if m.definition is not None for q in self._losses(m.name)]
-        if self.scope.sync == "app":
-            losses += [(phase, self.synced.diverged(names)) for phase, names in self.stages()]
+        losses += self._overwritten(filled=False)
+        if not any(pair.new for pair in self.synced.pairs):
+            losses += self._left_behind()
+        if self.scope.sync == "app" and self.retire.renames:  # which takes the guard away
+            step = dataclasses.replace(
+                step, probe=probes.unless_column(self.table, self.retire.renames[0][1], step.probe)
+            )
         return dataclasses.replace(step, undo_loses=tuple(losses))
 
     def _losses(self, name: str) -> tuple[tuple[Phase, str], ...]:
@@ -446,7 +482,7 @@ class _Reshaping:
             if left
             else probes.triggers_absent(table, self.synced.trigger_names)
         )
-        yield transaction_step(
+        step = transaction_step(
             self.scope, Phase.CONTRACT, f"drop.{left[0]}" if left else f"unsync.{self.label}", "; ".join(said),
             probe=probe,
             do=[
@@ -457,9 +493,12 @@ class _Reshaping:
                 *self._final_names(),
                 *(s for s in remove if s.startswith("DROP FUNCTION")),
             ],
-            undo=() if left or final else self.synced.install(undo=()).do,
+            undo=() if left or final else self.synced.reinstall(),
             locks=on(table, ACCESS_EXCLUSIVE), takes_away=takes_away, irreversible=bool(left or final),
         )  # fmt: skip
+        if self.scope.sync == "app" and any(pair.new for pair in self.synced.pairs):
+            step = dataclasses.replace(step, asked_within=self.synced.forgotten())
+        yield step
 
     def _late_defaults(self) -> Iterator[str]:
         target = ident(self.table.schema, self.table.name)

@@ -10,6 +10,10 @@ The rules are docs/explanation/safety.md, section "Sync triggers". In short, wit
   the other follows; where both were written and disagree, the authority wins; what is unfilled after that is filled.
 
 The writer is never recognised by session state: poolers share sessions.
+
+A write that came through the shape that has not the authority is *noted* (`Noting`), once a minute and session: evidence
+that somebody still uses it. Where the application keeps the shapes equal (``sync="app"``), a guard notes the writes that
+did not.
 """
 
 from __future__ import annotations
@@ -30,7 +34,16 @@ KEY_LOCKS = 1000
 NO_EQUIVALENT = "has no equivalent in"
 """How a trigger refuses a new value that the old shape cannot hold."""
 
+NOTED_EACH = 60
+"""Seconds between two notes of one session, side and table."""
+
+NOTED_AT_MOST = 20
+"""Statements of one transaction that are noted where every one is: more do not say more."""
+
 Authority = Literal["old", "new"]
+
+Side = Literal["old", "new", "both"]
+"""Through which shape a write came."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +106,23 @@ class SyncPair:
         return not casts and self.unfilled_when is None and all(text in bare for text in (*self.up, *self.down))
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Noting:
+    """Where writes are noted: `function` is the control schema's ``note_write``, qualified and quoted; `table` is for people."""
+
+    function: str
+    migration: str
+    table: str
+
+    def call(self, side: str, *, diverged: bool, every: bool) -> list[str]:
+        """The statement that notes a write; `side` is an expression. Whatever becomes of it, the write goes on."""
+        values = (literal(self.migration), literal(self.table), side, str(diverged).lower(), str(every).lower())
+        return ["BEGIN", f"  PERFORM {self.function}({', '.join(values)});", *_SWALLOWED]
+
+
+_SWALLOWED = ("EXCEPTION WHEN OTHERS THEN", "  NULL;", "END;")
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Row:
     """How the columns of a row are written: bare in a query, ``NEW."x"`` in a trigger, under another name later."""
@@ -146,6 +176,11 @@ def lost(pair: SyncPair, row: Row = BARE) -> str:
     return f"{there} AND {_differs([row.column(c.name) for c in pair.new], _ups(pair, row))}"
 
 
+def stale(pair: SyncPair, row: Row = BARE) -> str:
+    """Whether a row has a new value that says something else than the old one."""
+    return f"NOT ({_empty(pair.new, row)}) AND ({unfilled(pair, row)})"
+
+
 def any_unfilled(pairs: Sequence[SyncPair], row: Row = BARE) -> str:
     """The same for the pairs of one table: whether any of them still needs its `up`."""
     return _any(unfilled(pair, row) for pair in pairs)
@@ -189,7 +224,11 @@ def new_defaults(pair: SyncPair) -> dict[str, str]:
 
 
 def sync_function(
-    pairs: Sequence[SyncPair], name: str, authority: Authority, renamed: Mapping[str, str] | None = None
+    pairs: Sequence[SyncPair],
+    name: str,
+    authority: Authority,
+    renamed: Mapping[str, str] | None = None,
+    noting: Noting | None = None,
 ) -> str:
     """``CREATE OR REPLACE FUNCTION`` of the first trigger, which syncs what the statement wrote.
 
@@ -198,11 +237,13 @@ def sync_function(
     """
     row, (first, *others) = Row("NEW.", renamed or {}), pairs
     declare = dict.fromkeys(line for pair in pairs for line in _sync_declared(pair))
+    note = [] if noting is None else _noted(noting, name, authority)
     if not others:
-        return _function(name, [*_sync(first, authority, renamed), "RETURN NEW;"], tuple(declare), plain=first.plain)
+        body = [*_sync(first, authority, renamed, note), "RETURN NEW;"]
+        return _function(name, body, tuple(declare), plain=first.plain)
     # What only fills comes last: a value that it sets beside the one that was written would look as if it were written.
     ordered = sorted(pairs, key=lambda pair: not (pair.old and pair.new))
-    body = [line for pair in ordered for line in _when(_disturbed(pair, row), _sync(pair, authority, renamed))]
+    body = [line for pair in ordered for line in _when(_disturbed(pair, row), _sync(pair, authority, renamed, note))]
     body += [line for pair in pairs for line in _when(_disturbed(pair, row), _settle(pair, row))]
     return _function(name, [*body, "RETURN NEW;"], tuple(declare), plain=all(pair.plain for pair in pairs))
 
@@ -296,17 +337,140 @@ def _keys(pairs: Sequence[SyncPair]) -> list[tuple[frozenset[str], UniqueKey]]:
     return list({key.name: (pair.columns, key) for pair in pairs for key in pair.keys}.values())
 
 
-def guard_function(name: str, migration: str, table: str, record: str) -> str:
-    """``sync="app"``: counts writes that left the pair unfilled. `record` is the qualified control table.
+def guard_function(pairs: Sequence[SyncPair], name: str, noting: Noting, every: frozenset[Side]) -> str:
+    """``sync="app"``: the AFTER trigger's function, which notes writes that left a pair diverged, and changes nothing.
 
-    It only ever inserts (no hot row), and runs as its owner because the application has no rights there.
+    An UPDATE that finds a pair diverged, and touches neither side of it, is not to blame. Of the sides in `every`, each
+    statement is noted, in a bulk statement the first row; of the others one write a minute and session.
     """
-    insert = (
-        f"INSERT INTO {record} (migration, table_name, application, backend) "
-        f"VALUES ({literal(migration)}, {literal(table)}, "
-        "pg_catalog.current_setting('application_name'), pg_catalog.pg_backend_pid());"
+    judged = [line for pair in pairs for line in _guarded(pair)]
+    flags = ("stale", "was_stale", "new_written", "old_written")
+    declare = ("side text;", "this text;", "said text;", *(f"{flag} boolean;" for flag in flags))
+    ended, kept = (
+        f"pg_catalog.concat({literal(f'zdmigrate.{kind}_{names.digest(name)}_')}, side)"
+        for kind in ("diverged", "noted")
     )
-    return _dollar(name, [insert, "RETURN NULL;"], (), "SECURITY DEFINER SET search_path = pg_catalog, pg_temp ")
+    strict = " OR ".join(f"side OPERATOR(pg_catalog.=) {literal(each)}" for each in sorted(every)) or "false"
+    body = [
+        "BEGIN",
+        *_indent(judged),
+        "EXCEPTION WHEN OTHERS THEN",
+        "  side := 'both';",  # it differs, and cannot be looked at
+        "END;",
+        *_when(
+            "side IS NOT NULL",
+            [
+                f"IF {strict} THEN",
+                f"  said := pg_catalog.current_setting({ended}, true);",
+                *_indent(_each_statement(noting, ended)),
+                "ELSE",
+                f"  said := pg_catalog.current_setting({kept}, true);",
+                *_indent(_each_minute(kept, noting.call("side", diverged=True, every=False), "said")),
+                "END IF;",
+            ],
+        ),
+        "RETURN NULL;",
+    ]
+    return _function(name, body, declare, plain=all(pair.plain for pair in pairs))
+
+
+def _guarded(pair: SyncPair) -> list[str]:
+    """Which side of one pair was written without the other: sets `side`, where it was. "new" gives way to the others."""
+    new, old = Row("NEW."), Row("OLD.")
+    # What the other shape has none of: who inserts, leaves it empty; an UPDATE is to blame where it was full before.
+    if not pair.new:
+        found = ["IF TG_OP OPERATOR(pg_catalog.=) 'INSERT' THEN", "  this := 'new';", "END IF;"]
+    elif not pair.old:
+        changed = _differs([old.column(c.name) for c in pair.new], [new.column(c.name) for c in pair.new])
+        found = [
+            "IF TG_OP OPERATOR(pg_catalog.=) 'INSERT' THEN",
+            "  this := 'old';",
+            "ELSE",
+            *_indent(_asked(pair, old, "was_stale")),
+            *_indent(_when(f"{changed} OR NOT was_stale", ["this := 'old';"])),
+            "END IF;",
+        ]
+    else:
+        found = [
+            *_which_written(pair, None),
+            "IF old_written AND new_written THEN",
+            "  this := 'both';",
+            "ELSIF new_written THEN",
+            "  this := 'new';",
+            "ELSIF old_written OR TG_OP OPERATOR(pg_catalog.=) 'INSERT' THEN",
+            "  this := 'old';",
+            "ELSE",
+            *_indent(_asked(pair, old, "was_stale")),
+            *_indent(_when("NOT was_stale", ["this := 'old';"])),  # something else that `up` reads
+            "END IF;",
+        ]
+    asked = _asked(pair, new, "stale")
+    keep = (
+        "side := CASE WHEN this IS NULL OR this OPERATOR(pg_catalog.=) 'new' THEN COALESCE(side, this) ELSE this END;"
+    )
+    return ["this := NULL;", *asked, *_when("stale", [*found, keep])]
+
+
+def _asked(pair: SyncPair, row: Row, flag: str, *, exact: bool = False) -> list[str]:
+    """Set a flag: whether a row is unfilled. A new value that has no old one is consistent with NULL."""
+    if not _careful(pair):
+        return [f"{flag} := {unfilled(pair, row)};"]
+    return [
+        "BEGIN",
+        f"  {flag} := {unfilled(pair, row, exact=exact)};",
+        "EXCEPTION WHEN data_exception THEN",
+        f"  {flag} := NOT ({_empty(pair.old, row)});",
+        "END;",
+    ]
+
+
+def _each_statement(noting: Noting, setting: str) -> list[str]:
+    """Note the first row of each of a transaction's statements. The setting ends with the transaction, as the note does
+    that is rolled back."""
+    stamp = "(pg_catalog.date_part('epoch', pg_catalog.statement_timestamp()) OPERATOR(pg_catalog.*) 1000000)"
+    stamp = f"{stamp}::pg_catalog.int8::pg_catalog.text"
+    number = "pg_catalog.split_part(said, ' ', 1)::pg_catalog.int4"
+    due = (
+        f"(CASE WHEN said OPERATOR(pg_catalog.<>) '' THEN {number} OPERATOR(pg_catalog.<) {NOTED_AT_MOST} "
+        f"AND pg_catalog.split_part(said, ' ', 2) OPERATOR(pg_catalog.<>) {stamp} ELSE true END)"
+    )
+    count = f"CASE WHEN said OPERATOR(pg_catalog.<>) '' THEN {number} OPERATOR(pg_catalog.+) 1 ELSE 1 END"
+    return _when(
+        due,
+        [
+            f"PERFORM pg_catalog.set_config({setting}, pg_catalog.concat({count}, ' ', {stamp}), true);",
+            *noting.call("side", diverged=True, every=True),
+        ],
+    )
+
+
+def _each_minute(setting: str, note: list[str], said: str) -> list[str]:
+    """Note a write, unless the session has lately. First it is remembered, and outside of what may fail: a note that
+    cannot be made is not tried again for each row of a bulk statement."""
+    clock = "pg_catalog.date_part('epoch', pg_catalog.clock_timestamp())"
+    past = f"{said}::pg_catalog.float8 OPERATOR(pg_catalog.<) {clock}"
+    due = f"(CASE WHEN {said} OPERATOR(pg_catalog.<>) '' THEN {past} ELSE true END)"
+    until = f"({clock} OPERATOR(pg_catalog.+) {NOTED_EACH})::pg_catalog.int8::pg_catalog.text"
+    return _when(due, [f"PERFORM pg_catalog.set_config({setting}, {until}, false);", *note])
+
+
+def _noted(noting: Noting, name: str, authority: Authority) -> list[str]:
+    """What notes a write that came through the side alone that has not the authority; where it is, `_sync` knows more.
+
+    For the other rows of a transaction it is one look at a setting: that is what a bulk statement pays for each row.
+    """
+    side = "new" if authority == "old" else "old"
+    setting = literal(f"zdmigrate.noted_{names.digest(name)}_{side}")
+    looked = literal(f"zdmigrate.looked_{names.digest(name)}_{side}")
+    note = noting.call(literal(side), diverged=False, every=False)
+    fresh = f"(pg_catalog.current_setting({looked}, true) OPERATOR(pg_catalog.=) 'x') IS NOT TRUE"
+    return _when(
+        fresh if authority == "old" else f"old_written AND {fresh}",
+        [
+            f"PERFORM pg_catalog.set_config({looked}, 'x', true);",
+            *_each_minute(setting, note, f"pg_catalog.current_setting({setting}, true)"),
+        ],
+    )
 
 
 def trigger(
@@ -369,11 +533,32 @@ def _written(row: Row, columns: tuple[SyncColumn, ...], defaults: Mapping[str, s
     return " OR ".join(found)
 
 
-def _sync(pair: SyncPair, authority: Authority, renamed: Mapping[str, str] | None) -> list[str]:
-    """The statements that sync one pair of a row that a statement wrote."""
-    new, old = Row("NEW.", renamed or {}), Row("OLD.", renamed or {})
+def _sync(pair: SyncPair, authority: Authority, renamed: Mapping[str, str] | None, note: list[str]) -> list[str]:
+    """The statements that sync one pair of a row that a statement wrote; `note` is for one that came through the side that
+    has not the authority."""
+    new = Row("NEW.", renamed or {})
     if not pair.old or not pair.new:
         return _fill(pair, new) if pair.new else _mirror(pair, new)
+    mirrored = "new_written AND NOT old_written" if authority == "old" else "new_written"
+    if authority == "new" and any(c.default_volatile for c in pair.old):
+        # An INSERT that leaves out such a column looks like one that wrote it.
+        note = _when("TG_OP OPERATOR(pg_catalog.=) 'UPDATE'", note) if note else []
+    body = [
+        *_which_written(pair, renamed),
+        f"IF {mirrored} THEN",
+        *_indent(_mirror(pair, new)),
+        *_indent(note if authority == "old" else []),
+        "ELSE",
+        *_indent(_settle(pair, new)),
+        *_indent(note if authority == "new" else []),
+        "END IF;",
+    ]
+    return body if _identity(pair) else [*body, *_when(unfilled(pair, new), _fill(pair, new))]
+
+
+def _which_written(pair: SyncPair, renamed: Mapping[str, str] | None) -> list[str]:
+    """Which sides a statement wrote."""
+    new, old = Row("NEW.", renamed or {}), Row("OLD.", renamed or {})
     olds, news = [new.column(c.name) for c in pair.old], [new.column(c.name) for c in pair.new]
     was_old, was_new = [old.column(c.name) for c in pair.old], [old.column(c.name) for c in pair.new]
     defaults = new_defaults(pair)
@@ -382,8 +567,7 @@ def _sync(pair: SyncPair, authority: Authority, renamed: Mapping[str, str] | Non
         if any(c.default_volatile for c in pair.old)
         else _written(new, pair.old, {c.name: c.default for c in pair.old})
     )
-    mirrored = "new_written AND NOT old_written" if authority == "old" else "new_written"
-    body = [
+    return [
         "IF TG_OP OPERATOR(pg_catalog.=) 'INSERT' THEN",
         f"  new_written := {_written(new, pair.new, defaults)};",
         f"  old_written := {old_written};",
@@ -391,13 +575,7 @@ def _sync(pair: SyncPair, authority: Authority, renamed: Mapping[str, str] | Non
         f"  new_written := {_differs(was_new, news)};",
         f"  old_written := {_differs(was_old, olds)};",
         "END IF;",
-        f"IF {mirrored} THEN",
-        *_indent(_mirror(pair, new)),
-        "ELSE",
-        *_indent(_settle(pair, new)),
-        "END IF;",
     ]
-    return body if _identity(pair) else [*body, *_when(unfilled(pair, new), _fill(pair, new))]
 
 
 def _sync_declared(pair: SyncPair) -> tuple[str, ...]:
@@ -433,17 +611,8 @@ def _declared(pair: SyncPair) -> tuple[str, ...]:
 
 
 def _fill_unfilled(pair: SyncPair, row: Row) -> list[str]:
-    """`_fill` where the row needs it. A new value that has no old one is consistent with NULL."""
-    return [
-        "BEGIN",
-        f"  stale := {unfilled(pair, row, exact=True)};",
-        "EXCEPTION WHEN data_exception THEN",
-        f"  stale := NOT ({_empty(pair.old, row)});",
-        "END;",
-        "IF stale THEN",
-        *_indent(_fill(pair, row)),
-        "END IF;",
-    ]
+    """`_fill` where the row needs it."""
+    return [*_asked(pair, row, "stale", exact=True), *_when("stale", _fill(pair, row))]
 
 
 def _empty(columns: tuple[SyncColumn, ...], row: Row) -> str:

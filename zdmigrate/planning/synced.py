@@ -17,6 +17,13 @@ from zdmigrate.sqltext import AmbiguousName, columns_in, ident, literal
 
 ACCESS_EXCLUSIVE = LockMode.ACCESS_EXCLUSIVE
 
+_EVERY: Mapping[str, frozenset[sync.Side]] = {
+    "dual_write": frozenset(),  # N is there for a while, and need not be noted with every write
+    "backfill": frozenset(("old", "new", "both")),
+    "switch_reads": frozenset(("old", "both")),  # N+1 may write the new shape alone
+}
+"""Of which sides every write is noted by the guard, once a phase is there."""
+
 Names = Mapping[str, str]
 
 
@@ -93,13 +100,24 @@ class Synced:
 
     def functions(self, authority: sync.Authority, renamed: Names | None = None) -> tuple[str, ...]:
         """``CREATE OR REPLACE`` of every function."""
-        made = [sync.sync_function(self.pairs, self.function("sync"), authority, renamed)]
+        made = [self._sync_function(authority, renamed)]
         if self._settles:
             made.append(sync.settle_function(self.pairs, self.function("settle"), renamed))
         if self._keyed:
             target = ident(self.table.schema, self.table.name)
             made.append(sync.key_function(self.pairs, self.function("key"), target, renamed))
         return tuple(made)
+
+    def _sync_function(self, authority: sync.Authority, renamed: Names | None) -> str:
+        return sync.sync_function(self.pairs, self.function("sync"), authority, renamed, self._noting)
+
+    @property
+    def _noting(self) -> sync.Noting:
+        return sync.Noting(
+            function=ident(self.scope.control, "note_write"),
+            migration=self.scope.migration,
+            table=f"{self.table.schema}.{self.table.name}",
+        )
 
     def install(self, *extra: str, undo: tuple[str, ...]) -> Step:
         """Functions, triggers, and `extra` (the new column's default), in one transaction.
@@ -121,15 +139,24 @@ class Synced:
 
     def remove(self) -> tuple[str, ...]:
         """Drop triggers, then functions."""
-        triggers = tuple(
-            f"DROP TRIGGER IF EXISTS {ident(name)} ON {target}"
-            for target in self._targets
-            for name in self.trigger_names
-        )
+        triggers = self._drop_triggers()
         if self.scope.sync == "app":
             return (*triggers, f"DROP FUNCTION IF EXISTS {self.function('guard')}()")
         functions = dict.fromkeys(t.function for t in self._triggers())
         return (*triggers, *(f"DROP FUNCTION IF EXISTS {function}()" for function in functions))
+
+    def _drop_triggers(self) -> tuple[str, ...]:
+        return tuple(
+            f"DROP TRIGGER IF EXISTS {ident(name)} ON {target}"
+            for target in self._targets
+            for name in self.trigger_names
+        )
+
+    def reinstall(self) -> tuple[str, ...]:
+        """What `install` does, where `contract` is undone."""
+        if self.scope.sync == "app":
+            return (self._guard_function("switch_reads" if self._switches else "backfill"), *self._guard_triggers())
+        return self.install(undo=()).do
 
     @property
     def _targets(self) -> tuple[str, ...]:
@@ -174,6 +201,18 @@ class Synced:
             unfilled=sync.any_unfilled(filled),
         )
 
+    def watch_all(self) -> Step:
+        """``sync="app"``: from the backfill on every transaction that leaves rows diverged is noted.
+
+        The lock waits for those that have written before, so that none of them is missed.
+        """
+        return transaction_step(
+            self.scope, Phase.BACKFILL, f"watch.{self.label}", f"note every write that leaves {self.label} diverged",
+            probe=self._guard_probe(done=("backfill", "switch_reads"), todo="dual_write"),
+            do=(self._guard_function("backfill"),), undo=(self._guard_function("dual_write"),),
+            locks=on(self.table, LockMode.SHARE_ROW_EXCLUSIVE),
+        )  # fmt: skip
+
     def hand_over(self, switch: str, swap: Swap, retired: Names) -> Step:
         """`switch_reads`: the new shape gets the authority and, where it takes an old one's name, the name.
 
@@ -182,10 +221,11 @@ class Synced:
         app = self.scope.sync == "app"
         forward = (
             *swap.statements(self.table),
-            *(() if app else self.functions("new", swap.after)),
+            *((self._guard_function("switch_reads"),) if app else self.functions("new", swap.after)),
             switch.format(100),
         )
-        back = (*swap.undo(self.table), *(() if app else self.functions("old", swap.before)), switch.format(0))
+        before = (self._guard_function("backfill"),) if app else self.functions("old", swap.before)
+        back = (*swap.undo(self.table), *before, switch.format(0))
         moved = f", under the name{'s' * (len(swap.renames) > 2)} of the old one" if swap.renames else ""
         return transaction_step(
             self.scope, Phase.SWITCH_READS, f"authority.{self.label}",
@@ -197,27 +237,32 @@ class Synced:
 
     def _handed_over(self, swap: Swap, retired: Names) -> str:
         if self.scope.sync == "app":
-            return swap.probe(self.table) if swap.renames else ALWAYS_TODO
-        name = self.function("sync")
-        done = tuple(sync.sync_function(self.pairs, name, "new", renamed) for renamed in (swap.after, retired))
-        todo = sync.sync_function(self.pairs, name, "old", swap.before)
+            return self._guard_probe(done=("switch_reads",), todo="backfill")
+        done = tuple(self._sync_function("new", renamed) for renamed in (swap.after, retired))
+        todo = self._sync_function("old", swap.before)
         return probes.function(self.scope.control, self._function_name("sync"), done=done, todo=todo)
 
     def retire(self, swap: Swap, title: str) -> Step:
         """Rename the old columns out of the way and, in the same transaction, the names in the functions.
 
-        Two transactions would make every write in between fail.
+        Two transactions would make every write in between fail. The guard of ``sync="app"`` goes in the same one: what
+        version N+1 writes from then on leaves the old shape behind, and may.
         """
-        plain = self.scope.sync == "app" or not self.pairs
-        functions = () if plain else self.functions("new", swap.after)
-        back = () if plain else self.functions("new", swap.before)
-        return transaction_step(
+        app = self.scope.sync == "app" and bool(self.pairs)
+        functions: tuple[str, ...] = ()
+        back: tuple[str, ...] = ()
+        if app:
+            functions, back = self._drop_triggers(), self._guard_triggers()
+        elif self.pairs:
+            functions, back = self.functions("new", swap.after), self.functions("new", swap.before)
+        step = transaction_step(
             self.scope, Phase.RETIRE, f"retire.{self.label}", title,
             probe=swap.rebinding.probe(swap.probe(self.table)),
             do=(*swap.statements(self.table), *functions), undo=(*swap.undo(self.table), *back),
             locks=swap.locks(self.table),
             takes_away=True,
         )  # fmt: skip
+        return dataclasses.replace(step, asked_within=self.forgotten()) if app and self._fills else step
 
     @property
     def trigger_names(self) -> tuple[str, ...]:
@@ -337,28 +382,78 @@ class Synced:
         return self.scope.name("guard", self.label, self.table.schema, self.table.name)
 
     def _guard(self, *extra: str, undo: tuple[str, ...]) -> Step:
-        record = ident(self.scope.control, "sync_violation")
-        when = sync.any_unfilled(self.pairs, sync.Row("NEW."))
-        function = self.function("guard")
-        guards = [
+        return transaction_step(
+            self.scope, Phase.DUAL_WRITE, f"guard.{self.label}", f"note writes that leave {self.label} diverged",
+            probe=probes.triggers(self.table, (self._guard_name,), control=None),
+            do=[self._guard_function("dual_write"), *self._guard_triggers(), *extra],
+            undo=[*self.remove(), *undo],
+            locks=on(self.table, ACCESS_EXCLUSIVE if extra else LockMode.SHARE_ROW_EXCLUSIVE),
+            undo_locks=on(self.table, ACCESS_EXCLUSIVE),
+        )  # fmt: skip
+
+    def _guard_triggers(self) -> tuple[str, ...]:
+        when, function = sync.disturbed(self.pairs), self.function("guard")
+        return tuple(
             statement
             for target in self._targets
             for statement in sync.trigger(
                 target, self._guard_name, function, events="INSERT OR UPDATE", when=when, timing="AFTER"
             )
-        ]
-        return transaction_step(
-            self.scope, Phase.DUAL_WRITE, f"guard.{self.label}", f"count writes that leave {self.label} diverged",
-            probe=probes.triggers(self.table, (self._guard_name,), control=None),
-            do=[
-                sync.guard_function(function, self.scope.migration, f"{self.table.schema}.{self.table.name}", record),
-                *guards,
-                *extra,
-            ],
-            undo=[*self.remove(), *undo],
-            locks=on(self.table, ACCESS_EXCLUSIVE if extra else LockMode.SHARE_ROW_EXCLUSIVE),
-            undo_locks=on(self.table, ACCESS_EXCLUSIVE),
-        )  # fmt: skip
+        )
+
+    def _guard_function(self, after: str) -> str:
+        return sync.guard_function(self.pairs, self.function("guard"), self._noting, _EVERY[after])
+
+    def _guard_probe(self, *, done: tuple[str, ...], todo: str) -> str:
+        made = tuple(self._guard_function(after) for after in done)
+        return probes.function(
+            self.scope.control, self._function_name("guard"), done=made, todo=self._guard_function(todo)
+        )
+
+    @property
+    def _switches(self) -> bool:
+        return any(pair.old and pair.new for pair in self.pairs)
+
+    def forgotten(self) -> str:
+        """Asks for writes that did not reach the new shape since the verification began: who, when, what."""
+        where = f"{self._news('n')} AND n.table_name = {literal(self._noting.table)} AND n.side <> 'new'"
+        return (
+            "SELECT format('a write by %s (role %s, pid %s) at %s: %s', coalesce(nullif(n.application, ''), 'a session without a "
+            "name'), n.role, n.backend, date_trunc('second', n.at), n.statement) "
+            f"FROM {ident(self.scope.control, 'write_note')} AS n WHERE {where} ORDER BY n.number DESC LIMIT 3"
+        )
+
+    def _news(self, note: str) -> str:
+        """A condition: a note of divergence that the verification may not have seen."""
+        migration = literal(self.scope.migration)
+        seen = (
+            f"SELECT FROM {ident(self.scope.control, 'migration')} AS m WHERE m.id = {migration} "
+            f"AND m.phase NOT IN ('none', 'contract') AND pg_visible_in_snapshot({note}.xact, m.verified_from)"
+        )
+        return f"{note}.diverged AND {note}.migration = {migration} AND NOT EXISTS ({seen})"
+
+    def overwritten(self, renamed: Names, *, filled: bool) -> str | None:
+        """``sync="app"``: asks for rows whose two shapes differ, unless all that was noted are writes through the old one:
+        then the new one may be made again of it. Not `filled`: before the backfill has come to them, rows may be empty.
+        """
+        row = sync.Row(renamed=renamed)
+        pairs = [pair for pair in self.pairs if pair.old and pair.new]
+        if self.scope.sync != "app" or not pairs:
+            return None
+        found = " OR ".join(f"({self._differing(pair, row, filled=filled)})" for pair in pairs)
+        notes = f"FROM {ident(self.scope.control, 'write_note')} AS n WHERE {self._news('n')}"
+        explained = f"EXISTS (SELECT {notes}) AND NOT EXISTS (SELECT {notes} AND n.side <> 'old')"
+        return self._named("differs in its two shapes", f"({found}) AND NOT ({explained})")
+
+    def _differing(self, pair: sync.SyncPair, row: sync.Row, *, filled: bool) -> str:
+        return sync.unfilled(pair, row) if filled else sync.stale(pair, row)
+
+    def left_behind(self, renamed: Names) -> str | None:
+        """``sync="app"``: asks for rows whose old shape does not say what the new one does."""
+        pairs = [pair for pair in self.pairs if pair.old]
+        if self.scope.sync != "app" or not pairs:
+            return None
+        return self._named("differs in its two shapes", sync.any_unfilled(pairs, sync.Row(renamed=renamed)))
 
     def diverged(self, renamed: Names) -> str:
         """Asks for rows whose two shapes differ, while columns have these names."""

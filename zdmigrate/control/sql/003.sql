@@ -172,3 +172,94 @@ LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_tim
 $zdmigrate$;
 
 REVOKE EXECUTE ON FUNCTION {schema}.app_shadow(text, text, jsonb) FROM PUBLIC;
+
+-- Writes that came through one shape alone, as triggers on the application's tables have noted them; `diverged`: nothing
+-- has made the other shape follow (sync = "app"). Only ever inserted into, and no row is read, by who notes.
+ALTER TABLE {schema}.sync_violation RENAME TO write_note;
+ALTER TABLE {schema}.write_note
+    ADD COLUMN role text NOT NULL DEFAULT '',
+    ADD COLUMN xact xid8 NOT NULL DEFAULT pg_current_xact_id(),
+    ADD COLUMN side text NOT NULL DEFAULT 'both' CHECK (side IN ('old', 'new', 'both')),
+    ADD COLUMN diverged boolean NOT NULL DEFAULT true,
+    ADD COLUMN statement text;
+ALTER TABLE {schema}.write_note ALTER COLUMN role SET DEFAULT session_user;
+ALTER TABLE {schema}.write_note SET (vacuum_truncate = off);  -- which would lock it, and notes be lost
+CREATE INDEX write_note_backend ON {schema}.write_note (backend, at);
+-- Guards that an older zdmigrate has installed write here.
+CREATE VIEW {schema}.sync_violation AS
+SELECT number, at, migration, table_name, application, backend FROM {schema}.write_note;
+
+-- `verified_from`: what was committed before the verification began. Later notes of divergence are news to it.
+ALTER TABLE {schema}.migration ADD COLUMN verified_from pg_snapshot;
+
+-- A statement without its values: strings, numbers and comments may tell about people. What cannot be told apart for sure
+-- (after a dollar quote, a comment in a comment) is left out.
+-- `backslashes`: whether any string has escapes, as with standard_conforming_strings = off.
+CREATE FUNCTION {schema}.without_values(query text, backslashes boolean) RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $zdmigrate$
+DECLARE
+    escaped text := CASE WHEN backslashes THEN '[eE]?' ELSE '[eE]' END;
+    shown text := left(query, 2000);
+    named text := (regexp_match(query, '^\s*execute\s+("(?:[^"]|"")+"|[[:alnum:]_$]+)', 'i'))[1];
+BEGIN
+    IF named IS NOT NULL THEN
+        named := CASE WHEN named LIKE '"%' THEN replace(trim(BOTH '"' FROM named), '""', '"') ELSE lower(named) END;
+        shown := coalesce((SELECT left(p.statement, 2000) FROM pg_prepared_statements AS p WHERE p.name = named), shown);
+    END IF;
+    IF shown ~ '/\*([^*]|\*+[^*/])*/\*' THEN
+        shown := left(shown, strpos(shown, '/*') - 1);
+    END IF;
+    RETURN (
+        SELECT left(btrim(string_agg(CASE
+            WHEN piece ~ '^([eE]?''|[0-9])' THEN '?'
+            WHEN piece ~ '^(--|/\*|\s)' THEN ' '
+            WHEN piece ~ '^\$([^0-9]|$)' THEN '?'
+            ELSE piece
+        END, '' ORDER BY place)), 500)
+        FROM regexp_matches(shown, '('
+            '"(?:[^"]|"")*(?:"|$)'
+            '|' || escaped || '''(?:[^''\\]|\\.|'''')*(?:''|\\?$)'
+            '|''(?:[^'']|'''')*(?:''|$)'
+            '|\$(?:[^\s$0-9''"(),;][^\s$''"(),;]*)?\$.*'
+            '|--[^\n]*'
+            '|/\*(?:[^*]|\*+[^*/])*(?:\*+/|\**$)'
+            '|\$[0-9]+'
+            '|[0-9][0-9[:alpha:]_.]*'
+            '|[[:alpha:]_][[:alnum:]_$]*'
+            '|\s+'
+            '|.'
+            ')', 'g') WITH ORDINALITY AS found (pieces, place), unnest(pieces) AS piece
+    );
+END
+$zdmigrate$;
+
+-- Called by the triggers' functions, in the application's transactions and with its rights: where it fails, they go on
+-- without a note. Unless it is told to note `every` write, it waits for nobody, and notes one a minute: poolers make
+-- sessions forget what they have noted. (A serializable transaction must not read here, or it would conflict with others.)
+CREATE FUNCTION {schema}.note_write(
+    of_migration text, of_table text, of_side text, of_diverged boolean, every boolean
+) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '50ms' AS $zdmigrate$
+BEGIN
+    IF NOT every THEN
+        LOCK TABLE {schema}.migration IN ACCESS SHARE MODE NOWAIT;
+        LOCK TABLE {schema}.write_note IN ROW EXCLUSIVE MODE NOWAIT;
+    END IF;
+    IF NOT every AND current_setting('transaction_isolation') <> 'serializable' AND EXISTS (
+        SELECT FROM {schema}.write_note AS n
+        WHERE n.backend = pg_backend_pid() AND n.at > clock_timestamp() - interval '1 min' AND n.migration = of_migration
+          AND n.side = of_side AND n.application = current_setting('application_name')
+    ) THEN
+        RETURN;
+    END IF;
+    INSERT INTO {schema}.write_note (migration, table_name, application, backend, side, diverged, statement)
+    SELECT of_migration, of_table, current_setting('application_name'), pg_backend_pid(), of_side, of_diverged,
+           {schema}.without_values(current_query(), current_setting('standard_conforming_strings') = 'off')
+    -- Anybody may call this: only for what is going on.
+    WHERE EXISTS (SELECT FROM {schema}.migration AS m WHERE m.id = of_migration AND m.phase <> 'contract');
+END
+$zdmigrate$;
+
+REVOKE EXECUTE ON FUNCTION {schema}.without_values(text, boolean) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION {schema}.note_write(text, text, text, boolean, boolean) TO PUBLIC;
+GRANT USAGE ON SCHEMA {schema} TO PUBLIC;
