@@ -15,6 +15,16 @@ _NAMED = 10
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Findings:
+    """What another kind of evidence says. `noted` proves nothing, and belongs to the proof where there is one."""
+
+    against: tuple[str, ...] = ()
+    proof: tuple[str, ...] = ()
+    noted: tuple[str, ...] = ()
+    unseen: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
     """What is known when the gate is asked.
 
@@ -32,15 +42,20 @@ class Facts:
     groups: Sequence[Group]
     versions: Sequence[Version]
     sessions: Sequence[Sessions]
+    findings: Sequence[Findings] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """`against` are those who may still need the shape; `proof`, who works without it; `unseen`, what nobody looked at."""
+    """`against` are those who may still need the shape; `proof`, who works without it; `unseen`, what nobody looked at.
+
+    `noted` proves nothing by itself.
+    """
 
     against: tuple[str, ...]
     proof: tuple[str, ...]
     unseen: tuple[str, ...]
+    noted: tuple[str, ...] = ()
 
     @property
     def proven(self) -> bool:
@@ -78,7 +93,17 @@ def judge(facts: Facts) -> Verdict:
             against.append(f"{version.shown} is declared as deployed, and {what}")
         elif _is_concerned(facts, version):
             proof.append(f"{version.shown}: deployed since {_at(_moment(version))}")
-    return Verdict(against=tuple(against), proof=tuple(proof), unseen=tuple(_unseen(facts)))
+    return _with(facts.findings, Verdict(against=tuple(against), proof=tuple(proof), unseen=tuple(_unseen(facts))))
+
+
+def _with(findings: Sequence[Findings], verdict: Verdict) -> Verdict:
+    """The verdict, with what other kinds of evidence say."""
+    for found in findings:
+        verdict = Verdict(
+            against=(*verdict.against, *found.against), proof=(*verdict.proof, *found.proof),
+            unseen=(*verdict.unseen, *found.unseen), noted=(*verdict.noted, *found.noted),
+        )  # fmt: skip
+    return verdict
 
 
 def _declared(facts: Facts) -> list[Version]:
@@ -119,7 +144,7 @@ def said(verdict: Verdict, leaving: Shape) -> str:
     if not verdict.proof:
         version = "N" if leaving is Shape.OLD else "N+1"
         return f"nothing proves that version {version} is gone: no application reports in, and none was declared as deployed"
-    return f"nobody who needs the {leaving} shape is alive: {_listed(verdict.proof)}{unseen}"
+    return f"nobody who needs the {leaving} shape is alive: {_listed((*verdict.proof, *verdict.noted))}{unseen}"
 
 
 def _shape(facts: Facts, version: Version | None, declared: str | None) -> Shape:

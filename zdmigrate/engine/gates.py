@@ -11,7 +11,7 @@ from zdmigrate.backfill.bad_rows import quarantine
 from zdmigrate.control import instances
 from zdmigrate.control.policy import Policy
 from zdmigrate.control.store import Record, Store
-from zdmigrate.engine import draining
+from zdmigrate.engine import draining, statement_looks
 from zdmigrate.engine.outcome import GateState
 from zdmigrate.errors import Unsafe, UsageError, Waiting, ZdmigrateError
 from zdmigrate.phases import Phase
@@ -31,13 +31,17 @@ Judge = Callable[[Plan, Phase], str | None]
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """Where gates get their answers. `evidence` is what the command was given, None for nothing."""
+    """Where gates get their answers. `evidence` is what the command was given, None for nothing.
+
+    `keeping`: a look at the server's statistics may be kept for the next one to compare with.
+    """
 
     connection: Connection
     store: Store
     policy: Policy
     overrides: Mapping[str, str]
     evidence: Judge | None = None
+    keeping: bool = False
 
 
 def check(
@@ -186,6 +190,13 @@ def _drain_facts(record: Record, leaving: Shape, facts: Facts) -> draining.Facts
         groups=instances.live(connection, store.schema, record.id, INSTANCE_GRACE),
         versions=instances.versions(connection, store.schema),
         sessions=instances.sessions(connection, tables) if asked else (),
+        findings=(_statements(record, leaving, facts),) if asked else (),
+    )
+
+
+def _statements(record: Record, leaving: Shape, facts: Facts) -> draining.Findings:
+    return statement_looks.look(
+        facts.connection, facts.store, record, leaving, grace=INSTANCE_GRACE, keeping=facts.keeping
     )
 
 

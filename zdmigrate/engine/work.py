@@ -153,8 +153,9 @@ class Work:
     ) -> Run:
         policy = self.store.policy(self.connection)
         facts = gates.Facts(
-            connection=self.connection, store=self.store, policy=policy, overrides=overrides, evidence=evidence
-        )
+            connection=self.connection, store=self.store, policy=policy, overrides=overrides, evidence=evidence,
+            keeping=True,
+        )  # fmt: skip
 
         def out_of_time() -> bool:
             return self.stop.asked or time.monotonic() >= deadline

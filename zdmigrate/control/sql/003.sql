@@ -131,3 +131,26 @@ REVOKE EXECUTE ON FUNCTION
     {schema}.app_beat(text, interval, jsonb, text[]),
     {schema}.app_retire(text)
 FROM PUBLIC;
+
+-- Who looked when at the statements that the server counts, for the shape that is about to go.
+CREATE TABLE {schema}.statement_look (
+    migration bigint NOT NULL REFERENCES {schema}.migration (key) ON DELETE CASCADE,
+    shape text NOT NULL,
+    since timestamptz NOT NULL,
+    looked_at timestamptz NOT NULL,
+    forgotten bigint,
+    PRIMARY KEY (migration, shape)
+);
+
+-- Statements that name it: how often they had run at the last look, how often since the first one, and which look found that they had.
+CREATE TABLE {schema}.statement_mark (
+    migration bigint NOT NULL REFERENCES {schema}.migration (key) ON DELETE CASCADE,
+    shape text NOT NULL,
+    userid oid NOT NULL,
+    queryid bigint NOT NULL,
+    calls bigint NOT NULL,
+    exec_time double precision NOT NULL,
+    ran bigint NOT NULL DEFAULT 0,
+    ran_at timestamptz,
+    PRIMARY KEY (migration, shape, userid, queryid)
+);
