@@ -21,8 +21,7 @@ from zdmigrate.postgres.session import MARK, Connection
 _LOCK = timedelta(milliseconds=250)
 
 _WHERE = """
-SELECT n.nspname, clock_timestamp(), current_setting('pg_stat_statements.track', true),
-       ARRAY(SELECT word::text FROM pg_get_keywords() WHERE catcode IN ('R', 'T'))
+SELECT n.nspname, clock_timestamp(), current_setting('pg_stat_statements.track', true)
 FROM pg_extension AS e JOIN pg_namespace AS n ON n.oid = e.extnamespace WHERE e.extname = 'pg_stat_statements'"""
 
 # Our own do not count. One statement may have an entry for functions, and one for clients.
@@ -108,11 +107,17 @@ def read(connection: Connection, words: Sequence[str]) -> Reading:
     return Reading(problem=problem)
 
 
+def reserved_words(connection: Connection) -> frozenset[str]:
+    """The words that the server takes for names of tables and columns only in quotes."""
+    query = "SELECT word FROM pg_get_keywords() WHERE catcode IN ('R', 'T')"
+    return frozenset(word for (word,) in connection.execute(query).fetchall())
+
+
 def _read(connection: Connection, words: Sequence[str]) -> Reading:
     there = connection.execute(_WHERE.encode()).fetchone()
     if there is None:
         return Reading(problem="pg_stat_statements is not installed in this database")
-    schema, at, track, reserved = there
+    schema, at, track = there
     view = sql.SQL(_READ).format(view=sql.Identifier(schema, "pg_stat_statements"))
     rows = connection.execute(view, (MARK, list(words))).fetchall()
     forgotten = reset = None
@@ -128,7 +133,7 @@ def _read(connection: Connection, words: Sequence[str]) -> Reading:
         ),
         hidden=sum(calls for _, _, queryid, _, calls, _ in rows if queryid is None),
         lost=sum(queryid is not None and text is None for _, _, queryid, text, _, _ in rows),
-        forgotten=forgotten, reset=reset, reserved=frozenset(reserved), track=track or "top",
+        forgotten=forgotten, reset=reset, reserved=reserved_words(connection), track=track or "top",
     )  # fmt: skip
 
 

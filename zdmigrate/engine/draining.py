@@ -143,7 +143,8 @@ def said(verdict: Verdict, leaving: Shape) -> str:
         return f"these may need the {leaving} shape: {_listed(verdict.against)}{unseen}"
     if not verdict.proof:
         version = "N" if leaving is Shape.OLD else "N+1"
-        return f"nothing proves that version {version} is gone: no application reports in, and none was declared as deployed"
+        nothing = f"nothing proves that version {version} is gone: no application reports in, and none was declared as deployed"
+        return "; ".join((nothing, *verdict.noted))
     return f"nobody who needs the {leaving} shape is alive: {_listed((*verdict.proof, *verdict.noted))}{unseen}"
 
 

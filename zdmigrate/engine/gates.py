@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import timedelta
 
 from zdmigrate.app.shapes import Shape
@@ -11,7 +11,7 @@ from zdmigrate.backfill.bad_rows import quarantine
 from zdmigrate.control import instances
 from zdmigrate.control.policy import Policy
 from zdmigrate.control.store import Record, Store
-from zdmigrate.engine import draining, statement_looks
+from zdmigrate.engine import draining, statement_looks, withholding
 from zdmigrate.engine.outcome import GateState
 from zdmigrate.errors import Unsafe, UsageError, Waiting, ZdmigrateError
 from zdmigrate.phases import Phase
@@ -172,6 +172,12 @@ def _drained(gate: Gate, record: Record, facts: Facts) -> tuple[bool, str]:
     return verdict.proven, draining.said(verdict, leaving)
 
 
+def reported(record: Record, leaving: Shape, facts: Facts) -> draining.Verdict:
+    """The verdict by what applications say of themselves, and what was declared; of nothing that only may be."""
+    found = _drain_facts(record, leaving, dataclasses.replace(facts, keeping=False))
+    return draining.judge(dataclasses.replace(found, sessions=(), findings=()))
+
+
 def _drain_facts(record: Record, leaving: Shape, facts: Facts) -> draining.Facts:
     connection, store = facts.connection, facts.store
     plan = record.plan
@@ -190,14 +196,15 @@ def _drain_facts(record: Record, leaving: Shape, facts: Facts) -> draining.Facts
         groups=instances.live(connection, store.schema, record.id, INSTANCE_GRACE),
         versions=instances.versions(connection, store.schema),
         sessions=instances.sessions(connection, tables) if asked else (),
-        findings=(_statements(record, leaving, facts),) if asked else (),
+        findings=tuple(_findings(record, leaving, facts)) if asked else (),
     )
 
 
-def _statements(record: Record, leaving: Shape, facts: Facts) -> draining.Findings:
-    return statement_looks.look(
-        facts.connection, facts.store, record, leaving, grace=INSTANCE_GRACE, keeping=facts.keeping
-    )
+def _findings(record: Record, leaving: Shape, facts: Facts) -> Iterator[draining.Findings]:
+    connection, store = facts.connection, facts.store
+    yield statement_looks.look(connection, store, record, leaving, grace=INSTANCE_GRACE, keeping=facts.keeping)
+    if leaving is Shape.OLD:
+        yield withholding.findings(connection, store, record)
 
 
 def _required(gate: Gate, requires: tuple[str, ...], facts: Facts) -> tuple[bool, str]:
