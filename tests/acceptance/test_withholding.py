@@ -7,13 +7,15 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
-from tests.support.processes import RENAME, Running, Site, until, with_users
-from tests.support.servers import connect
+from tests.support.processes import RENAME, Forker, Running, Site, until, with_users
+from tests.support.servers import Database, base_for_tests, connect
+from zdmigrate.postgres.servers import ScratchServer, ServerBinaries
 from zdmigrate.sqltext import ident
 
 ROLE = "shop_app"
@@ -192,6 +194,49 @@ def test_a_pool_that_rolls_back_all_the_time_is_no_failure(shop: Site) -> None:
         thread.join()
 
 
+@pytest.fixture(scope="module")
+def logging(pg_binaries: ServerBinaries) -> Iterator[ScratchServer]:
+    """A server that collects its log where it can be asked for it."""
+    settings = {"logging_collector": "on", "lc_messages": "C"}
+    with ScratchServer.start(pg_binaries, base=base_for_tests(), settings=settings) as server:
+        yield server
+
+
+def test_where_the_log_can_be_read_it_names_the_statement_among_many_rollbacks(
+    logging: ScratchServer, forker: Forker, tmp_path: Path
+) -> None:
+    logging.create_database("logged")
+    site = Site(forker, Database(logging, "logged"), tmp_path)
+    role(site, ROLE)
+    with_users(site)
+    site.sql(f"GRANT SELECT ON users TO {ROLE}")
+    site.run("advance", "--to", "switch_reads").expect(0)
+    stop, times = threading.Event(), []
+
+    def rolls_back() -> None:
+        with client(site, autocommit=False) as new:
+            while not stop.is_set():
+                new.execute(NEW.encode())
+                new.rollback()
+
+    thread = threading.Thread(target=rolls_back)
+    thread.start()
+    try:
+        with client(site, autocommit=False) as old, withholding(site) as running:
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                old.execute(OLD)
+            times.append(time.monotonic())
+            old.rollback()
+            old.execute("SELECT 1")
+            until(lambda: not withheld(site), "it is given back", timeout=10)
+            assert time.monotonic() - times[0] < 1.0
+            done = running.wait().expect(4)
+    finally:
+        stop.set()
+        thread.join()
+    assert f"permission denied for table users: {OLD} (the server's log)" in done.out
+
+
 # Given back ----------------------------------------------------------------------------------------------------------
 
 
@@ -230,6 +275,19 @@ def test_after_sigkill_the_server_gives_back_by_itself(shop: Site) -> None:
     assert rights(shop) == before
     assert took < 2.0
     until(lambda: not watches(shop), "its session ends")
+
+
+@pytest.mark.parametrize(
+    ("skip", "when", "taken"), [(0, "sent", False), (0, "after", False), (2, "sent", True), (2, "after", True)]
+)
+def test_killed_while_it_takes_them(shop: Site, skip: int, when: str, *, taken: bool) -> None:
+    """Before and after COMMIT, with and without an answer."""
+    before = rights(shop)
+    kill = {"match": 'withholding" AS w', "skip": skip, "when": when}
+    assert shop.run("withhold", RENAME, "--for", "1h", kill=kill).code == -signal.SIGKILL
+    until(lambda: not watches(shop), "the server's watch ends", timeout=10)
+    assert rights(shop) == before
+    assert shop.value("SELECT count(*) FROM zdmigrate.withholding WHERE outcome = 'lost'") == taken
 
 
 def test_one_that_is_stopped_is_not_waited_for(shop: Site) -> None:

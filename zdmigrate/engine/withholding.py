@@ -287,7 +287,7 @@ def settle(connection: Connection, store: Store, record: Record) -> str | None:
         return None
     if not withholding.give_back(connection, store, record.key, "lost", "the command that withheld them is gone"):
         return None
-    return f"given back to {', '.join(last.roles)}: what was withheld since {last.began_at:%Y-%m-%d %H:%M:%S} UTC"
+    return f"given back to {_named(last.roles)}: what was withheld since {last.began_at:%Y-%m-%d %H:%M:%S} UTC"
 
 
 def findings(connection: Connection, store: Store, record: Record) -> Findings:
@@ -300,15 +300,14 @@ def findings(connection: Connection, store: Store, record: Record) -> Findings:
     if last.outcome != "quiet":
         return Findings(noted=(f"it was withheld at {_at(last.began_at)}: {last.detail}",))
     lasted = brief(last.given_back_at - last.began_at)
-    proof = f"withheld from {', '.join(last.roles)} for {lasted} at {_at(last.began_at)}, and nobody failed"
-    return Findings(proof=(proof,), unseen=_unbound(last.spared))
+    proof = f"withheld from {_named(last.roles)} for {lasted} at {_at(last.began_at)}, and nobody failed"
+    unbound = _named((*last.spared, "views and functions that use their owner's rights"))
+    return Findings(proof=(proof,), unseen=(f"what withholding does not keep from {unbound}",))
 
 
-def _unbound(spared: Sequence[str]) -> tuple[str, ...]:
-    if not spared:
-        return ()
-    more = f" and {len(spared) - _NAMED} more" if len(spared) > _NAMED else ""
-    return (f"what withholding does not keep from {', '.join(spared[:_NAMED])}{more}",)
+def _named(roles: Sequence[str]) -> str:
+    more = f" and {len(roles) - _NAMED} more" if len(roles) > _NAMED else ""
+    return f"{', '.join(roles[:_NAMED])}{more}"
 
 
 def _tables(record: Record) -> list[tuple[str, str]]:
@@ -376,10 +375,8 @@ def _said(withheld: Sequence[Withheld], spared: Sequence[str]) -> str:
         f"{each.access.shown}.{each.access.columns[column]}" for each in withheld for column in sorted(each.columns)
     )
     whole = ", ".join(each.access.shown for each in withheld if not each.columns)
-    roles = ", ".join(sorted(set().union(*(each.names for each in withheld))))
-    unbound = "".join(f"; {each}" for each in _unbound(spared)).replace(
-        "what withholding does not keep from", "not from"
-    )
+    roles = _named(sorted(set().union(*(each.names for each in withheld))))
+    unbound = f"; not from {_named(spared)}" if spared else ""
     return f"{', '.join(filter(None, (what, whole)))} withheld from {roles}{unbound}"
 
 

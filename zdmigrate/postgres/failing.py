@@ -122,12 +122,14 @@ class ServerLog:
 
 def denied(lines: Iterable[str], names: Iterable[str]) -> str | None:
     """The first statement that was refused for want of a right on one of `names`, with what the server said; None for none."""
-    wanted = [f"permission denied for {kind} {name}" for name in names for kind in ("table", "view", "column")]
+    listed = "|".join(re.escape(name) for name in names)
+    wanted = re.compile(
+        rf'permission denied for (?:materialized |foreign )?(?:table|view|column) (?:{listed})(?=["\s]|$)'
+    )
     found = ""
     for line in lines:
         if found and (said := re.search(r"STATEMENT:\s*(.*)", line)):
             return f"{found}: {said.group(1)}"
-        for each in wanted:
-            if each in line and not found:
-                found = line[line.index(each) :].strip()
+        if not found and (match := wanted.search(line)):
+            found = match.group()
     return found or None
