@@ -23,6 +23,7 @@ from zdmigrate.backfill.values import Settings
 from zdmigrate.control.fence import Fence
 from zdmigrate.errors import LockBudgetExceeded
 from zdmigrate.planning.sync import SEARCH_PATH
+from zdmigrate.postgres.session import MARK
 
 Row = tuple[Any, ...]
 T = TypeVar("T")
@@ -184,5 +185,5 @@ def _begin(access: str) -> sql.SQL:
 
 def _execute(cursor: psycopg.Cursor[Row], *statements: sql.Composable) -> psycopg.Cursor[Row]:
     # Without parameters a list of statements is one message, of which the first result is read; the server would
-    # refuse to prepare it.
-    return cursor.execute(sql.SQL("; ").join(statements), prepare=False)
+    # refuse to prepare it. The server counts each statement, so each carries the mark.
+    return cursor.execute(sql.SQL(f" {MARK}; ").join(statements), prepare=False)

@@ -17,7 +17,7 @@ LONG = timedelta(milliseconds=100)
 _GIVE_WAY = """
 SELECT pg_catalog.pg_cancel_backend(batch.pid)
 FROM pg_catalog.pg_stat_activity AS batch
-WHERE batch.pid = ANY(%(ours)s) AND batch.state = 'active' AND batch.query LIKE 'BEGIN ISOLATION LEVEL%%READ WRITE;%%'
+WHERE batch.pid = ANY(%(ours)s) AND batch.state = 'active' AND batch.query LIKE 'BEGIN ISOLATION LEVEL%%READ WRITE%%;%%'
   AND batch.query_start < clock_timestamp() - %(long)s
   AND batch.pid IN (
     SELECT unnest(pg_catalog.pg_blocking_pids(waiting.pid))

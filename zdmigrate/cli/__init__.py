@@ -29,6 +29,7 @@ COMMANDS = {
     "switch": ("applications", "Send a share of reads to the new shape."),
     "deployed": ("applications", "State that a rollout is complete."),
     "can-run": ("applications", "Answer whether a version works on the database as it is."),
+    "withhold": ("withholding", "Rehearse the end of the old shape."),
     "wait": ("applications", "Wait until migrations have completed a phase."),
     "status": ("inspecting", "Show where each migration stands, and what comes next."),
     "backfill": ("backfilling", "Steer a backfill that is under way."),

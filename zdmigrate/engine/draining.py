@@ -16,12 +16,23 @@ _NAMED = 10
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Findings:
+    """What another kind of evidence says. `noted` proves nothing, and belongs to the proof where there is one."""
+
+    against: tuple[str, ...] = ()
+    proof: tuple[str, ...] = ()
+    noted: tuple[str, ...] = ()
+    unseen: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
     """What is known when the gate is asked.
 
     `leaving` is the shape that is about to go, `tables` are (schema, name) pairs of what the migration is about. `since` is
     when versions that do without could first be deployed: what was declared as deployed after that, without saying what it
-    needs, counts as one of them. `writes` are those through the leaving shape since then, as triggers have noted them.
+    needs, counts as one of them. `writes` are those through the leaving shape since then, as triggers have noted them;
+    `findings` is what else was looked at.
     """
 
     migration: str
@@ -34,15 +45,20 @@ class Facts:
     versions: Sequence[Version]
     sessions: Sequence[Sessions]
     writes: Sequence[Write] = ()
+    findings: Sequence[Findings] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """`against` are those who may still need the shape; `proof`, who works without it; `unseen`, what nobody looked at."""
+    """`against` are those who may still need the shape; `proof`, who works without it; `unseen`, what nobody looked at.
+
+    `noted` proves nothing by itself.
+    """
 
     against: tuple[str, ...]
     proof: tuple[str, ...]
     unseen: tuple[str, ...]
+    noted: tuple[str, ...] = ()
 
     @property
     def proven(self) -> bool:
@@ -81,7 +97,20 @@ def judge(facts: Facts) -> Verdict:
             against.append(f"{version.shown} is declared as deployed, and {what}")
         elif _is_concerned(facts, version):
             proof.append(f"{version.shown}: deployed since {_at(_moment(version))}")
-    return Verdict(against=tuple(against), proof=(*proof, *_last_write(facts, proof)), unseen=tuple(_unseen(facts)))
+    seen = Verdict(
+        against=tuple(against), proof=tuple(proof), unseen=tuple(_unseen(facts)), noted=tuple(_last_write(facts))
+    )  # fmt: skip
+    return _with(facts.findings, seen)
+
+
+def _with(findings: Sequence[Findings], verdict: Verdict) -> Verdict:
+    """The verdict, with what other kinds of evidence say."""
+    for found in findings:
+        verdict = Verdict(
+            against=(*verdict.against, *found.against), proof=(*verdict.proof, *found.proof),
+            unseen=(*verdict.unseen, *found.unseen), noted=(*verdict.noted, *found.noted),
+        )  # fmt: skip
+    return verdict
 
 
 def _declared(facts: Facts) -> list[Version]:
@@ -121,8 +150,9 @@ def said(verdict: Verdict, leaving: Shape) -> str:
         return f"these may need the {leaving} shape: {_listed(verdict.against)}{unseen}"
     if not verdict.proof:
         version = "N" if leaving is Shape.OLD else "N+1"
-        return f"nothing proves that version {version} is gone: no application reports in, and none was declared as deployed"
-    return f"nobody who needs the {leaving} shape is alive: {_listed(verdict.proof)}{unseen}"
+        nothing = f"nothing proves that version {version} is gone: no application reports in, and none was declared as deployed"
+        return "; ".join((nothing, *verdict.noted))
+    return f"nobody who needs the {leaving} shape is alive: {_listed((*verdict.proof, *verdict.noted))}{unseen}"
 
 
 def _shape(facts: Facts, version: Version | None, declared: str | None) -> Shape:
@@ -176,9 +206,9 @@ def in_writes(facts: Facts, which: str) -> Iterator[str]:
             yield _written(write, f"a write {which}")
 
 
-def _last_write(facts: Facts, proof: Sequence[str]) -> Iterator[str]:
+def _last_write(facts: Facts) -> Iterator[str]:
     """For whoever reads the proof; by itself it proves nothing."""
-    if proof and facts.writes:
+    if facts.writes:
         yield _written(facts.writes[0], f"the last write through the {facts.leaving} shape was")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import timedelta
 
 from zdmigrate.app.shapes import Shape
@@ -11,7 +11,7 @@ from zdmigrate.backfill.bad_rows import quarantine
 from zdmigrate.control import instances, shadows, writes
 from zdmigrate.control.policy import Policy
 from zdmigrate.control.store import Record, Store
-from zdmigrate.engine import comparing, draining, dual_writing
+from zdmigrate.engine import comparing, draining, dual_writing, statement_looks, withholding
 from zdmigrate.engine.outcome import GateState
 from zdmigrate.errors import Unsafe, UsageError, Waiting, ZdmigrateError
 from zdmigrate.phases import Phase
@@ -34,13 +34,17 @@ Judge = Callable[[Plan, Phase], str | None]
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """Where gates get their answers. `evidence` is what the command was given, None for nothing."""
+    """Where gates get their answers. `evidence` is what the command was given, None for nothing.
+
+    `keeping`: a look at the server's statistics may be kept for the next one to compare with.
+    """
 
     connection: Connection
     store: Store
     policy: Policy
     overrides: Mapping[str, str]
     evidence: Judge | None = None
+    keeping: bool = False
 
 
 def check(
@@ -167,10 +171,18 @@ def _soaked(soak: timedelta, record: Record) -> tuple[bool, str]:
 
 def _drained(gate: Gate, record: Record, facts: Facts) -> tuple[bool, str]:
     leaving = Shape.OLD if gate.direction is Direction.FORWARD else Shape.NEW
-    verdict = draining.judge(_drain_facts(record, leaving, facts))
+    known = _drain_facts(record, leaving, facts)
+    if facts.policy.drained:
+        known = dataclasses.replace(known, findings=tuple(_findings(record, leaving, facts)))
+    verdict = draining.judge(known)
     if not facts.policy.drained and not verdict.against:
         return True, "the environment's policy does not ask for it"
     return verdict.proven, draining.said(verdict, leaving)
+
+
+def reported(record: Record, leaving: Shape, facts: Facts) -> draining.Verdict:
+    """The verdict by what applications say of themselves, and what was declared; of nothing that only may be."""
+    return draining.judge(dataclasses.replace(_drain_facts(record, leaving, facts), sessions=(), writes=()))
 
 
 def _drain_facts(record: Record, leaving: Shape, facts: Facts) -> draining.Facts:
@@ -192,10 +204,19 @@ def _drain_facts(record: Record, leaving: Shape, facts: Facts) -> draining.Facts
         groups=instances.live(connection, store.schema, record.id, INSTANCE_GRACE),
         versions=instances.versions(connection, store.schema),
         sessions=instances.sessions(connection, tables) if asked else (),
-        writes=writes.through(connection, store.schema, record.id, leaving, since=since, recent=INSTANCE_GRACE)
-        if asked
-        else (),
+        writes=(
+            writes.through(connection, store.schema, record.id, leaving, since=since, recent=INSTANCE_GRACE)
+            if asked
+            else ()
+        ),
     )
+
+
+def _findings(record: Record, leaving: Shape, facts: Facts) -> Iterator[draining.Findings]:
+    connection, store = facts.connection, facts.store
+    yield statement_looks.look(connection, store, record, leaving, grace=INSTANCE_GRACE, keeping=facts.keeping)
+    if leaving is Shape.OLD:
+        yield withholding.findings(connection, store, record)
 
 
 def _required(gate: Gate, requires: tuple[str, ...], facts: Facts) -> tuple[bool, str]:

@@ -15,7 +15,7 @@ import psycopg
 
 from zdmigrate.backfill.bad_rows import quarantine
 from zdmigrate.config import Config
-from zdmigrate.control import install, shadows
+from zdmigrate.control import install, shadows, withholding
 from zdmigrate.control.store import Author, HistoryEntry, Record, Store
 from zdmigrate.control.store import Event as AuditEvent
 from zdmigrate.engine import bootstrapping, forecasting, gates, planned, reports, steering
@@ -194,6 +194,31 @@ class Project:
             self._work.revert(record, file, target, overrides or {}, allow_lossy=allow_lossy)
 
         return Outcome(migrations=(self._guarded(record.id, work),))
+
+    def withhold(
+        self, id_: str, duration: timedelta, *, owner_too: bool = False, overrides: Mapping[str, str] | None = None
+    ) -> Outcome:
+        """Take the rights on the old shape from applications for a while, and give them back; see `engine.withholding`.
+
+        Possible where the next phase takes the old shape away. The first sign that somebody failed ends it (`Waiting`). When
+        nobody did, it speaks for the gate `drained`. Locks: ACCESS SHARE on the tables.
+        """
+        gates.refuse_unknown(overrides or {})
+        self._check_environment()
+        record = self._record_named(id_)
+
+        def work() -> str:
+            return self._work.withhold(record, duration=duration, owner_too=owner_too, overrides=overrides or {})
+
+        return Outcome(migrations=(self._guarded(record.id, work),))
+
+    def give_back(self, id_: str) -> str:
+        """End what `withhold` does, in whatever process, and say what was done. Waits for no lease."""
+        self._check_environment()
+        record = self._record_named(id_)
+        who = f"by {self._connection.info.user} on {socket.gethostname()}"
+        done = withholding.give_back(self._connection, self._store, record.key, "stopped", f"it was ended {who}")
+        return f"{record.id}: everything is given back" if done else f"{record.id}: nothing is withheld"
 
     def hold(self, id_: str | None, reason: str) -> Outcome:
         """Stop a migration, or all of the project, at the next step."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from typing import Any
 
+from zdmigrate.app.shapes import Shape
 from zdmigrate.backfill import throttles, values
 from zdmigrate.backfill.bad_rows import quarantine
 from zdmigrate.backfill.forecasts.forecast import Forecast
@@ -19,10 +20,10 @@ from zdmigrate.config import Config
 from zdmigrate.control import lease, writes
 from zdmigrate.control.fence import lost
 from zdmigrate.control.store import Record, Store
-from zdmigrate.engine import bootstrapping, forecasting, gates, planned
+from zdmigrate.engine import bootstrapping, forecasting, gates, planned, withholding
 from zdmigrate.engine.executor import Executor
 from zdmigrate.engine.holding import Holding
-from zdmigrate.engine.reporting import Reporter
+from zdmigrate.engine.reporting import Event, EventKind, Reporter
 from zdmigrate.engine.row_steps import Limits, RowSteps
 from zdmigrate.engine.run import Run
 from zdmigrate.engine.stopping import Stop
@@ -63,6 +64,8 @@ class Work:
         """Bring one migration forward; see `Project.advance`. `deadline` is of the monotonic clock."""
         record = self.store.record(self.connection, file.id)
         if record is not None and self._nothing_to_do(file, record, target, compare_from):
+            if record.lease_holder is None:
+                self._settle(record)
             return
         with self._lease(record or self.register(file)) as held:
             plan = self._bind_plan(file, held)
@@ -122,6 +125,28 @@ class Work:
                     self.store.set_hold(cursor, [record.id], f"reverted to {target}", again=True)
                 run.revert(target)
 
+    def withhold(self, record: Record, *, duration: timedelta, owner_too: bool, overrides: Mapping[str, str]) -> str:
+        """Rehearse the end of the old shape; see `Project.withhold`."""
+        with self._lease(record) as held:
+            current = self.store.record(self.connection, record.id)
+            plan = None if current is None else current.plan
+            if current is None or plan is None:
+                raise Waiting(f"{record.id} has not begun", hint=f"zdmigrate advance {record.id}")
+            policy = self.store.policy(self.connection)
+            facts = gates.Facts(connection=self.connection, store=self.store, policy=policy, overrides=overrides)
+            withholding.refuse_unready(current, plan, gates.reported(current, Shape.OLD, facts), overrides)
+            rehearsal = withholding.Rehearsal(
+                held=self.executor(plan, held, {}, lambda: self.stop.asked).held,
+                lease=held,
+                record=current,
+                duration=duration,
+                owner_too=owner_too,
+                reason=overrides.get("drained"),
+                connect=lambda: self._connect("withhold"),
+                stop=self.stop,
+            )
+            return rehearsal.run()
+
     def verify(self, record: Record) -> None:
         """Probe every completed step again, and read every row while both shapes are in use."""
         plan = record.plan
@@ -156,8 +181,9 @@ class Work:
     ) -> Run:
         policy = self.store.policy(self.connection)
         facts = gates.Facts(
-            connection=self.connection, store=self.store, policy=policy, overrides=overrides, evidence=evidence
-        )
+            connection=self.connection, store=self.store, policy=policy, overrides=overrides, evidence=evidence,
+            keeping=True,
+        )  # fmt: skip
 
         def out_of_time() -> bool:
             return self.stop.asked or time.monotonic() >= deadline
@@ -250,7 +276,14 @@ class Work:
             return self._connect("heartbeat")
 
         with lease.hold(self.store, self.connection, connect, record.key, holder=holder, ttl=self.config.lease) as held:
+            self._settle(record)
             yield held
+
+    def _settle(self, record: Record) -> None:
+        """Give back what a command that is gone has withheld. While its lease is held, it is not gone."""
+        left = withholding.settle(self.connection, self.store, record)
+        if left is not None:
+            self.report(Event(kind=EventKind.NOTE, migration=record.id, message=left))
 
 
 class Watch:

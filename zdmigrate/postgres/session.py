@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import psycopg
 from psycopg import sql
@@ -22,6 +22,11 @@ Cursor: TypeAlias = psycopg.Cursor[tuple[Any, ...]]
 
 NAME = "zdmigrate "
 """What the ``application_name`` of every session begins with."""
+MARK = "/* zdmigrate */"
+"""What the text of every statement ends with, so that statistics of statements tell ours from an application's.
+
+At the end: PostgreSQL 18 leaves out comments at the beginning.
+"""
 CATALOG_PATH = "pg_catalog"
 _LAST_WORDS = ("57P01", "57P02", "57P03")  # ended by an administrator, by a crash, not (yet) accepting connections
 MINIMUM_VERSION = 150000
@@ -54,13 +59,33 @@ def connect(conninfo: str, *, purpose: str) -> Connection:
         psycopg.OperationalError: no connection.
     """
     given = _KEEPALIVES | conninfo_to_dict(conninfo) | {"application_name": f"{NAME}{purpose}"}
-    connection = psycopg.connect(make_conninfo("", **given), autocommit=True, prepare_threshold=None)
+    connection = psycopg.connect(
+        make_conninfo("", **given), autocommit=True, prepare_threshold=None, cursor_factory=_MarkedCursor
+    )
     try:
         _prepare(connection)
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+class _MarkedCursor(psycopg.Cursor[tuple[Any, ...]]):
+    """Its statements carry `MARK`."""
+
+    def execute(self, query: Any, params: Any = None, **how: Any) -> Self:
+        return super().execute(_marked(query), params, **how)
+
+
+def _marked(query: Any) -> Any:
+    mark = f"\n{MARK}"  # on a line of its own, for what ends in a comment
+    match query:
+        case bytes():
+            return query + mark.encode()
+        case str():
+            return query + mark
+        case _:
+            return sql.Composed([query, sql.SQL(mark)])
 
 
 def _prepare(connection: Connection) -> None:

@@ -263,3 +263,124 @@ $zdmigrate$;
 REVOKE EXECUTE ON FUNCTION {schema}.without_values(text, boolean) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION {schema}.note_write(text, text, text, boolean, boolean) TO PUBLIC;
 GRANT USAGE ON SCHEMA {schema} TO PUBLIC;
+
+-- Who looked when at the statements that the server counts, for the shape that is about to go.
+CREATE TABLE {schema}.statement_look (
+    migration bigint NOT NULL REFERENCES {schema}.migration (key) ON DELETE CASCADE,
+    shape text NOT NULL,
+    since timestamptz NOT NULL,
+    looked_at timestamptz NOT NULL,
+    forgotten bigint,
+    PRIMARY KEY (migration, shape)
+);
+
+-- Statements that name it: how often they had run at the last look, how often since the first one, and which look found that they had.
+CREATE TABLE {schema}.statement_mark (
+    migration bigint NOT NULL REFERENCES {schema}.migration (key) ON DELETE CASCADE,
+    shape text NOT NULL,
+    userid oid NOT NULL,
+    queryid bigint NOT NULL,
+    calls bigint NOT NULL,
+    exec_time double precision NOT NULL,
+    ran bigint NOT NULL DEFAULT 0,
+    ran_at timestamptz,
+    PRIMARY KEY (migration, shape, userid, queryid)
+);
+
+-- Rights on the old shape that are withheld for a while: `rights` is what to give back. One row a migration, of the last time.
+CREATE TABLE {schema}.withholding (
+    migration bigint PRIMARY KEY REFERENCES {schema}.migration (key) ON DELETE CASCADE,
+    epoch bigint NOT NULL,
+    host text NOT NULL,
+    began_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    until timestamptz NOT NULL,
+    rights jsonb NOT NULL,
+    roles text[] NOT NULL,
+    spared text[] NOT NULL,
+    given_back_at timestamptz,
+    outcome text,
+    detail text
+);
+
+-- Give everything back, at most once, whoever asks; false: it was already. Waits for no lock on the table.
+CREATE FUNCTION {schema}.give_back(of_migration bigint, of_outcome text, of_detail text) RETURNS boolean
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $zdmigrate$
+DECLARE
+    held {schema}.withholding;
+    relation jsonb;
+    one jsonb;
+    place regclass;
+    who text;
+    what text;
+BEGIN
+    SELECT * INTO held FROM {schema}.withholding WHERE migration = of_migration AND given_back_at IS NULL FOR UPDATE;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    FOR relation IN SELECT * FROM jsonb_array_elements(held.rights) LOOP
+        SELECT c.oid INTO place FROM pg_class AS c WHERE c.oid = (relation ->> 'relation')::oid;
+        CONTINUE WHEN NOT FOUND;
+        FOR one IN SELECT * FROM jsonb_array_elements(relation -> 'table') LOOP
+            who := {schema}.grantee((one ->> 'role')::oid);
+            CONTINUE WHEN who IS NULL;
+            -- Of the table and, with it, of each column: what was lent.
+            EXECUTE format('REVOKE %s ON TABLE %s FROM %s', one ->> 'privilege', place, who);
+            EXECUTE format('GRANT %s ON TABLE %s TO %s%s', one ->> 'privilege', place, who, one ->> 'option');
+        END LOOP;
+        FOR one IN SELECT * FROM jsonb_array_elements(relation -> 'columns') LOOP
+            who := {schema}.grantee((one ->> 'role')::oid);
+            SELECT format('%s (%I)', one ->> 'privilege', a.attname) INTO what FROM pg_attribute AS a
+            WHERE a.attrelid = place AND a.attnum = (one ->> 'column')::smallint AND NOT a.attisdropped;
+            CONTINUE WHEN who IS NULL OR what IS NULL;
+            EXECUTE format('GRANT %s ON TABLE %s TO %s%s', what, place, who, one ->> 'option');
+        END LOOP;
+    END LOOP;
+    UPDATE {schema}.withholding SET given_back_at = clock_timestamp(), outcome = of_outcome, detail = of_detail
+    WHERE migration = of_migration;
+    INSERT INTO {schema}.event (project, migration, host, action, phase, outcome, duration_ms, detail)
+    SELECT m.project, m.id, held.host, 'give_back', m.phase, of_outcome,
+           extract(epoch FROM clock_timestamp() - held.began_at) * 1000, of_detail
+    FROM {schema}.migration AS m WHERE m.key = of_migration;
+    RETURN true;
+END
+$zdmigrate$;
+
+CREATE FUNCTION {schema}.grantee(of_role oid) RETURNS text LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $zdmigrate$
+    SELECT CASE WHEN of_role = 0 THEN 'PUBLIC' ELSE (SELECT quote_ident(r.rolname) FROM pg_roles AS r WHERE r.oid = of_role) END
+$zdmigrate$;
+
+-- Runs in a session of its own for as long as rights are withheld. It needs no client: it gives them back where the session that
+-- withheld them is gone, has not asked for anything for as long as `patience`, or is late.
+CREATE PROCEDURE {schema}.keep_watch(of_migration bigint, of_epoch bigint, of_backend integer, patience interval)
+LANGUAGE plpgsql AS $zdmigrate$
+DECLARE
+    session record;
+    held record;
+    there boolean;
+BEGIN
+    LOOP
+        -- In this order: what a session that is gone has committed is seen afterwards.
+        SELECT a.state_change < pg_catalog.clock_timestamp() - patience AS silent INTO session
+        FROM pg_catalog.pg_stat_activity AS a WHERE a.pid = of_backend AND a.application_name LIKE 'zdmigrate %';
+        there := FOUND;
+        SELECT w.given_back_at, pg_catalog.clock_timestamp() > w.until + interval '1 second' AS late,
+               pg_catalog.clock_timestamp() > w.until + interval '1 hour' AS hopeless INTO held
+        FROM {schema}.withholding AS w WHERE w.migration = of_migration AND w.epoch = of_epoch;
+        EXIT WHEN held.given_back_at IS NOT NULL OR NOT there AND held.late IS NULL OR held.hopeless;
+        IF held.late OR held.late IS NOT NULL AND (NOT there OR session.silent) THEN
+            BEGIN
+                PERFORM {schema}.give_back(of_migration, 'lost', 'the command that withheld them did not answer');
+            EXCEPTION WHEN OTHERS THEN
+                NULL;  -- somebody holds a lock: once more in a moment
+            END;
+        END IF;
+        COMMIT;
+        PERFORM pg_catalog.pg_sleep(0.2);
+        COMMIT;
+    END LOOP;
+END
+$zdmigrate$;
+
+REVOKE EXECUTE ON ROUTINE
+    {schema}.give_back(bigint, text, text), {schema}.grantee(oid), {schema}.keep_watch(bigint, bigint, integer, interval)
+FROM PUBLIC;
