@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
+from tests.support import clocks
 from tests.support.processes import RENAME, Site, until, with_users
 from tests.support.servers import connect
 from tests.support.workers import worker
@@ -88,6 +90,37 @@ def test_one_that_was_killed_counts_for_a_quarter_of_an_hour(shop: Site) -> None
         shop.run("advance", *SOAKED).expect(4)
         shop.sql("UPDATE zdmigrate.app_instance SET expires_at = expires_at - interval '1 min' WHERE version = '1'")
         shop.run("advance", *SOAKED).expect(0)
+
+
+@pytest.mark.skipif(clocks.PROGRAM is None, reason=clocks.MISSING)
+def test_clocks_that_are_an_hour_off_change_nothing(shop: Site) -> None:
+    """Its lease, that it is alive, what it has taken note of: all of that is by the server's clock."""
+    shop.run("advance", "--to", "backfill").expect(0)
+    times = "SELECT max(abs(extract(epoch FROM {} - clock_timestamp()))) FROM zdmigrate.app_instance"
+    with (
+        worker(shop.database, ROLE, "1", OLD, env=clocks.off_by("+1h")) as old,
+        worker(shop.database, ROLE, "2", NEW, env=clocks.off_by("-1h")) as new,
+    ):
+        for each in (old, new):
+            assert abs(float(each.ask("__import__('time').time()")) - time.time()) > 3500
+        for column in ("started_at", "seen_at", "expires_at"):
+            assert shop.value(times.format(column)) < 60, column
+        assert not shop.value("SELECT bool_or(expires_at < clock_timestamp()) FROM zdmigrate.app_instance")
+        shop.run("switch", RENAME, "100").expect(0)
+        until(lambda: {old.ask("switch.new(1)"), new.ask("switch.new(1)")} == {"True"}, "both follow")
+        shop.run("advance", "--to", "switch_reads").expect(0)
+        assert "these may need the old shape: shop 1 (" in shop.run("advance", *SOAKED).expect(4).out
+
+        new.process.send_signal(signal.SIGSTOP)
+        over = "SELECT array_agg(version) FROM zdmigrate.app_instance WHERE expires_at < clock_timestamp()"
+        until(lambda: shop.value(over) == ["2"], "the lease of the one that is stopped runs out, and no other one")
+        new.process.send_signal(signal.SIGCONT)
+        until(lambda: shop.value(over) is None, "it is back")
+
+        old.end()
+        assert "shop 2: 1 instance without it" in drained(shop)
+        shop.run("advance", *SOAKED).expect(0)
+        assert shop.phase(RENAME) == "retire"
 
 
 def test_sessions_of_code_that_does_not_register_keep_it_closed(shop: Site) -> None:

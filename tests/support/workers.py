@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import IO
 
@@ -54,13 +54,15 @@ class Worker:
 
 @contextmanager
 def worker(
-    database: Database, role: str, version: str, columns: Sequence[str] = (), *, interval: float = 0.5
-) -> Iterator[Worker]:
+    database: Database, role: str, version: str, columns: Sequence[str] = (), *, interval: float = 0.5,
+    env: Mapping[str, str] | None = None,
+) -> Iterator[Worker]:  # fmt: skip
     """A process of version `version`, whose models map these columns of ``users``; none: it does not say."""
     arguments = (database.conninfo_as(role), version, ",".join(columns), str(interval))
     process = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(_PROGRAM), *arguments],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **(env or {})},
     )  # fmt: skip
     try:
         assert process.stdin is not None

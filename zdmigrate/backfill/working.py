@@ -33,8 +33,8 @@ _WAITING = 0.5
 """Share of a relation's time that may be spent waiting for the horizon: a small table has few windows to go on with."""
 
 
-_PAUSED = 0.5
-"""Seconds between two looks of one who may not claim anything."""
+_PAUSED = timedelta(seconds=0.5)
+"""Between two looks of one who may not claim anything."""
 HELD = timedelta(seconds=10)
 """Who is held back for longer gives its windows back: what holds it, a throttle of its own machine, may not hold others."""
 
@@ -170,7 +170,15 @@ class Worker:
         else:
             # Not held back by what holds back batches: when others have done the last one, there is nothing to wait for.
             self._around.check()
-            self._session.sleep(_POLL if free else _PAUSED)
+            self._pause(free=free)
+
+    def _pause(self, *, free: bool) -> None:
+        """Before it looks again; one whom throttles hold back goes on as soon as they let it, as at the very beginning."""
+        governor = self._around.governor
+        if free or not governor.may_claim(self._number):
+            self._session.sleep(_POLL if free else _PAUSED.total_seconds())
+        else:
+            governor.wait(self._around.check, _PAUSED)
 
     @property
     def _is_free(self) -> bool:
