@@ -86,7 +86,7 @@ def judge(facts: Facts) -> Verdict:
         elif _is_concerned(facts, version) or (group.said is not None and group.project == facts.project):
             proof.append(f"{group.application} {group.version}: {counted(group.count, 'instance')} without it")
     against += _in_sessions(facts, accounted)
-    against += in_writes(facts, f"through the {facts.leaving} shape")
+    against += in_writes(facts, f"a write through the {facts.leaving} shape")
     live = {(group.project, group.application, group.version) for group in facts.groups}
     for version in _declared(facts):
         shape = _shape(facts, version, None)
@@ -203,7 +203,7 @@ def in_writes(facts: Facts, which: str) -> Iterator[str]:
     for write in facts.writes:
         gone = write.application in known and write.application not in live and write.retired
         if write.recent and not gone:
-            yield _written(write, f"a write {which}")
+            yield _written(write, which)
 
 
 def _last_write(facts: Facts) -> Iterator[str]:
