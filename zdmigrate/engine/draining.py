@@ -70,7 +70,7 @@ def judge(facts: Facts) -> Verdict:
         elif _is_concerned(facts, version) or (group.said is not None and group.project == facts.project):
             proof.append(f"{group.application} {group.version}: {counted(group.count, 'instance')} without it")
     against += _in_sessions(facts, accounted)
-    against += in_writes(facts, f"through the {facts.leaving} shape")
+    against += in_writes(facts, f"a write through the {facts.leaving} shape")
     live = {(group.project, group.application, group.version) for group in facts.groups}
     for version in _declared(facts):
         shape = _shape(facts, version, None)
@@ -166,14 +166,14 @@ def _in_sessions(facts: Facts, accounted: set[str]) -> Iterator[str]:
             yield f"{_sessions(session)}: nobody says which version that is"
 
 
-def in_writes(facts: Facts, which: str) -> Iterator[str]:
+def in_writes(facts: Facts, what: str) -> Iterator[str]:
     """Recent writes, but for those of versions whose last instance has said goodbye since."""
     known = {version.session_name for version in facts.versions}
     live = {v.session_name for v in facts.versions for g in facts.groups if _key(v) == _key(g)}
     for write in facts.writes:
         gone = write.application in known and write.application not in live and write.retired
         if write.recent and not gone:
-            yield _written(write, f"a write {which}")
+            yield _written(write, what)
 
 
 def _last_write(facts: Facts, proof: Sequence[str]) -> Iterator[str]:

@@ -51,7 +51,7 @@ def judge(facts: Facts, wrong: frozenset[Shape]) -> Verdict:
             complete += [moment] if moment >= facts.since else []
             proof.append(f"{version.shown}: deployed since {moment:%Y-%m-%d %H:%M:%S} UTC")
     against += _in_sessions(facts, wrong, accounted, max(complete, default=None))
-    against += draining.in_writes(facts, "that left the two shapes different")
+    against += draining.in_writes(facts, "a write that left the two shapes different")
     unseen = ("code that is not connected now and does not report in: jobs, consoles",)
     return Verdict(against=tuple(against), proof=tuple(proof), unseen=unseen)
 
