@@ -196,14 +196,14 @@ def _in_sessions(facts: Facts, accounted: set[str]) -> Iterator[str]:
             yield f"{_sessions(session)}: nobody says which version that is"
 
 
-def in_writes(facts: Facts, which: str) -> Iterator[str]:
+def in_writes(facts: Facts, what: str) -> Iterator[str]:
     """Recent writes, but for those of versions whose last instance has said goodbye since."""
     known = {version.session_name for version in facts.versions}
     live = {v.session_name for v in facts.versions for g in facts.groups if _key(v) == _key(g)}
     for write in facts.writes:
         gone = write.application in known and write.application not in live and write.retired
         if write.recent and not gone:
-            yield _written(write, which)
+            yield _written(write, what)
 
 
 def _last_write(facts: Facts) -> Iterator[str]:
