@@ -43,7 +43,7 @@ class DualWrite:
       Python-side defaults (``default=``, ``onupdate=``) are called once for both sides.
     * Values that the server makes (``server_default``) are the server's business.
 
-    Not covered, and counted by the migration's guard in the database: SQL as text, ``exec_driver_sql``, COPY, ``insert()``
+    Not covered, and found by the guard that the migration puts on the table: SQL as text, ``exec_driver_sql``, COPY, ``insert()``
     within a CTE, and volatile SQL expressions, which the server computes once for each column. For statements by hand there
     is `values`. A statement that cannot be rewritten is executed as it is, and named once in the log ``zdmigrate.app``.
 
