@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy import orm
 from sqlalchemy.orm import exc
+from sqlalchemy.orm.attributes import instance_dict
 
 from zdmigrate.app.dual_pairs import ABSENT, Pair, Unsayable, as_sql, without_value
 from zdmigrate.app.dual_statements import Told
@@ -40,11 +41,12 @@ def attributes(pairs: tuple[Pair, ...], mapper: orm.Mapper[Any]) -> tuple[Attrib
 
 def before_insert(found: tuple[Attributes, ...], state: Any, told: Told) -> None:
     """None says nothing of a new object: its column's default would be used."""
-    values = state.dict
+    target = state.obj()
+    values = instance_dict(target)
     for old_key, new_key, pair, same in found:
         old, new = values.get(old_key), values.get(new_key)
         if same and new is None and type(old) in _PLAIN:  # nearly all there is: it costs least
-            setattr(state.obj(), new_key, old)
+            setattr(target, new_key, old)
             continue
         if old is None and new is None and not pair.closely:
             continue
@@ -55,13 +57,16 @@ def before_insert(found: tuple[Attributes, ...], state: Any, told: Told) -> None
 
 def before_update(found: tuple[Attributes, ...], state: Any, told: Told) -> None:
     """The side whose value is another one than before has been changed."""
-    before, values = state.committed_state, state.dict
+    before, target = state.committed_state, state.obj()
+    values = instance_dict(target)
     for old_key, new_key, pair, same in found:
-        if old_key not in before and new_key not in before and not pair.updates:
-            continue
-        if same and old_key in before and new_key not in before and type(values.get(old_key)) in _PLAIN:
-            if _changed(pair.old, old_key, before, values):
-                setattr(state.obj(), new_key, values[old_key])
+        if same and new_key not in before and type(value := values.get(old_key)) in _PLAIN:  # as above
+            if old_key in before and not pair.old.type.compare_values(value, before[old_key]):
+                setattr(target, new_key, value)
+                continue
+            if not pair.updates:
+                continue
+        elif old_key not in before and new_key not in before and not pair.updates:
             continue
         old = values.get(old_key) if _changed(pair.old, old_key, before, values) else ABSENT
         new = values.get(new_key) if _changed(pair.new, new_key, before, values) else ABSENT

@@ -9,6 +9,7 @@ from typing import Any, Self
 
 import sqlalchemy as sa
 from sqlalchemy import event, orm
+from sqlalchemy.orm.interfaces import EXT_CONTINUE
 from sqlalchemy.sql.dml import Insert, Update
 
 from zdmigrate.app import dual_objects
@@ -43,7 +44,7 @@ class DualWrite:
       Python-side defaults (``default=``, ``onupdate=``) are called once for both sides.
     * Values that the server makes (``server_default``) are the server's business.
 
-    Not covered, and counted by the migration's guard in the database: SQL as text, ``exec_driver_sql``, COPY, ``insert()``
+    Not covered, and found by the guard that the migration puts on the table: SQL as text, ``exec_driver_sql``, COPY, ``insert()``
     within a CTE, and volatile SQL expressions, which the server computes once for each column. For statements by hand there
     is `values`. A statement that cannot be rewritten is executed as it is, and named once in the log ``zdmigrate.app``.
 
@@ -142,20 +143,26 @@ class DualWrite:
         )
 
     def _before_insert(self, mapper: orm.Mapper[Any], connection: sa.Connection, state: Any) -> Any:
-        if found := self._mapped(mapper):
+        found = self._attributes.get(mapper)
+        if found is None:
+            found = self._mapped(mapper)
+        if found:
             try:
                 dual_objects.before_insert(found, state, self._tell)
             except FunctionFailed as failed:
                 raise _cause(failed) from None
-        return orm.interfaces.EXT_CONTINUE
+        return EXT_CONTINUE
 
     def _before_update(self, mapper: orm.Mapper[Any], connection: sa.Connection, state: Any) -> Any:
-        if found := self._mapped(mapper):
+        found = self._attributes.get(mapper)
+        if found is None:
+            found = self._mapped(mapper)
+        if found:
             try:
                 dual_objects.before_update(found, state, self._tell)
             except FunctionFailed as failed:
                 raise _cause(failed) from None
-        return orm.interfaces.EXT_CONTINUE
+        return EXT_CONTINUE
 
     def _mapped(self, mapper: orm.Mapper[Any]) -> tuple[dual_objects.Attributes, ...]:
         found = self._attributes.get(mapper)
