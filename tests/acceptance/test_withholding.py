@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import signal
 import threading
 import time
@@ -411,6 +412,47 @@ def test_where_the_application_is_the_owner(shop: Site) -> None:
     shop.sql("CREATE VIEW mails AS SELECT user_email FROM users")
     done = shop.run("withhold", RENAME, "--for", "1s", "--owner").expect(6)
     assert "view public.mails" in done.out
+
+
+def test_as_the_owner_without_a_superusers_rights(site: Site) -> None:
+    """What others do is hidden: that something was rolled back is not."""
+    role(site, ROLE)
+    role(site, "shop_owner")
+    site.sql(
+        f"GRANT CREATE ON DATABASE {site.database.name} TO shop_owner", "GRANT CREATE ON SCHEMA public TO shop_owner"
+    )
+    mine = dataclasses.replace(
+        site, env={"ZDMIGRATE_URL": site.database.server.url(site.database.name, user="shop_owner")}
+    )
+    site.sql(
+        "SET ROLE shop_owner; CREATE TABLE users (id bigint PRIMARY KEY, user_email text)",
+        f"GRANT SELECT ON users TO {ROLE}; GRANT UPDATE ON users TO PUBLIC",
+    )
+    mine.write(RENAME, 'RenameColumn("users", "user_email", "email_address")')
+    try:
+        mine.init()
+        mine.run("advance", "--to", "switch_reads").expect(0)
+        before = rights(site)
+        done = mine.run("withhold", RENAME, "--for", "1s").expect(0)
+        assert f"withheld from PUBLIC, {ROLE}; not from postgres (superuser), shop_owner" in done.out
+        assert "statements of other roles are hidden: GRANT pg_read_all_stats" in done.out
+        assert rights(site) == before
+        with client(site) as old, withholding(mine) as running:
+            old.execute("SELECT 1")
+            time.sleep(1.1)  # a session that has just reported does so again a second later at the earliest
+            failed = time.monotonic()
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                old.execute(OLD)
+            until(lambda: not withheld(site), "it is given back", timeout=10)
+            assert time.monotonic() - failed < 1.0
+            assert "1 transaction rolled back within a second, where none is usual" in running.wait().expect(4).out
+        assert rights(site) == before
+        with withholding(mine) as running:
+            running.send(signal.SIGKILL)
+            until(lambda: not withheld(site), "the server gives it back", timeout=10)
+        assert rights(site) == before
+    finally:
+        site.sql("DROP OWNED BY shop_owner CASCADE")
 
 
 def test_who_does_not_own_the_table_is_told(shop: Site) -> None:

@@ -105,6 +105,12 @@ def test_what_no_name_tells_is_left_out() -> None:
     assert statements.nameable((typed, COLUMN, nullable, TABLE)) == (COLUMN, TABLE)
 
 
+def test_a_text_whose_end_is_missing_may_be_of_the_table() -> None:
+    for text, expected in (("SELECT id, u.email, u.na", True), ("SELECT id, u.name, u.na", False)):
+        assert statements.touches(text, [COLUMN], RESERVED, partial=True) is expected
+    assert not statements.touches("SELECT id FROM oth", [TABLE], RESERVED, partial=True)
+
+
 def test_cut_to_one_line() -> None:
     assert statements.cut("SELECT\n  1 -- one\n\n/* zdmigrate */") == "SELECT 1"
     assert statements.cut("SELECT " + "x" * 200).endswith("x…")

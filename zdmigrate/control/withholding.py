@@ -19,7 +19,7 @@ from zdmigrate.postgres.grants import Withheld
 from zdmigrate.postgres.session import Connection, Cursor
 
 _PATIENCE = timedelta(seconds=3)
-"""Of the server's own watch: the command asks for something ten times a second."""
+"""Of the server's own watch: the command asks for something twenty times a second."""
 _TRIES = 40
 _AGAIN = 0.25
 

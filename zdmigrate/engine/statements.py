@@ -27,9 +27,13 @@ def words(traits: Iterable[Trait]) -> list[str]:
     return sorted({(trait.column or trait.table).replace('"', '""') for trait in traits})
 
 
-def touches(text: str, traits: Sequence[Trait], reserved: frozenset[str]) -> bool:
-    """Whether it names one of the traits. `reserved`: the words that the server takes for names only in quotes."""
-    text_of = _Text(text, reserved)
+def touches(text: str, traits: Sequence[Trait], reserved: frozenset[str], *, partial: bool = False) -> bool:
+    """Whether it names one of the traits.
+
+    `reserved`: the words that the server takes for names only in quotes. `partial`: the end is missing, and with it perhaps
+    the table.
+    """
+    text_of = _Text(text, reserved, partial=partial)
     return any(text_of.names(trait) for trait in traits)
 
 
@@ -42,7 +46,8 @@ def cut(text: str, length: int = 100) -> str:
 class _Text:
     """The solid tokens of a text, with the name that each may be."""
 
-    def __init__(self, text: str, reserved: frozenset[str]) -> None:
+    def __init__(self, text: str, reserved: frozenset[str], *, partial: bool) -> None:
+        self._partial = partial
         self._tokens = [token for token in tokens(text) if token.kind not in ("space", "comment")]
         self._names = [self._name(place, token, reserved) for place, token in enumerate(self._tokens)]
         self._relations = list(self._in_relations())
@@ -52,7 +57,7 @@ class _Text:
             name == trait.table and self._qualifier(place) in (None, trait.schema)
             for place, name in enumerate(self._names)
         )
-        if trait.column is None or not table:
+        if trait.column is None or not (table or self._partial):
             return table
         ours, others = self._qualifiers(trait)
         return any(

@@ -30,9 +30,9 @@ from zdmigrate.postgres import failing, grants, session
 from zdmigrate.postgres.grants import Withheld
 from zdmigrate.postgres.session import Connection, Cursor
 from zdmigrate.sqltext import ident
-from zdmigrate.wording import brief
+from zdmigrate.wording import brief, counted
 
-_LOOK = 0.1
+_LOOK = 0.05
 """Seconds."""
 _BASELINE = 5.0
 """Seconds that are watched before anything is taken away."""
@@ -71,7 +71,7 @@ class Rehearsal:
         watch = ServerWatch(self.connect(), self._store, self.record.key, self.lease.epoch, backend)
         watch.start()
         try:
-            withheld = self._withhold(watch)
+            withheld = self._withhold(signs, watch)
             ended = self._watch(signs, watch)
         except BaseException as error:
             self._give_back(Ended("stopped", f"interrupted ({type(error).__name__})"))
@@ -89,14 +89,19 @@ class Rehearsal:
     def _store(self) -> Store:
         return self.held.store
 
-    def _withhold(self, watch: ServerWatch) -> str:
+    def _withhold(self, signs: _Signs, watch: ServerWatch) -> str:
         """Take it away, and return from whom."""
         self._await_watch(watch)
         locks = [
             TableLock(schema=schema, name=name, mode=LockMode.ACCESS_SHARE) for schema, name in _tables(self.record)
         ]
         taken: list[str] = []
-        self.held.retried(locks, lambda: taken.append(self._transaction(locks)))
+
+        def attempt() -> None:
+            signs.begin()
+            taken.append(self._transaction(locks))
+
+        self.held.retried(locks, attempt)
         self._tell(f"{taken[-1]} for {brief(self.duration)}")
         return taken[-1]
 
@@ -134,11 +139,10 @@ class Rehearsal:
                 raise Contended(
                     "the server's own watch did not begin: nothing was withheld", hint="run the command again"
                 )
-            self.held.sleep(_LOOK / 2)
+            self.held.sleep(_LOOK)
 
     def _watch(self, signs: _Signs, watch: ServerWatch) -> Ended:
         """Look until it is over."""
-        signs.begin()
         over = time.monotonic() + self.duration.total_seconds()
         with self.stop.listening():
             while time.monotonic() < over:
@@ -152,7 +156,7 @@ class Rehearsal:
                     return Ended("lost", "the lease was lost")
                 self.held.sleep(min(_LOOK, max(0.0, over - time.monotonic())))
         failure = signs.failure()
-        return Ended("quiet", "nobody failed") if failure is None else Ended("failed", failure)
+        return Ended("quiet", signs.nobody) if failure is None else Ended("failed", failure)
 
     def _give_back(self, ended: Ended) -> None:
         """On a new connection where ours is of no use any more."""
@@ -170,7 +174,7 @@ class Rehearsal:
         lasted = brief(last.given_back_at - last.began_at)
         match last.outcome:
             case "quiet":
-                return f"{withheld} for {lasted}: nobody failed; everything is given back"
+                return f"{withheld} for {lasted}: {last.detail}; everything is given back"
             case "failed":
                 raise Waiting(
                     f"everything was given back after {lasted}: {last.detail}",
@@ -204,24 +208,27 @@ class _Signs:
     def __init__(self, connection: Connection, record: Record) -> None:
         self._connection = connection
         self._traits = statements.nameable(record.shapes.old)
+        self._words = statements.words(self._traits)
         self._reserved = counts.reserved_words(connection)
         self._log = failing.ServerLog.open(connection)
         self._rises = failing.Rises()
-        self._allowed = 0
+        self._usual = self._allowed = 0
         self._since: datetime | None = None
 
     def learn(self, seconds: float, enough: Callable[[], bool]) -> None:
         """How many transactions are rolled back anyhow: pools do it whenever a connection comes back."""
+        self._report_ours()
         end = time.monotonic() + seconds
         while time.monotonic() < end and not enough():
             self._rises.see(time.monotonic(), failing.rollbacks(self._connection))
             time.sleep(_LOOK)
-        self._allowed = self._rises.allowed
+        self._usual, self._allowed = self._rises.most, self._rises.allowed
 
     def begin(self) -> None:
-        """From now on rights are missing. What we have rolled back ourselves, to wait for a lock, is counted before."""
-        self._connection.execute("SELECT pg_stat_force_next_flush()")
+        """Rights are about to be missing."""
+        self._report_ours()
         self._rises.forget()
+        self._rises.see(time.monotonic(), failing.rollbacks(self._connection))
         self._since = now(self._connection)
         if self._log is not None:
             self._log.lines()
@@ -230,21 +237,32 @@ class _Signs:
         """Who failed, or seems to have."""
         assert self._since is not None
         rise = self._rises.see(time.monotonic(), failing.rollbacks(self._connection))
-        seen = failing.sessions(self._connection, self._since)
+        seen = failing.sessions(self._connection, self._since, self._words)
         lines = [] if self._log is None else self._log.lines()
         said = failing.denied(lines, {trait.table for trait in self._traits})
         if said is not None:
             return f"{said} (the server's log)"
         for each in seen:
-            if each.text and statements.touches(each.text, self._traits, self._reserved):
+            if statements.touches(each.text, self._traits, self._reserved, partial=each.partial):
                 return f"{each}: {statements.cut(each.text)}"
         for each in seen:
             if each.aborted:
                 return f"a transaction failed, of {each}: {statements.cut(each.text)}; it may be for another reason"
         if self._log is None and rise > self._allowed:
-            usual = f"{self._rises.most} within a second is usual" if self._allowed else "none is usual"
-            return f"{rise} transactions were rolled back within a second, where {usual}; it may be for another reason"
+            usual = f"{self._usual} within a second are usual" if self._allowed else "none is usual"
+            return f"{counted(rise, 'transaction')} rolled back within a second, where {usual}; it may be for another reason"
         return None
+
+    def _report_ours(self) -> None:
+        """What we have rolled back ourselves, for want of a lock or a right, was before."""
+        self._connection.execute("SELECT pg_stat_force_next_flush()")
+
+    @property
+    def nobody(self) -> str:
+        """What to say where there was no sign."""
+        if failing.sees_sessions(self._connection):
+            return "nobody failed"
+        return "nobody was seen to fail (statements of other roles are hidden: GRANT pg_read_all_stats)"
 
 
 def refuse_unready(record: Record, plan: Plan, verdict: Verdict, overrides: Mapping[str, str]) -> None:
@@ -300,7 +318,7 @@ def findings(connection: Connection, store: Store, record: Record) -> Findings:
     if last.outcome != "quiet":
         return Findings(noted=(f"it was withheld at {_at(last.began_at)}: {last.detail}",))
     lasted = brief(last.given_back_at - last.began_at)
-    proof = f"withheld from {_named(last.roles)} for {lasted} at {_at(last.began_at)}, and nobody failed"
+    proof = f"withheld from {_named(last.roles)} for {lasted} at {_at(last.began_at)}, and {last.detail}"
     unbound = _named((*last.spared, "views and functions that use their owner's rights"))
     return Findings(proof=(proof,), unseen=(f"what withholding does not keep from {unbound}",))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 import psycopg
@@ -20,29 +20,41 @@ from zdmigrate.postgres.session import NAME, Connection
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """A session whose last statement began, or whose transaction failed, after a moment."""
+    """A session whose last statement began, or whose transaction failed, after a moment. `partial`: the text was cut."""
 
     pid: int
     role: str
     name: str
     aborted: bool
     text: str
+    partial: bool
 
     def __str__(self) -> str:
         return f"role {self.role}, session {self.name or 'without a name'} (pid {self.pid})"
 
 
 _SESSIONS = """
-SELECT pid, usename::text, application_name, state = 'idle in transaction (aborted)', query FROM pg_stat_activity
+SELECT pid, usename::text, application_name, state = 'idle in transaction (aborted)', query,
+       octet_length(query) >= pg_size_bytes(current_setting('track_activity_query_size')) - 1
+FROM pg_stat_activity
 WHERE datname = current_database() AND pid <> pg_backend_pid() AND application_name NOT LIKE %(ours)s
-  AND (query_start > %(since)s OR state = 'idle in transaction (aborted)' AND state_change > %(since)s)"""
+  AND (state = 'idle in transaction (aborted)' AND state_change > %(since)s
+       OR query_start > %(since)s AND EXISTS (
+           SELECT FROM unnest(%(words)s::text[]) AS w (w) WHERE strpos(lower(query), lower(w)) > 0))"""
 
 
-def sessions(connection: Connection, since: datetime) -> list[Seen]:
-    """Others' sessions on this database that did something since."""
-    rows = connection.execute(_SESSIONS, {"ours": f"{NAME}%", "since": since}).fetchall()
+def sessions(connection: Connection, since: datetime, words: Sequence[str]) -> list[Seen]:
+    """Others' sessions whose last statement is newer and contains one of `words`, or whose transaction failed."""
+    given = {"ours": f"{NAME}%", "since": since, "words": list(words)}
+    rows = connection.execute(_SESSIONS, given).fetchall()
     names = [field.name for field in dataclasses.fields(Seen)]
     return [Seen(**dict(zip(names, row, strict=True))) for row in rows]
+
+
+def sees_sessions(connection: Connection) -> bool:
+    """Whether we are shown what other roles' sessions do."""
+    row = connection.execute("SELECT pg_has_role('pg_read_all_stats', 'USAGE')").fetchone()
+    return row is not None and bool(row[0])
 
 
 def rollbacks(connection: Connection) -> int:
