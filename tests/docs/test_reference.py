@@ -35,7 +35,9 @@ def test_every_column_of_the_control_schema_is_documented() -> None:
     )
     documented = sections(page("reference/control-schema.md"))
     missing = []
-    for table, body in re.findall(r"CREATE TABLE \{schema\}\.(\w+) \((.*?)^\)[^;\n]*;", sql, flags=re.DOTALL | re.MULTILINE):
+    for table, body in re.findall(
+        r"CREATE TABLE \{schema\}\.(\w+) \((.*?)^\)[^;\n]*;", sql, flags=re.DOTALL | re.MULTILINE
+    ):
         columns = re.findall(r"^    ([a-z]\w*) ", body, flags=re.MULTILINE)
         assert columns
         missing += [f"{table}.{column}" for column in columns if f"`{column}`" not in documented[table]]

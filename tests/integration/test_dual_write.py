@@ -819,7 +819,7 @@ def test_what_it_cannot_do_is_done_as_it_is_and_said_once(
     def broken(*given: Any) -> Any:
         raise AttributeError("_values")
 
-    monkeypatch.setattr("zdmigrate.app.dual_writing.rewritten", broken)
+    monkeypatch.setattr("zdmigrate.app.dual.writing.rewritten", broken)
     with orm.Session(engine) as session:
         session.execute(users.update().where(users.c.id == 1).values(user_email="a"))
         session.commit()

@@ -26,7 +26,7 @@ from tests.support.processes import ROOT
 from tests.support.replicas import paused
 from tests.support.servers import Database, ReplicaPair, connect
 from zdmigrate.app import AsyncShadowRead, Fleet, ShadowRead, Source, register, register_async
-from zdmigrate.app.comparing import Comparer, Job
+from zdmigrate.app.shadow.comparing import Comparer, Job
 from zdmigrate.control import install, shadows
 from zdmigrate.control.store import Author, Record, Store
 

@@ -15,11 +15,11 @@ import psycopg
 import pytest
 
 from zdmigrate.app import AsyncShadowRead, ShadowRead, Source
-from zdmigrate.app import shadowing as module
-from zdmigrate.app.comparing import Comparer, Job, Ledger
+from zdmigrate.app.shadow import reading as module
+from zdmigrate.app.shadow.comparing import Comparer, Job, Ledger
+from zdmigrate.app.shadow.staging import Standing
 from zdmigrate.app.shapes import Shapes
 from zdmigrate.app.snapshot import Home, MigrationState, Snapshot, SwitchState
-from zdmigrate.app.staging import Standing
 from zdmigrate.phases import PHASES, Phase
 
 NAME = "0001_email"
@@ -196,7 +196,7 @@ def test_one_loop_after_the_other_compares(monkeypatch: pytest.MonkeyPatch) -> N
     async def run(_self: Any, job: Job) -> None:
         ran.append(job.key)
 
-    monkeypatch.setattr("zdmigrate.app.comparing.AsyncComparer.run", run)
+    monkeypatch.setattr("zdmigrate.app.shadow.comparing.AsyncComparer.run", run)
     shadow = AsyncShadowRead(NAME, psycopg.AsyncConnection.connect, source=told(), sample=1)
 
     async def old(value: int) -> int:
@@ -287,7 +287,7 @@ def test_what_the_snapshot_does_not_have_is_not_compared() -> None:
 
 def test_a_database_in_trouble_is_left_alone_for_longer_and_longer(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr("zdmigrate.app.comparing.monotonic", lambda: now[0])
+    monkeypatch.setattr("zdmigrate.app.shadow.comparing.monotonic", lambda: now[0])
     it = bench()
     it.stage.fails = psycopg.OperationalError("too many connections")
     attempts = []

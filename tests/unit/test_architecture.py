@@ -30,7 +30,7 @@ LAYERS = (
     ("zdmigrate.planning",),
     ("zdmigrate.changes",),
     ("zdmigrate.migration", "zdmigrate.config", "zdmigrate.throttle_settings"),
-    ("zdmigrate.app.dual_declared", "zdmigrate.app.dual_writing"),  # they read what a migration declares
+    ("zdmigrate.app.dual.declared", "zdmigrate.app.dual.writing"),  # they read what a migration declares
     ("zdmigrate.postgres",),
     ("zdmigrate.backfill", "zdmigrate.control"),
     ("zdmigrate.engine",),

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from zdmigrate.app.async_fleet import AsyncFleet as AsyncFleet
     from zdmigrate.app.async_fleet import register_async as register_async
-    from zdmigrate.app.async_shadowing import AsyncShadowRead as AsyncShadowRead
-    from zdmigrate.app.dual_writing import DualWrite as DualWrite
+    from zdmigrate.app.dual.writing import DualWrite as DualWrite
     from zdmigrate.app.fleet import Fleet as Fleet
     from zdmigrate.app.fleet import register as register
     from zdmigrate.app.ignoring import IGNORED as IGNORED
@@ -28,7 +27,8 @@ if TYPE_CHECKING:
     from zdmigrate.app.routing import replica_aware as replica_aware
     from zdmigrate.app.routing import replica_aware_async as replica_aware_async
     from zdmigrate.app.settings import install as install
-    from zdmigrate.app.shadowing import ShadowRead as ShadowRead
+    from zdmigrate.app.shadow.async_reading import AsyncShadowRead as AsyncShadowRead
+    from zdmigrate.app.shadow.reading import ShadowRead as ShadowRead
     from zdmigrate.app.snapshot import Source as Source
     from zdmigrate.app.snapshot import pinned as pinned
     from zdmigrate.app.switch import ReadSwitch as ReadSwitch
@@ -37,14 +37,14 @@ _HOME = {
     "IGNORED": "ignoring",
     "AsyncDualWriter": "outbox.async_writer",
     "AsyncFleet": "async_fleet",
-    "AsyncShadowRead": "async_shadowing",
+    "AsyncShadowRead": "shadow.async_reading",
     "DualWriter": "outbox.writer",
-    "DualWrite": "dual_writing",
+    "DualWrite": "dual.writing",
     "Fleet": "fleet",
     "IgnoredColumns": "ignoring",
     "ReadSwitch": "switch",
     "Readiness": "readiness",
-    "ShadowRead": "shadowing",
+    "ShadowRead": "shadow.reading",
     "Source": "snapshot",
     "asgi_ready": "probes",
     "include_object": "ignoring",

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import MetaData
 
-    from zdmigrate.app.async_shadowing import AsyncShadowRead
+    from zdmigrate.app.shadow.async_reading import AsyncShadowRead
 
 log = logging.getLogger("zdmigrate.app")
 
@@ -52,7 +52,7 @@ class AsyncFleet(Membership):
 
     def shadow(self, migration: str, target: Any, **options: Any) -> AsyncShadowRead:
         """An `AsyncShadowRead` that follows this fleet, and reports with it."""
-        from zdmigrate.app.async_shadowing import AsyncShadowRead
+        from zdmigrate.app.shadow.async_reading import AsyncShadowRead
 
         return AsyncShadowRead(migration, target, source=self._source, **options)
 

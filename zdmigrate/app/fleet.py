@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import MetaData
 
-    from zdmigrate.app.shadowing import ShadowRead
+    from zdmigrate.app.shadow.reading import ShadowRead
     from zdmigrate.app.shapes import Needs
 
 log = logging.getLogger("zdmigrate.app")
@@ -104,7 +104,7 @@ class Fleet(Membership):
 
     def shadow(self, migration: str, target: Any, **options: Any) -> ShadowRead:
         """A `ShadowRead` that follows this fleet, and reports with it."""
-        from zdmigrate.app.shadowing import ShadowRead
+        from zdmigrate.app.shadow.reading import ShadowRead
 
         return ShadowRead(migration, target, source=self._source, **options)
 

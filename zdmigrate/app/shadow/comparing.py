@@ -7,8 +7,8 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any, NamedTuple
 
+from zdmigrate.app.shadow.staging import AsyncStage, Stage, Standing
 from zdmigrate.app.snapshot import Source
-from zdmigrate.app.staging import AsyncStage, Stage, Standing
 from zdmigrate.app.tally import sampled
 
 log = logging.getLogger("zdmigrate.app")

@@ -10,8 +10,8 @@ from sqlalchemy import orm
 from sqlalchemy.orm import exc
 from sqlalchemy.orm.attributes import instance_dict
 
-from zdmigrate.app.dual_pairs import ABSENT, Pair, Unsayable, as_sql, without_value
-from zdmigrate.app.dual_statements import Told
+from zdmigrate.app.dual.pairs import ABSENT, Pair, Unsayable, as_sql, without_value
+from zdmigrate.app.dual.statements import Told
 
 _PLAIN = frozenset((str, int, float, bool, bytes))
 

@@ -13,9 +13,9 @@ from collections.abc import Callable
 from random import random
 from typing import Any, TypeVar
 
-from zdmigrate.app.comparing import Comparer, Job, Ledger, Normalise
+from zdmigrate.app.shadow.comparing import Comparer, Job, Ledger, Normalise
+from zdmigrate.app.shadow.staging import stage
 from zdmigrate.app.snapshot import DEFAULT, Source
-from zdmigrate.app.staging import stage
 from zdmigrate.app.switch import ReadSwitch, Side
 from zdmigrate.phases import Phase
 

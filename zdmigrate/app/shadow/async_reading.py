@@ -10,9 +10,9 @@ from collections.abc import Awaitable, Callable
 from random import random
 from typing import Any, TypeVar
 
-from zdmigrate.app.comparing import AsyncComparer, Job
-from zdmigrate.app.shadowing import IDLE, WAITING, Shadow
-from zdmigrate.app.staging import async_stage
+from zdmigrate.app.shadow.comparing import AsyncComparer, Job
+from zdmigrate.app.shadow.reading import IDLE, WAITING, Shadow
+from zdmigrate.app.shadow.staging import async_stage
 
 C = TypeVar("C")
 T = TypeVar("T")

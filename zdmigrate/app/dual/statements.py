@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.sql.elements import BindParameter, ClauseElement
 
-from zdmigrate.app.dual_pairs import ABSENT, Pair, Unsayable, Way, as_sql, without_value
+from zdmigrate.app.dual.pairs import ABSENT, Pair, Unsayable, Way, as_sql, without_value
 
 Told = Callable[[str], None]
 """Hears of what could not be said."""

@@ -12,9 +12,9 @@ from sqlalchemy import event, orm
 from sqlalchemy.orm.interfaces import EXT_CONTINUE
 from sqlalchemy.sql.dml import Insert, Update
 
-from zdmigrate.app import dual_objects
-from zdmigrate.app.dual_pairs import Function, FunctionFailed, Pair, Way, by_table, column_of, paired, way
-from zdmigrate.app.dual_statements import rewritten, table_of
+from zdmigrate.app.dual import objects
+from zdmigrate.app.dual.pairs import Function, FunctionFailed, Pair, Way, by_table, column_of, paired, way
+from zdmigrate.app.dual.statements import rewritten, table_of
 
 log = logging.getLogger("zdmigrate.app")
 
@@ -81,7 +81,7 @@ class DualWrite:
             ValueError: there is no such migration or it is wrong; a column is not mapped; triggers do the work; or a new
                 column has no name of its own.
         """
-        from zdmigrate.app.dual_declared import declared_pairs
+        from zdmigrate.app.dual.declared import declared_pairs
 
         made = cls.__new__(cls)
         made._begin(declared_pairs(migration, folder, metadata, up or {}, down or {}))
@@ -90,7 +90,7 @@ class DualWrite:
     def _begin(self, pairs: Sequence[Pair]) -> None:
         self._pairs = tuple(pairs)
         self._tables = by_table(self._pairs)
-        self._attributes: dict[Any, tuple[dual_objects.Attributes, ...]] = {}
+        self._attributes: dict[Any, tuple[objects.Attributes, ...]] = {}
         self._said: set[str] = set()
         self.install()
 
@@ -148,7 +148,7 @@ class DualWrite:
             found = self._mapped(mapper)
         if found:
             try:
-                dual_objects.before_insert(found, state, self._tell)
+                objects.before_insert(found, state, self._tell)
             except FunctionFailed as failed:
                 raise _cause(failed) from None
         return EXT_CONTINUE
@@ -159,22 +159,22 @@ class DualWrite:
             found = self._mapped(mapper)
         if found:
             try:
-                dual_objects.before_update(found, state, self._tell)
+                objects.before_update(found, state, self._tell)
             except FunctionFailed as failed:
                 raise _cause(failed) from None
         return EXT_CONTINUE
 
-    def _mapped(self, mapper: orm.Mapper[Any]) -> tuple[dual_objects.Attributes, ...]:
+    def _mapped(self, mapper: orm.Mapper[Any]) -> tuple[objects.Attributes, ...]:
         found = self._attributes.get(mapper)
         if found is None:
-            found = self._attributes[mapper] = dual_objects.attributes(self._pairs, mapper)
+            found = self._attributes[mapper] = objects.attributes(self._pairs, mapper)
         return found
 
     def _refresh(self, state: Any, context: Any, attributes: Any) -> None:
         """Without a context: a session that has executed an UPDATE takes over its values."""
         if context is None and (found := self._mapped(state.mapper)):
             try:
-                dual_objects.synchronised(found, state, attributes or ())
+                objects.synchronised(found, state, attributes or ())
             except FunctionFailed as failed:
                 raise _cause(failed) from None
 

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
 from zdmigrate import migration as files
-from zdmigrate.app.dual_pairs import Function, Pair, Way, paired, way
+from zdmigrate.app.dual.pairs import Function, Pair, Way, paired, way
 from zdmigrate.changes.add_column import AddColumn
 from zdmigrate.changes.change_type import ChangeType
 from zdmigrate.changes.rename_column import RenameColumn
