@@ -526,12 +526,32 @@ def test_what_a_call_holds_up(shop: Database, *, versions: bool) -> None:
     assert held == [(not versions, True), ("advisory",), *with_id, ("virtualxid",), ("zdmigrate_outbox",)]
 
 
-def test_the_server_ends_a_delivery_that_has_fallen_asleep(shop: Database) -> None:
-    """And then another one delivers; what the sleeper does late is put right."""
+def _sleeping(shop: Database, secondary: Callable[..., Any]) -> DualWriter:
     change(shop.conninfo, writer_for(shop), "1", "old")
-    paused = Paused(shop)
-    late = writer_for(shop, paused, timeout=0.1)
+    late = writer_for(shop, secondary, timeout=0.1, interval=3600)
     late._outbox._hold = 0.2
+    return late
+
+
+def _overtaken(shop: Database) -> None:
+    change(shop.conninfo, writer_for(shop), "1", "new")
+    until(lambda: writer_for(shop).run_once(shop.conninfo).delivered, "the lock is free again", timeout=20)
+    assert stored(shop) == {"1": "new"}
+
+
+def _put_right(shop: Database) -> None:
+    """By somebody who knows nothing of the sleeper, which may have ended."""
+    assert stored(shop) == {"1": "old"}, "a store that knows no versions"
+    assert left(shop) == ["1"]
+    writer_for(shop).run_once(shop.conninfo)
+    assert stored(shop) == {"1": "new"}
+    assert left(shop) == []
+
+
+def test_the_server_ends_a_delivery_that_has_fallen_asleep(shop: Database) -> None:
+    """And then another one delivers; what the sleeper does late is put right, also when it does nothing any more."""
+    paused = Paused(shop)
+    late = _sleeping(shop, paused)
     errors: list[BaseException] = []
 
     def run() -> None:
@@ -543,16 +563,123 @@ def test_the_server_ends_a_delivery_that_has_fallen_asleep(shop: Database) -> No
     sleeper = threading.Thread(target=run)
     sleeper.start()
     assert paused.reached.wait(30)
-    change(shop.conninfo, writer_for(shop), "1", "new")
-    until(lambda: writer_for(shop).run_once(shop.conninfo).delivered, "the lock is free again", timeout=20)
-    assert stored(shop) == {"1": "new"}
+    _overtaken(shop)
     paused.go.set()
     sleeper.join(30)
     assert len(errors) == 1, "it could not say that it is done"
-    assert stored(shop) == {"1": "old"}, "a store that knows no versions"
-    late.run_once(shop.conninfo)
-    assert stored(shop) == {"1": "new"}
+    _put_right(shop)
+
+
+@pytest.mark.parametrize("ending", [False, True], ids=["goes on", "is stopped"])
+def test_a_thread_that_has_fallen_asleep_is_put_right(shop: Database, *, ending: bool) -> None:
+    paused = Paused(shop)
+    late = _sleeping(shop, paused)
+    late.start(shop.conninfo)
+    assert paused.reached.wait(30)
+    _overtaken(shop)
+    if ending:
+        late.stop(0.001)
+    paused.go.set()
+    until(lambda: left(shop) == ["1"], "it is announced without waiting for an hour", timeout=20)
+    _put_right(shop)
+    late.stop()
+
+
+@pytest.mark.parametrize("how", ["run_once", "stopped", "cancelled"])
+def test_a_task_that_has_fallen_asleep_is_put_right(shop: Database, how: str) -> None:
+    async def main() -> None:
+        reached, go = asyncio.Event(), asyncio.Event()
+
+        async def write(key: str, value: str | None) -> None:
+            try:
+                reached.set()
+                await go.wait()
+            finally:  # late, also when it is cancelled
+                await asyncio.to_thread(Store(shop.conninfo).write, key, value)
+
+        change(shop.conninfo, writer_for(shop), "1", "old")
+        late = AsyncDualWriter(WRITER, primary=_read_async, secondary=write, interval=3600)
+        late._outbox._hold = 0.2
+        if how == "stopped":
+            late.start(shop.conninfo)
+            running = late._task
+        else:
+            running = asyncio.create_task(late.run_once(shop.conninfo))  # type: ignore[arg-type]
+        assert running is not None
+        await reached.wait()
+        await asyncio.to_thread(_overtaken, shop)
+        if how == "cancelled":
+            running.cancel()
+        go.set()
+        if how == "stopped":
+            await late.stop()
+        else:
+            with pytest.raises((psycopg.Error, asyncio.CancelledError)):
+                await running
+
+    asyncio.run(main())
+    _put_right(shop)
+
+
+def test_what_cannot_be_announced_is_said(shop: Database, caplog: pytest.LogCaptureFixture) -> None:
+    writer = writer_for(shop)
+    writer._doubtful.add("1")
+    rows(shop, "DROP TABLE zdmigrate_outbox")
+    with pytest.raises(psycopg.errors.UndefinedTable):
+        writer.run_once(shop.conninfo)
+    assert "the other store may have an older value of '1'" in caplog.text
+
+
+def test_one_that_was_not_waited_for_ends_all_the_same(shop: Database) -> None:
+    paused = Paused(shop)
+    writer = writer_for(shop, paused, interval=3600)
+    change(shop.conninfo, writer, "1", "a")
+    writer.start(shop.conninfo)
+    first = writer._thread
+    assert paused.reached.wait(30)
+    writer.stop(0.001)
+    writer.start(shop.conninfo)
+    paused.go.set()
+    first.join(30)
+    assert not first.is_alive()
+    assert writer._thread.is_alive()
+    writer.stop()
+
+
+@pytest.mark.parametrize("failure", [ValueError("no"), SystemExit(1)], ids=repr)
+def test_a_thread_tries_again_when_it_is_due(shop: Database, failure: BaseException) -> None:
+    calls: list[str] = []
+
+    def write(key: str, _: str | None) -> None:
+        calls.append(key)
+        if len(calls) < 2:
+            raise failure
+
+    writer = writer_for(shop, write, interval=3600 if isinstance(failure, Exception) else 1)
+    change(shop.conninfo, writer, "1", "a")
+    writer.start(shop.conninfo)
+    until(lambda: len(calls) == 2, "not only at the next look", timeout=20)
+    writer.stop()
     assert left(shop) == []
+
+
+def test_a_task_does_not_wait_for_a_server_for_ever(shop: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zdmigrate.app.outbox.async_writer.GRACE", 0.5)
+
+    async def hangs(_: Any, __: str) -> None:
+        await asyncio.Event().wait()
+
+    async def nowhere() -> Any:
+        await asyncio.Event().wait()
+
+    async def main() -> None:
+        writer = AsyncDualWriter(WRITER, primary=hangs, secondary=hangs, timeout=0.5)
+        with pytest.raises(TimeoutError):
+            await writer.run_once(nowhere)
+        change(shop.conninfo, writer_for(shop), "1", "a")
+        assert (await writer.run_once(shop.conninfo)).failed == 1
+
+    asyncio.run(asyncio.wait_for(main(), 60))
 
 
 def test_versions_grow_with_every_delivery_of_a_key(shop: Database) -> None:

@@ -105,6 +105,14 @@ def engine_beside(engine: Engine) -> Engine:
     return sa.create_engine(engine.url, pool=engine.pool.recreate())
 
 
+def twin(engine: Engine) -> Engine:
+    """The same, with the engine's dialect, types and options as well: for functions of the application."""
+    import sqlalchemy as sa
+
+    options = engine.get_execution_options()
+    return sa.Engine(engine.pool.recreate(), engine.dialect, engine.url, execution_options=options)
+
+
 class PsycopgChannel:
     """A connection of our own. `connect` makes a psycopg 3 connection."""
 

@@ -8,9 +8,19 @@ import json
 from typing import Any
 
 from zdmigrate.app.outbox.carrying import after_transaction, call_async, connection_of_async, is_session
-from zdmigrate.app.outbox.delivery import Delivered, Read, Step, Steps, Transaction, Write, deliveries, drive_async
+from zdmigrate.app.outbox.delivery import (
+    Delivered,
+    Read,
+    Step,
+    Steps,
+    Transaction,
+    Write,
+    announcement,
+    deliveries,
+    drive_async,
+)
 from zdmigrate.app.outbox.links import AsyncLink, async_link
-from zdmigrate.app.outbox.writer import Pending, Writer
+from zdmigrate.app.outbox.writer import GRACE, Pending, Writer
 
 
 class AsyncDualWriter(Writer):
@@ -41,15 +51,16 @@ class AsyncDualWriter(Writer):
         if self._task is not None:
             raise RuntimeError(f"{self.name} was started already")
         own, self._loop = async_link(target), asyncio.get_running_loop()
-        self._ended, self._woken = False, asyncio.Event()
-        self._task = self._loop.create_task(self._live(own), name=f"zdmigrate-{self.name}")
+        self._ended, self._woken = asyncio.Event(), asyncio.Event()
+        living = self._live(own, self._woken, self._ended)
+        self._task = self._loop.create_task(living, name=f"zdmigrate-{self.name}")
 
     async def stop(self, timeout: float | None = None) -> None:  # noqa: ASYNC109  # as of the other writer
         """End the task after the key that it is at; cancel it after so many seconds (None: as many as it may take)."""
         task, self._task = self._task, None
         if task is None:
             return
-        self._ended = True
+        self._ended.set()
         self._woken.set()
         await asyncio.wait([task], timeout=self._timeout if timeout is None else timeout)
         task.cancel()
@@ -70,7 +81,7 @@ class AsyncDualWriter(Writer):
         try:
             return await self._drive(own, deliveries(self._outbox, self._doubtful))
         finally:
-            await own.close()
+            await self._leave(own)
 
     async def pending(self, target: Any) -> Pending:
         """What is in the outbox: one query, which reads all of the writer's rows. `target` as for `start`."""
@@ -81,26 +92,47 @@ class AsyncDualWriter(Writer):
             await own.close()
         return Pending(*json.loads(found or "[0, 0, 0]"))
 
-    async def _live(self, own: AsyncLink) -> None:
+    async def _live(self, own: AsyncLink, woken: asyncio.Event, ended: asyncio.Event) -> None:
         try:
-            while not self._ended:
-                self._woken.clear()
+            while not ended.is_set():
+                woken.clear()
                 done = Delivered()
                 try:
-                    done = await self._drive(own, deliveries(self._outbox, self._doubtful, lambda: self._ended))
+                    done = await self._drive(own, self._due_now(ended.is_set))
                     self._tell(done)
                 except Exception as error:  # noqa: BLE001  # whatever a driver raises: the application must not notice
                     self._tell(error)
-                if not done.delivered:
+                    await self._announce(own)
+                if not done.delivered and not ended.is_set():
                     with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(self._woken.wait(), self._pause())
+                        await asyncio.wait_for(woken.wait(), self._pause())
         finally:
+            await self._leave(own)
+
+    async def _leave(self, own: AsyncLink) -> None:
+        """Also when it is cancelled, and once more."""
+        self._leaving = asyncio.ensure_future(self._announce(own, last=True))  # referred to: or it might be collected
+        await asyncio.shield(self._leaving)
+
+    async def _announce(self, own: AsyncLink, *, last: bool = False) -> None:
+        if self._doubtful:
+            await own.close()
+            try:
+                await self._drive(own, announcement(self._outbox, self._doubtful))
+            except Exception as error:  # noqa: BLE001
+                self._left_behind(error)
+        if last:
             await own.close()
 
     async def _drive(self, own: AsyncLink, steps: Steps) -> Delivered:
         connection: Any = None
 
         async def take(step: Step) -> Any:
+            # Nobody else notices where the network is gone: what the server says of time is not heard.
+            async with asyncio.timeout(self._timeout if isinstance(step, Write) else self._timeout + GRACE):
+                return await taken(step)
+
+        async def taken(step: Step) -> Any:
             nonlocal connection
             match step:
                 case Transaction.BEGIN:
@@ -111,8 +143,7 @@ class AsyncDualWriter(Writer):
                 case Read(key):
                     return await self._primary(connection, key)
                 case Write(key, value, version):
-                    async with asyncio.timeout(self._timeout):
-                        return await self._secondary(key, value, *(() if version is None else (version,)))
+                    return await self._secondary(key, value, *(() if version is None else (version,)))
                 case _:
                     return await call_async(connection, step)
 

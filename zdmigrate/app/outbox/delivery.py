@@ -53,8 +53,13 @@ class Delivered(NamedTuple):
 Steps = Generator[Step, Any, Delivered]
 
 
-def deliveries(outbox: Outbox, doubtful: set[str], ended: Callable[[], bool] = lambda: False) -> Steps:
-    """Everything that is due when it begins, unless it `ended`.
+def _no(_: float) -> None: ...
+
+
+def deliveries(
+    outbox: Outbox, doubtful: set[str], ended: Callable[[], bool] = lambda: False, later: Callable[[float], None] = _no
+) -> Steps:
+    """Everything that is due when it begins, unless it `ended`. `later` hears in how many seconds a key that failed is due.
 
     `doubtful` are keys that this process has written without being able to say so in the database: somebody else may have
     written something newer before. They are put into the outbox again.
@@ -68,7 +73,7 @@ def deliveries(outbox: Outbox, doubtful: set[str], ended: Callable[[], bool] = l
     doubtful.difference_update(again)
     done = Delivered()
     while not ended():
-        outcome = yield from _delivery(outbox, until, doubtful)
+        outcome = yield from _delivery(outbox, until, doubtful, later)
         if outcome is None:
             break
         done = Delivered(
@@ -77,7 +82,19 @@ def deliveries(outbox: Outbox, doubtful: set[str], ended: Callable[[], bool] = l
     return done
 
 
-def _delivery(outbox: Outbox, until: str, doubtful: set[str]) -> Generator[Step, Any, Delivered | None]:
+def announcement(outbox: Outbox, doubtful: set[str]) -> Steps:
+    """Those keys are put into the outbox again, and nothing is delivered: for somebody who may be about to end."""
+    again = list(doubtful)
+    yield Transaction.BEGIN
+    yield outbox.changed(again)
+    yield Transaction.COMMIT
+    doubtful.difference_update(again)
+    return Delivered()
+
+
+def _delivery(
+    outbox: Outbox, until: str, doubtful: set[str], later: Callable[[float], None]
+) -> Generator[Step, Any, Delivered | None]:
     """One key; None where no other one is due."""
     yield Transaction.BEGIN
     picked = yield outbox.pick(until)
@@ -96,15 +113,23 @@ def _delivery(outbox: Outbox, until: str, doubtful: set[str]) -> Generator[Step,
             value = yield Read(key)
         finally:
             yield ROLLBACK_TO
-        yield Write(key, value, None if version is None else int(version))
+        try:
+            yield Write(key, value, None if version is None else int(version))
+        except Exception:
+            raise
+        except BaseException:  # cancelled, and nobody knows how far it went
+            doubtful.add(key)
+            raise
     except Exception as reason:  # noqa: BLE001  # whatever the application's functions raise
         error = _told(reason)
     try:
-        yield outbox.done(seen) if error is None else outbox.failed(seen, error)
+        wait = yield outbox.done(seen) if error is None else outbox.failed(seen, error)
         yield Transaction.COMMIT
     except BaseException:
         doubtful.add(key)
         raise
+    if wait is not None:
+        later(float(wait))
     return Delivered(1) if error is None else Delivered(0, 1, f"{key}: {error}")
 
 

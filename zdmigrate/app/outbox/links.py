@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
-from zdmigrate.app.channels import LEFT_TO_PARENTS, conninfo, own
+from zdmigrate.app.channels import LEFT_TO_PARENTS, conninfo, own, twin
 from zdmigrate.app.outbox.carrying import call as call_sync
 from zdmigrate.app.outbox.carrying import call_async, is_asyncpg
 from zdmigrate.app.outbox.statements import READ_COMMITTED, plain
@@ -49,15 +49,6 @@ class AsyncLink(Protocol):
         """Whatever was begun is rolled back. Never raises."""
 
 
-def _twin(engine: Engine) -> Engine:
-    """An engine that does everything as `engine` does, with connections of its own: the pool is the application's."""
-    import sqlalchemy as sa
-
-    return sa.Engine(
-        engine.pool.recreate(), engine.dialect, engine.url, execution_options=engine.get_execution_options()
-    )  # fmt: skip
-
-
 class EngineLink:
     """A connection as the engine would make it, and not one of its pool."""
 
@@ -68,7 +59,7 @@ class EngineLink:
 
     def begin(self) -> Any:
         if self._connection is None:
-            self._engine = _twin(self._origin)
+            self._engine = twin(self._origin)
             # An engine may be set to autocommit: the lock would be gone with the statement that takes it.
             self._connection = self._engine.connect().execution_options(isolation_level="READ COMMITTED")
         self._connection.begin()
@@ -134,7 +125,7 @@ class AsyncEngineLink:
         from sqlalchemy.ext.asyncio import AsyncEngine
 
         if self._connection is None:
-            self._engine = AsyncEngine(_twin(self._origin.sync_engine))
+            self._engine = AsyncEngine(twin(self._origin.sync_engine))
             connection = await self._engine.connect()
             self._connection = await connection.execution_options(isolation_level="READ COMMITTED")
         await self._connection.begin()
@@ -182,7 +173,9 @@ class AsyncDriverLink:
     async def close(self) -> None:
         connection, self._connection = self._connection, None
         with contextlib.suppress(Exception):
-            if connection is not None:
+            if connection is not None and is_asyncpg(connection):
+                await connection.close(timeout=1)  # the server may not answer
+            elif connection is not None:
                 await connection.close()
 
 

@@ -101,7 +101,7 @@ class Outbox:
         return self._sql(f"DELETE FROM <outbox> WHERE id IN ({_IDS})", seen)
 
     def failed(self, seen: str, error: str) -> Sql:
-        """They are not: one of them stays, with what went wrong and when to try again."""
+        """They are not: one of them stays, with what went wrong and when to try again: in so many seconds, is the answer."""
         return self._sql(
             f"WITH seen AS (SELECT min(id) AS kept, max(attempts) AS attempts, min(changed_at) AS changed_at"
             f" FROM <outbox> WHERE id IN ({_IDS})),"
@@ -109,7 +109,7 @@ class Outbox:
             " UPDATE <outbox> SET attempts = seen.attempts + 1, changed_at = seen.changed_at,"
             " last_error = CAST(? AS text), next_at = clock_timestamp() + make_interval(secs => (0.75 + random() / 2)"
             f" * least(CAST(CAST(? AS text) AS double precision), {_FIRST} * 2 ^ least(seen.attempts, 30)))"
-            " FROM seen WHERE id = seen.kept RETURNING CAST(<outbox>.attempts AS text)",
+            " FROM seen WHERE id = seen.kept RETURNING CAST(extract(epoch FROM <outbox>.next_at - clock_timestamp()) AS text)",
             seen, seen, error, str(self._longest),
         )  # fmt: skip
 

@@ -10,17 +10,28 @@ import os
 import random
 import threading
 from collections.abc import Callable, Iterator
+from time import monotonic
 from typing import Any, NamedTuple
 
 from zdmigrate.app.outbox.carrying import after_transaction, call, connection_of, is_session
-from zdmigrate.app.outbox.delivery import Delivered, Read, Step, Steps, Transaction, Write, deliveries, drive
+from zdmigrate.app.outbox.delivery import (
+    Delivered,
+    Read,
+    Step,
+    Steps,
+    Transaction,
+    Write,
+    announcement,
+    deliveries,
+    drive,
+)
 from zdmigrate.app.outbox.links import Link, link
 from zdmigrate.app.outbox.statements import Outbox, Sql
 from zdmigrate.app.outbox.table import NAME
 
 log = logging.getLogger("zdmigrate.app")
 
-_GRACE = 5.0
+GRACE = 5.0
 """Seconds by which the server waits longer for us than we for the other store."""
 
 
@@ -65,9 +76,10 @@ class Writer:
         self.name = name
         self._primary, self._secondary = primary, secondary
         self._timeout, self._interval = timeout, interval
-        self._outbox = Outbox(name, table, schema, hold=timeout + _GRACE, longest=longest_pause, versions=versions)
+        self._outbox = Outbox(name, table, schema, hold=timeout + GRACE, longest=longest_pause, versions=versions)
         self._doubtful: set[str] = set()
         self._troubled = False
+        self._due = float("inf")
 
     def _announced(self, keys: tuple[str, ...]) -> Sql:
         if not keys:
@@ -79,9 +91,24 @@ class Writer:
                 raise ValueError("the database takes no text with a NUL in it")
         return self._outbox.changed(keys)
 
+    def _due_now(self, ended: Callable[[], bool]) -> Steps:
+        if monotonic() >= self._due:
+            self._due = float("inf")
+        return deliveries(self._outbox, self._doubtful, ended, self._later)
+
+    def _later(self, seconds: float) -> None:
+        self._due = min(self._due, monotonic() + seconds)
+
     def _pause(self) -> float:
-        """Processes that were started together do not look together."""
-        return self._interval * random.uniform(0.9, 1.1)
+        """Until what failed here is due. Processes that were started together do not look together otherwise."""
+        return min(self._interval * random.uniform(0.9, 1.1), max(0.0, self._due - monotonic()))
+
+    def _left_behind(self, error: BaseException) -> None:
+        """Not even that could be said. This process tries again, if it goes on."""
+        log.warning(
+            "%s: the other store may have an older value of %s, and the outbox does not know it: %s", self.name,
+            ", ".join(map(repr, sorted(self._doubtful)[:10])), " ".join(str(error).split()) or type(error).__name__,
+        )  # fmt: skip
 
     def _tell(self, done: Delivered | BaseException) -> None:
         """Trouble is said once, and that it is over."""
@@ -152,7 +179,7 @@ class DualWriter(Writer):
         """End the thread after the key that it is at, and wait for that so many seconds (None: as many as it may take)."""
         if self._link is None:
             return
-        self._ended = True
+        self._ended.set()
         self._woken.set()
         self._thread.join(self._timeout if timeout is None else timeout)
         self._link = None
@@ -169,7 +196,10 @@ class DualWriter(Writer):
         Raises: what the driver raises. What `secondary` raises is in the outbox, and counted.
         """
         with _closing(link(target)) as own:
-            return self._drive(own, deliveries(self._outbox, self._doubtful))
+            try:
+                return self._drive(own, deliveries(self._outbox, self._doubtful))
+            finally:
+                self._announce(own)
 
     def pending(self, target: Any) -> Pending:
         """What is in the outbox: one query, which reads all of the writer's rows. `target` as for `start`."""
@@ -178,25 +208,37 @@ class DualWriter(Writer):
         return Pending(*json.loads(found or "[0, 0, 0]"))
 
     def _begin(self) -> None:
-        self._ended = False
-        self._woken = threading.Event()
-        self._thread = threading.Thread(target=self._live, name=f"zdmigrate-{self.name}", daemon=True)
+        # Its own: one that `stop` did not wait for must not go on when another one is started.
+        self._ended, self._woken = threading.Event(), threading.Event()
+        self._thread = threading.Thread(
+            target=self._live, args=(self._link, self._woken, self._ended), name=f"zdmigrate-{self.name}", daemon=True
+        )
         self._thread.start()
 
-    def _live(self) -> None:
-        assert self._link is not None
-        own, woken = self._link, self._woken
-        while not self._ended:
+    def _live(self, own: Link, woken: threading.Event, ended: threading.Event) -> None:
+        while not ended.is_set():
             woken.clear()  # first: who wakes us from now on has something that this look may miss
             done = Delivered()
             try:
-                done = self._drive(own, deliveries(self._outbox, self._doubtful, lambda: self._ended))
+                done = self._drive(own, self._due_now(ended.is_set))
                 self._tell(done)
-            except Exception as error:  # noqa: BLE001  # whatever a driver raises: the application must not notice
+            except BaseException as error:  # noqa: BLE001  # on our own thread: the application must not notice
                 self._tell(error)
-            if not done.delivered:  # else look again: it may have taken a while
+                self._announce(own)
+            if not done.delivered and not ended.is_set():  # else look again: it may have taken a while
                 woken.wait(self._pause())
+        self._announce(own)
         own.close()
+
+    def _announce(self, own: Link) -> None:
+        """What was written, and could not be said, is put into the outbox again, on a new connection: the process may end
+        now, and nobody else knows. Never raises."""
+        if self._doubtful:
+            own.close()
+            try:
+                self._drive(own, announcement(self._outbox, self._doubtful))
+            except Exception as error:  # noqa: BLE001
+                self._left_behind(error)
 
     def _drive(self, own: Link, steps: Steps) -> Delivered:
         connection: Any = None

@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from zdmigrate.app.channels import connecting, connecting_async
+from zdmigrate.app.channels import connecting, connecting_async, twin
 from zdmigrate.sqltext import ident
 
 if TYPE_CHECKING:
@@ -101,14 +101,6 @@ def _settings(timeout: float) -> str:
         f"SELECT set_config('statement_timeout', '{ours}', true) || "
         f"set_config('idle_in_transaction_session_timeout', '{idle}', true)"
     )
-
-
-def twin(engine: Engine) -> Engine:
-    """An engine whose pool is its own, and everything else the other's: dialect, types, listeners of the pool, options."""
-    import sqlalchemy as sa
-
-    options = engine.get_execution_options()
-    return sa.Engine(engine.pool.recreate(), engine.dialect, engine.url, execution_options=options)
 
 
 class EngineStage:
