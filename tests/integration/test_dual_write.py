@@ -451,6 +451,30 @@ def _aliased_table(session: orm.Session) -> None:
     session.connection().execute(sa.update(cast(Any, alias)).where(alias.c.id == 1).values(user_email="a"))
 
 
+@writes("a", "b", "d", "dx")
+def _tables_that_are_other_objects(session: orm.Session) -> None:
+    names = ("id", "kind", "note", "user_email", "email_address")
+    light = sa.table(users.name, *(sa.column(name) for name in names))
+    copy = users.to_metadata(sa.MetaData())
+    connection = session.connection()
+    connection.execute(sa.update(light).where(light.c.id == 1).values(user_email="a"))
+    session.execute(sa.insert(light), [{"kind": "user", "email_address": "b"}])
+    session.execute(sa.insert(light).values([{"kind": "user", "user_email": "c"}]))
+    upsert = postgresql.insert(copy).values(id=4, kind="user", user_email="e")
+    excluded = {"user_email": sa.func.left("d" + upsert.excluded.user_email, 1)}
+    session.execute(upsert.on_conflict_do_update(index_elements=["id"], set_=excluded))
+    rows = sa.select(light.c.kind, light.c.user_email + "x").where(light.c.id == 4)
+    connection.execute(sa.insert(light).from_select(["kind", "user_email"], rows))
+
+
+@writes("a", "b")
+def _rows_without_names(session: orm.Session) -> None:
+    width = list(users.c.keys()).index("user_email")
+    rows = [(key, "user", *[None] * (width - 2), value) for key, value in ((11, "a"), (12, "b"))]
+    assert len(rows[0]) < len(users.c)
+    session.execute(users.insert().values(rows))
+
+
 @pytest.mark.parametrize("name", WRITES)
 def test_the_other_side_follows(run: Run, dual: list[DualWrite], name: str, caplog: pytest.LogCaptureFixture) -> None:
     work, expected = WRITES[name]
@@ -567,6 +591,19 @@ def test_functions_convert(run: Run, dual: list[DualWrite]) -> None:
         insert = postgresql.insert(users).values(id=2, cents=30)
         upsert = {"cents": insert.excluded.cents}
         session.execute(insert.on_conflict_do_update(index_elements=["id"], set_=upsert))
+
+    run(work)
+    assert run(broken) == []
+
+
+def test_null_as_sql_is_null_on_the_other_side(run: Run, dual: list[DualWrite]) -> None:
+    def work(session: orm.Session) -> None:
+        session.add_all([User(id=key, cents=100) for key in (11, 12, 13)])
+        session.flush()
+        session.execute(sa.update(User).where(User.id == 11).values(cents=sa.null()))
+        found(session, 12).cents = sa.null()
+        insert = postgresql.insert(users).values(id=13, price=sa.null())
+        session.execute(insert.on_conflict_do_update(index_elements=["id"], set_={"price": sa.null()}))
 
     run(work)
     assert run(broken) == []

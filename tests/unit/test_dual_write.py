@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import orm
+from sqlalchemy.dialects import postgresql
 
 from zdmigrate.app import IGNORED, DualWrite
 
@@ -211,3 +213,97 @@ def test_attributes_of_classes_whose_relationships_are_not_there_yet(declaring: 
 
     dual = declaring.new(User.user_email, User.email_address)
     assert dual.values({"user_email": "x"}) == {"user_email": "x", "email_address": "x"}
+
+
+class Color(enum.Enum):
+    RED = "red"
+
+
+class Secret(sa.TypeDecorator[str]):
+    impl = sa.String
+    cache_ok = True
+
+
+def by_value(colors: type[Color]) -> list[str]:
+    return [color.value for color in colors]
+
+
+COLOR = sa.Enum(Color, native_enum=False, values_callable=by_value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "fine"),
+    [
+        (sa.String(), sa.Text(), True),
+        (sa.Integer(), sa.BigInteger(), True),
+        (sa.JSON(), postgresql.JSONB(), True),
+        (postgresql.INET(), postgresql.INET(), True),
+        (sa.ARRAY(sa.Integer), postgresql.ARRAY(sa.BigInteger), True),
+        (Secret(), Secret(), True),
+        (COLOR, sa.Enum(Color), True),
+        (sa.Enum("a", name="x"), sa.String(), True),
+        (COLOR, sa.String(), False),
+        (sa.Integer(), sa.Text(), False),
+        (sa.Text(), sa.Integer(), False),
+        (sa.ARRAY(sa.Integer), sa.ARRAY(sa.Text), False),
+        (Secret(), sa.String(), False),
+        (Secret(), postgresql.INET(), False),
+        (sa.JSON(), postgresql.INET(), False),
+        (sa.DateTime(timezone=True), sa.DateTime(), False),
+    ],
+    ids=lambda given: given.__class__.__name__,
+)  # fmt: skip
+def test_values_that_are_not_the_same_in_python_need_functions(
+    declaring: Declaring, old: Any, new: Any, *, fine: bool
+) -> None:
+    def columns() -> sa.MetaData:
+        return models(sa.Column("user_email", old), sa.Column("email_address", new))
+
+    users = columns().tables["users"].c
+    if fine:
+        declaring.new(users.user_email, users.email_address)
+        declaring.of(RENAME, metadata=columns())
+        return
+    with pytest.raises(ValueError, match=r"different values in Python.*give up= and down="):
+        declaring.new(users.user_email, users.email_address)
+    with pytest.raises(ValueError, match="give up= and down="):
+        declaring.of(RENAME, metadata=columns())
+    declaring.new(users.user_email, users.email_address, up=str, down=str)
+    declaring.of(RENAME, metadata=columns(), up={"email_address": str}, down={"user_email": str})
+
+
+def test_another_object_for_the_table_has_to_know_both_columns(
+    declaring: Declaring, caplog: pytest.LogCaptureFixture
+) -> None:
+    users = models().tables["users"]
+    dual = declaring.new(users.c.user_email, users.c.email_address)
+    for old in (sa.table("users", sa.column("user_email")), models(sa.Column("user_email", sa.Text)).tables["users"]):
+        caplog.clear()
+        dual._said.clear()
+        assert compiled(dual, sa.insert(old).values(user_email="x")) == (
+            "INSERT INTO users (user_email) VALUES (:user_email)"
+        )
+        [said] = caplog.messages
+        assert "it uses another object for the table users" in said
+    caplog.clear()
+    dual._said.clear()
+    for quiet in (
+        sa.update(sa.table("users", sa.column("note"))).values(note="x"),
+        sa.update(sa.table("users", sa.column("user_email"), schema="elsewhere")).values(user_email="x"),
+        sa.update(sa.table("others", sa.column("user_email"))).values(user_email="x"),
+    ):
+        assert " SET " in compiled(dual, quiet)
+    assert caplog.messages == []
+
+
+def test_what_the_other_object_lacks_is_not_taken_from_the_declared_one(
+    declaring: Declaring, caplog: pytest.LogCaptureFixture
+) -> None:
+    users = models(*(sa.Column(name, sa.Text) for name in ("a", "b", "c"))).tables["users"]
+    dual = declaring.new(users.c.a, users.c.b, up="a || c", down="left(b, 1)")
+    same = sa.table("users", sa.column("a"), sa.column("b"))
+    assert compiled(dual, sa.update(same).values(a="x")) == "UPDATE users SET a=:a"
+    assert "users.c is read, too" in caplog.text
+    assert compiled(dual, sa.update(same).values(b="x")) == (
+        "UPDATE users SET a=(left(CAST(:param_1 AS TEXT), 1)), b=:b"
+    )

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
 from zdmigrate import migration as files
-from zdmigrate.app.dual.pairs import Function, Pair, Way, paired, way
+from zdmigrate.app.dual.pairs import Function, Pair, Way, alike, paired, way
 from zdmigrate.changes.add_column import AddColumn
 from zdmigrate.changes.change_type import ChangeType
 from zdmigrate.changes.rename_column import RenameColumn
@@ -142,17 +142,8 @@ def _way(
 ) -> Way:
     if isinstance(function, str):
         return way(source, target, function)
-    if text is None and (found.type is None or _alike(source.type, target.type)):
+    if text is None and (found.type is None or alike(source.type, target.type)):
         return way(source, target, function)
     type_ = target.type.compile(dialect=postgresql.dialect())  # type: ignore[no-untyped-call]
     text = text or f"CAST({ident(found.called)} AS {type_})"
     return Way(source=source, target=target, function=function, text=text, called=found.called)
-
-
-def _alike(one: sa.types.TypeEngine[Any], other: sa.types.TypeEngine[Any]) -> bool:
-    """Whether a value of the one is the same in Python as one of the other, so that the server at most rounds it."""
-    try:
-        same = one.python_type is other.python_type and one.python_type is not list
-    except NotImplementedError:
-        return False
-    return same and getattr(one, "timezone", False) == getattr(other, "timezone", False)

@@ -90,6 +90,8 @@ class Way:
         """
         if not is_sql(value):
             return self.plain(value) if self.in_python else self.over(sa.cast(value, self.source.type), other)
+        if isinstance(value, Null) and self.function is not None:
+            return self.plain(None)
         if self.text is not None:
             return self.over(value, other)
         if self.function is None:
@@ -250,6 +252,29 @@ def column_of(given: Any) -> sa.Column[Any]:
     return found
 
 
+def alike(one: sa.types.TypeEngine[Any], other: sa.types.TypeEngine[Any]) -> bool:
+    """Whether a value of the one is the same in Python as one of the other, so that the server at most rounds it."""
+    if isinstance(one, sa.ARRAY) and isinstance(other, sa.ARRAY):
+        return alike(one.item_type, other.item_type)
+    known = _python(one)
+    if known is not _python(other):
+        return False
+    if known is None:
+        decorated = isinstance(one, sa.TypeDecorator) or isinstance(other, sa.TypeDecorator)
+        related = isinstance(one, type(other)) or isinstance(other, type(one))
+        return type(one) is type(other) if decorated else related
+    return getattr(one, "timezone", False) == getattr(other, "timezone", False)
+
+
+def _python(type_: sa.types.TypeEngine[Any]) -> type[Any] | None:
+    """The class of a type's values; None where nobody knows."""
+    try:
+        found = type_.python_type
+    except NotImplementedError:  # up to 2.0
+        return None
+    return None if found in (object, dict) else found  # of JSON one or the other
+
+
 def paired(up: Way, down: Way) -> Pair:
     """A pair, if both can be written in one statement.
 
@@ -269,6 +294,12 @@ def paired(up: Way, down: Way) -> Pair:
                 f"{column} is numbered by the server, which tells the number only when the row is there: nobody can write it "
                 'to another column in the same statement. Leave sync="app" out of the migration'
             )
+    untyped = isinstance(old.type, sa.types.NullType) or isinstance(new.type, sa.types.NullType)
+    if (up.same or down.same) and not untyped and not alike(old.type, new.type):
+        raise ValueError(
+            f"{old} ({old.type!r}) and {new} ({new.type!r}) have different values in Python, and what the one is written with "
+            "cannot be written to the other: give up= and down="
+        )
     return Pair(up, down)
 
 

@@ -166,18 +166,19 @@ class _Single:
 
 def _several(pair: Pair, statement: Any, told: Told) -> Any:
     """``insert(…).values([{…}, {…}])``"""
-    made = []
     try:
-        for rows in statement._multi_values:
-            if not all(isinstance(row, dict) for row in rows):
-                return statement  # values of all columns, in their order
-            made.append([_row(pair, row) for row in rows])
+        made = [[_row(pair, _named_row(statement, row)) for row in rows] for rows in statement._multi_values]
     except Unsayable as reason:
         told(str(reason))
         return statement
     changed = statement.execution_options()  # a copy
     changed._multi_values = tuple(made)
     return changed
+
+
+def _named_row(statement: Any, row: Any) -> Mapping[Any, Any]:
+    """One without names has values of the first columns, in their order."""
+    return row if isinstance(row, Mapping) else dict(zip(statement.table.c.keys(), row, strict=False))
 
 
 def _row(pair: Pair, row: Mapping[Any, Any]) -> Mapping[Any, Any]:
@@ -236,7 +237,8 @@ def _upsert(pair: Pair, statement: Any, told: Told) -> Any:
     if not added:
         return statement
     changed, clause = statement.execution_options(), copy.copy(clause)
-    items = [*dict(given).items(), *added.items()]
+    columns = table_of(statement).c  # the declared table's may be another object's
+    items = [*dict(given).items(), *((columns.get(column.key, column), value) for column, value in added.items())]
     clause.update_values_to_set = type(given)(items)
     changed._post_values_clause = clause
     return changed
@@ -269,6 +271,28 @@ def table_of(statement: Any) -> Any:
             if (table := notes.get(name)) is not None:
                 return table
     return statement.table
+
+
+def is_of(pair: Pair, table: Any) -> bool:
+    """Whether another object for the same table (``sa.table()``, or a `Table` of another `MetaData`) does as well as the
+    declared one: it may be of another database, so it has to know both columns itself."""
+    there = [table.c.get(column.key) for column in (pair.old, pair.new)]
+    names = [getattr(column, "name", None) for column in there]
+    return table.schema == pair.table.schema and names == [pair.old.name, pair.new.name]
+
+
+def writes_one_side(pair: Pair, statement: Any, sets: Sequence[Mapping[str, Any]]) -> bool:
+    """Of a statement on such an object, by the columns' names."""
+    keys = {
+        *_assigned(statement),
+        *(sets[0] if sets else ()),
+        *map(_key, getattr(statement, "_select_names", None) or ()),
+    }
+    for rows in getattr(statement, "_multi_values", ()):
+        keys.update(_key(column) for row in rows for column in _named_row(statement, row))
+    columns = statement.table.c
+    names = {columns[key].name if key in columns else key for key in keys}
+    return (pair.old.name in names) != (pair.new.name in names)
 
 
 def _assigned(statement: Any) -> Assigned:
@@ -309,6 +333,13 @@ def _named(value: Any) -> bool:
 
 
 def _column(statement: Any, column: sa.Column[Any]) -> ClauseElement:
-    """In the table as the statement calls it."""
-    found: ClauseElement = statement.table.c.get(column.key, column)
-    return found
+    """In the table as the statement calls it.
+
+    Raises:
+        Unsayable: another object stands for the table there, without this column. The declared one would be a second table.
+    """
+    table = statement.table
+    found: ClauseElement | None = table.c.get(column.key)
+    if found is None and table is not column.table and getattr(table, "name", None) == column.table.name:
+        raise Unsayable(f"{column} is read, too, and the statement's own Table object has no such column")
+    return column if found is None else found

@@ -14,7 +14,7 @@ from sqlalchemy.sql.dml import Insert, Update
 
 from zdmigrate.app.dual import objects
 from zdmigrate.app.dual.pairs import Function, FunctionFailed, Pair, Way, by_table, column_of, paired, way
-from zdmigrate.app.dual.statements import rewritten, table_of
+from zdmigrate.app.dual.statements import is_of, rewritten, table_of, writes_one_side
 
 log = logging.getLogger("zdmigrate.app")
 
@@ -37,14 +37,15 @@ class DualWrite:
 
     Covered: objects of mapped classes (when they are flushed), bulk operations, ``insert()`` and ``update()`` of the ORM and
     of Core, on sessions and connections: values, lists of values, parameters, ``from_select``, ``on_conflict_do_update``,
-    ``returning``. Compiled statements stay in the cache, and batches stay batches.
+    ``returning``; also on ``sa.table()`` and on a `Table` of another `MetaData`, where those have both columns.
+    Compiled statements stay in the cache, and batches stay batches.
 
     * Where only one side is written, the other one follows. Where both are, both stay as written, also if they disagree.
     * Of a new row, a side that is NULL or the column's constant default counts as not written beside one that is not.
       Python-side defaults (``default=``, ``onupdate=``) are called once for both sides.
     * Values that the server makes (``server_default``) are the server's business.
 
-    Not covered, and found by the guard that the migration puts on the table: SQL as text, ``exec_driver_sql``, COPY, ``insert()``
+    Not covered, and found by the guard that the migration puts on the table: SQL as text, ``exec_driver_sql``, COPY, a statement
     within a CTE, and volatile SQL expressions, which the server computes once for each column. For statements by hand there
     is `values`. A statement that cannot be rewritten is executed as it is, and named once in the log ``zdmigrate.app``.
 
@@ -90,6 +91,7 @@ class DualWrite:
     def _begin(self, pairs: Sequence[Pair]) -> None:
         self._pairs = tuple(pairs)
         self._tables = by_table(self._pairs)
+        self._names = frozenset(pair.table.name for pair in self._pairs)
         self._attributes: dict[Any, tuple[objects.Attributes, ...]] = {}
         self._said: set[str] = set()
         self.install()
@@ -194,18 +196,36 @@ class DualWrite:
 
     def _rewritten(self, statement: Any, sets: Any) -> tuple[Any, Any]:
         table = table_of(statement)
-        pairs = self._tables.get(table)
-        if pairs is None:
-            if not isinstance(table, sa.Alias) or table.element not in self._tables:
-                return statement, sets
-            pairs = self._tables[table.element]
+        pairs: Sequence[Pair] | None = self._tables.get(table)
+        if pairs is None and isinstance(table, sa.Alias):
+            pairs = self._tables.get(table.element)
+        if pairs is None and getattr(table, "name", None) not in self._names:
+            return statement, sets
         try:
+            if pairs is None:
+                return rewritten(self._of_that_name(table, statement, sets), statement, sets, self._tell)
             return rewritten(pairs, statement, sets, self._tell)
         except FunctionFailed:
             raise
         except Exception as error:  # noqa: BLE001  # another release of SQLAlchemy: the application goes on
             self._tell(f"{type(error).__name__}: {error}")
             return statement, sets
+
+    def _of_that_name(self, table: Any, statement: Any, sets: Any) -> list[Pair]:
+        """An object that is not the declared table, and may well mean it."""
+        found = []
+        for pair in self._pairs:
+            declared = pair.table
+            if (table.name, table.schema or "public") != (declared.name, declared.schema or "public"):
+                continue
+            if is_of(pair, table):
+                found.append(pair)
+            elif writes_one_side(pair, statement, sets):
+                self._tell(
+                    f"it uses another object for the table {table.name}, which does not have {pair.old.name} and "
+                    f"{pair.new.name} as {declared.fullname} of the declaration has them"
+                )
+        return found
 
     def _tell(self, reason: str) -> None:
         if reason not in self._said:
