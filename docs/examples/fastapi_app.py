@@ -29,7 +29,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         shapes={MIGRATION: "either"},  # it follows the switch
         interval=float(os.environ.get("HEARTBEAT", "10")),
     ) as fleet:  # which retires at the end
-        app.router.routes.append(Route("/ready", asgi_ready(fleet)))
+        app.router.routes.insert(0, Route("/ready", asgi_ready(fleet)))  # before any catch-all
         yield
     await engine.dispose()
 
@@ -41,7 +41,7 @@ class Pinned:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":  # as long as the process
+        if scope["type"] != "http":  # a lifespan, or a socket, which may be open for days
             await self.app(scope, receive, send)
         else:
             with pinned():

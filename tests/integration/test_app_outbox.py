@@ -212,6 +212,35 @@ def test_psycopg_in_autocommit_may_be_in_a_transaction(shop: Database) -> None:
     assert left(shop) == ["1"]
 
 
+def test_djangos_connection_is_asked_when_it_is_open(shop: Database) -> None:
+    program = """
+import sys
+from django.conf import settings
+settings.configure(DATABASES={"default": {
+    "ENGINE": "django.db.backends.postgresql",
+    **dict(zip(("NAME", "USER", "HOST", "PORT"), sys.argv[1:], strict=True))}})
+import django
+django.setup()
+from django.db import connection, transaction
+from zdmigrate.app import DualWriter
+writer = DualWriter("search", primary=print, secondary=print)
+try:
+    writer.changed(connection, "alone")
+except ValueError as error:
+    print("in none" in str(error))
+with transaction.atomic():
+    writer.changed(connection, "1")
+connection.close()
+"""
+    given = url(shop, "psycopg")
+    done = subprocess.run(
+        [sys.executable, "-c", program, shop.name, str(given.username), str(given.host), str(given.port)],
+        capture_output=True, text=True, timeout=60, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.stdout == "True\n", done.stderr
+    assert left(shop) == ["1"]
+
+
 # Through every driver
 
 

@@ -8,15 +8,16 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
-from zdmigrate.app import AsyncShadowRead, ShadowRead, Source
+from zdmigrate.app import AsyncShadowRead, ShadowRead, Source, fleet
 from zdmigrate.app.shadow import reading as module
-from zdmigrate.app.shadow.comparing import Comparer, Job, Ledger
+from zdmigrate.app.shadow.comparing import AsyncComparer, Comparer, Job, Ledger
 from zdmigrate.app.shadow.staging import Standing
 from zdmigrate.app.shapes import Shapes
 from zdmigrate.app.snapshot import Home, MigrationState, Snapshot, SwitchState
@@ -285,6 +286,117 @@ def test_what_the_snapshot_does_not_have_is_not_compared() -> None:
     assert it.stage.calls == ["begin shop/1 1.0", "end"]
 
 
+@pytest.mark.parametrize("nan", [float, Decimal], ids=["float", "Decimal"])
+def test_what_is_no_number_on_both_sides_is_equal(nan: type[Any]) -> None:
+    def rows(*values: Any) -> Callable[[Any], Any]:
+        return lambda _: [("a", *map(nan, values)), {"n": nan("nan")}]
+
+    made = bench()
+    made.compare(lambda _: nan("nan"), lambda _: nan("nan"))
+    made.compare(rows("nan", 1), rows("nan", 1))
+    assert made.found()["mismatches"] == 0
+    made.compare(rows("nan", 1), rows("nan", 2))
+    made.compare(rows("nan"), rows(1))
+    made.compare(rows("nan"), rows("nan", 1))
+    made.compare(lambda _: ["ab"], lambda _: ["ac"])
+    made.compare(lambda _: [1], lambda _: (1,))
+    assert made.found()["mismatches"] == 5
+
+
+def test_a_function_that_wants_to_end_the_process_ends_nothing() -> None:
+    """Not the thread, which is started once."""
+    source, stage = told(), Stage()
+    shadow = ShadowRead(NAME, lambda: None, sample=1.0, source=source)
+    shadow._comparer = Comparer(stage, shadow._ledger, 1.0)
+    ended = threading.Event()
+
+    def read(_: Any) -> int:
+        if threading.current_thread() is threading.main_thread():
+            return 1
+        ended.set()
+        raise SystemExit(1)
+
+    shadow.read(1, old=read, new=read, on=object())
+    assert ended.wait(20)
+    deadline = time.monotonic() + 20
+    while "close" not in stage.calls and time.monotonic() < deadline:
+        time.sleep(0.001)
+    assert shadow._thread is not None
+    assert shadow._thread.is_alive()
+    shadow.close(20)
+    assert not shadow._thread.is_alive()
+
+
+class AsyncStage(Stage):
+    """One whose server may fall silent."""
+
+    silent = ""
+
+    async def _wait(self, name: str) -> None:
+        if self.silent == name:
+            await asyncio.Event().wait()
+
+    async def begin(self, name: str, timeout: float) -> None:  # type: ignore[override]  # noqa: ASYNC109
+        await self._wait("begin")
+
+    async def ask(self, query: Standing) -> str | None:  # type: ignore[override]
+        await self._wait("ask")
+        return STATE
+
+    async def end(self) -> None:  # type: ignore[override]
+        await self._wait("end")
+
+    async def close(self) -> None:  # type: ignore[override]
+        self.calls.append("close")
+
+
+@pytest.mark.parametrize("silent", ["begin", "ask", "read", "end", "exit"])
+def test_a_task_does_not_wait_for_ever_and_ends_nothing(silent: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zdmigrate.app.shadow.comparing._GRACE", 0.01)
+    source, stage = told(), AsyncStage()
+    stage.silent = silent
+    ledger = Ledger(NAME, source, normalise=module.as_it_is, samples=True)
+    comparer = AsyncComparer(stage, ledger, 0.01)  # type: ignore[arg-type]
+
+    async def read(_: Any) -> int:
+        if silent == "read":
+            await asyncio.Event().wait()
+        if silent == "exit":
+            raise SystemExit(1)
+        return 1
+
+    async def main() -> None:
+        await asyncio.wait_for(comparer.run(Job(1, read, read, session=False)), 20)
+
+    asyncio.run(main())
+    assert stage.calls == ["close"]
+    report = source.tally.report(last=True) or []
+    assert sum(each["mismatches"] for each in report) == 0, "who is late is a failure"
+    assert sum(each["compares"] for each in report) == (silent == "end")
+
+
+def test_the_end_of_a_process_waits_once_for_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+
+    class Busy(threading.Thread):
+        def join(self, timeout: float | None = None) -> None:
+            assert all(shadow._closed for shadow in shadows), "all hear of it before any is waited for"
+            assert timeout is not None
+            waited.append(timeout)
+            time.sleep(min(timeout, 0.05))
+
+    shadows = [ShadowRead(NAME, lambda: None, source=told()) for _ in range(4)]
+    for shadow in shadows:
+        shadow._thread = Busy()
+    monkeypatch.setattr(module, "_LIVING", shadows)
+    monkeypatch.setattr(module, "_GOODBYE", 0.1)
+    module._close_all()
+    assert len(waited) == 4
+    assert sum(min(each, 0.05) for each in waited) <= 0.11
+    for shadow in shadows:
+        shadow._thread = None
+
+
 def test_a_database_in_trouble_is_left_alone_for_longer_and_longer(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr("zdmigrate.app.shadow.comparing.monotonic", lambda: now[0])
@@ -333,3 +445,21 @@ def test_what_applications_import_stays_light() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]
     )
     assert done.stdout == "False False\n"
+
+
+def test_the_end_of_a_process_waits_once_for_all_fleets(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended, waited = list[int](), list[float]()
+
+    class Busy:
+        def _end(self) -> None:
+            ended.append(len(waited))
+
+        def retire(self, timeout: float) -> None:
+            waited.append(timeout)
+            time.sleep(min(timeout, 0.05))
+
+    monkeypatch.setattr(fleet, "_LIVING", [Busy() for _ in range(4)])
+    monkeypatch.setattr(fleet, "_GOODBYE", 0.1)
+    fleet._retire_all()
+    assert ended == [0, 0, 0, 0], "all hear of it before any is waited for"
+    assert sum(min(each, 0.05) for each in waited) <= 0.11

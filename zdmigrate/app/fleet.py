@@ -9,6 +9,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Mapping
+from time import monotonic
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -124,11 +125,14 @@ class Fleet(Membership):
         Called at the end of a process, and on SIGTERM where the process has no handler of its own. A process that ends
         otherwise (SIGKILL, ``os._exit``) counts as alive until `instance_grace` (15 minutes) after its lease.
         """
-        self._retired = True
-        self._wake.set()
+        self._end()
         if self._thread is not threading.current_thread() and self._thread.is_alive():
             self._thread.join(timeout)
         _LIVING.discard(self)
+
+    def _end(self) -> None:
+        self._retired = True
+        self._wake.set()
 
     def _start(self) -> None:
         self._thread = threading.Thread(target=self._live, name="zdmigrate-heartbeat", daemon=True)
@@ -282,8 +286,11 @@ def _after_fork() -> None:
 
 
 def _retire_all() -> None:
-    for fleet in list(_LIVING):
-        fleet.retire()
+    living, deadline = list(_LIVING), monotonic() + _GOODBYE  # of all of them together
+    for fleet in living:
+        fleet._end()
+    for fleet in living:
+        fleet.retire(max(0.0, deadline - monotonic()))
 
 
 def _on_sigterm(number: int, _frame: FrameType | None) -> None:

@@ -37,7 +37,7 @@ class _Asgi:
 def asgi_ready(fleet: _Asked) -> Callable[[dict[str, Any], Any, Any], Coroutine[Any, Any, None]]:
     """An ASGI application that answers 200 where the database is as this version needs it, else 503 with what is missing.
 
-    As a route: ``app.router.routes.append(Route("/ready", asgi_ready(fleet)))``. Mounted (``app.mount``) it is ``/ready/``,
+    As a route: ``app.router.routes.insert(0, Route("/ready", asgi_ready(fleet)))``. Mounted (``app.mount``) it is ``/ready/``,
     and ``/ready`` redirects to that. It asks the fleet's memory, and no database.
     """
     return _Asgi(fleet)

@@ -79,6 +79,8 @@ def _in_transaction(connection: Any) -> Any:
 
 
 def _commits_itself(connection: Any) -> bool:
+    if hasattr(connection, "ensure_connection"):  # Django's does not know before
+        connection.ensure_connection()
     sync = getattr(connection, "sync_connection", connection)
     driver = sync.connection.dbapi_connection if hasattr(sync, "exec_driver_sql") else sync
     if not getattr(driver, "autocommit", False):

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
 from time import monotonic
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zdmigrate.app.shadow.staging import AsyncStage, Stage, Standing
 from zdmigrate.app.snapshot import Source
 from zdmigrate.app.tally import sampled
 
+if TYPE_CHECKING:
+    import asyncio
+
 log = logging.getLogger("zdmigrate.app")
 
 _LONGEST_REST = 60.0
 """Seconds."""
+_GRACE = 10.0
+"""Seconds that a step in an event loop may take beyond a statement's time: nobody else notices that the network is gone."""
 
 Normalise = Callable[[Any], Any]
 
@@ -84,7 +90,7 @@ class Ledger:
         if isinstance(old, Raised) and isinstance(new, Raised):
             # They may both lack something here that they have in the application: that proves nothing.
             self._source.tally.failed(self.migration, state, f"both reads raised {self._told(new.error)}")
-        elif bool(old == new):
+        elif _equal(old, new):
             self._source.tally.matched(self.migration, state)
         else:
             sample = sampled(key, old, new) if self._samples else None
@@ -125,7 +131,7 @@ class Comparer:
                 new = self._outcome(job.new, job, standing, state)
                 self._ledger.compared(state, self._stage.ask(standing), job.key, old, new)
             self._end()
-        except Exception as error:  # noqa: BLE001  # whatever a function or a driver raises
+        except BaseException as error:  # noqa: BLE001  # whatever a function or a driver raises: the thread is our own
             self._ledger.failed(state, error)
             self._stage.close()
 
@@ -172,14 +178,17 @@ class AsyncComparer:
         if standing is None or not self._ledger.may_begin():
             return
         try:
-            await self._stage.begin(self._ledger.name, self._timeout)
-            state = await self._stage.ask(standing)
+            async with self._bound():
+                await self._stage.begin(self._ledger.name, self._timeout)
+                state = await self._stage.ask(standing)
             if state is not None:
                 old = await self._outcome(job.old, job, standing, state)
                 new = await self._outcome(job.new, job, standing, state)
-                self._ledger.compared(state, await self._stage.ask(standing), job.key, old, new)
+                async with self._bound():
+                    again = await self._stage.ask(standing)
+                self._ledger.compared(state, again, job.key, old, new)
             await self._end()
-        except Exception as error:  # noqa: BLE001
+        except (Exception, SystemExit) as error:  # noqa: BLE001  # the latter would end the loop
             self._ledger.failed(state, error)
             await self._stage.close()
 
@@ -191,24 +200,33 @@ class AsyncComparer:
         """The same for another event loop."""
         return AsyncComparer(self._stage.forget(), self._ledger, self._timeout)
 
+    def _bound(self) -> asyncio.Timeout:
+        import asyncio  # here: threads need none of it
+
+        return asyncio.timeout(self._timeout + _GRACE)
+
     async def _end(self) -> None:
         try:
-            await self._stage.end()
+            async with self._bound():
+                await self._stage.end()
         except Exception:  # noqa: BLE001
             await self._stage.close()
 
     async def _outcome(self, read: Callable[[Any], Any], job: Job, standing: Standing, state: str) -> Any:
+        bound = self._bound()
         try:
-            value = await _materialised_async(await read(self._stage.given(session=job.session)))
+            async with bound:
+                value = await _materialised_async(await read(self._stage.given(session=job.session)))
         except Exception as error:
-            if not await self._goes_on(standing, state):
+            if bound.expired() or not await self._goes_on(standing, state):
                 raise
             return Raised(error)
         return self._ledger.normalise(value)
 
     async def _goes_on(self, standing: Standing, state: str) -> bool:
         try:
-            return await self._stage.ask(standing) == state
+            async with self._bound():
+                return await self._stage.ask(standing) == state
         except Exception:  # noqa: BLE001
             return False
 
@@ -243,6 +261,19 @@ async def _materialised_async(value: Any) -> Any:
     if hasattr(type(value), "__anext__"):
         return [each async for each in value]
     return list(value) if hasattr(type(value), "__next__") else value
+
+
+def _equal(old: Any, new: Any) -> bool:
+    """By ``==``, but NaN is NaN, also within rows."""
+    if bool(old == new):
+        return True
+    if type(old) is not type(new) or isinstance(old, str | bytes):
+        return False
+    if isinstance(old, float | Decimal):
+        return old != old and new != new
+    if isinstance(old, Mapping):
+        return old.keys() == new.keys() and all(_equal(old[key], new[key]) for key in old)
+    return isinstance(old, Sequence) and len(old) == len(new) and all(map(_equal, old, new))
 
 
 def _said(error: BaseException) -> str:

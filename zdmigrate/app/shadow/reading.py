@@ -11,6 +11,7 @@ import threading
 import weakref
 from collections.abc import Callable
 from random import random
+from time import monotonic
 from typing import Any, TypeVar
 
 from zdmigrate.app.shadow.comparing import Comparer, Job, Ledger, Normalise
@@ -27,7 +28,7 @@ WAITING = 32
 IDLE = 60.0
 """Seconds after which a connection that nobody needs is closed."""
 _GOODBYE = 1.0
-"""Seconds that the end of a process waits for a compare that is under way."""
+"""Seconds that the end of a process waits for compares that are under way: all of them together."""
 
 
 def as_it_is(value: T) -> T:
@@ -117,11 +118,14 @@ class ShadowRead(Shadow):
 
     def close(self, timeout: float = _GOODBYE) -> None:
         """Compare nothing any more, and disconnect. Never raises."""
-        self._closed = True
+        self._end()
         thread = self._thread
-        if thread is not None and thread.is_alive() and thread is not threading.current_thread():
-            self._queue.put(None)
+        if thread is not None and thread is not threading.current_thread():
             thread.join(timeout)
+
+    def _end(self) -> None:
+        self._closed = True
+        self._queue.put(None)
 
     def _renew(self) -> None:
         # A SimpleQueue may be put to by a signal's handler that interrupts a put.
@@ -187,5 +191,8 @@ def _after_fork() -> None:
 
 
 def _close_all() -> None:
-    for shadow in list(_LIVING):
-        shadow.close()
+    living, deadline = list(_LIVING), monotonic() + _GOODBYE
+    for shadow in living:
+        shadow._end()
+    for shadow in living:
+        shadow.close(max(0.0, deadline - monotonic()))
