@@ -387,6 +387,50 @@ def test_odd_names_and_every_kind_of_right(site: Site) -> None:
     assert rights(site) == before, column
 
 
+def test_what_may_be_passed_on_is_given_back(shop: Site) -> None:
+    """The application may grant what it has; not what it is lent, unless somebody lets it."""
+    role(shop, "reporting")
+    shop.sql(f"GRANT SELECT, UPDATE ON users TO {ROLE} WITH GRANT OPTION", f"GRANT SELECT (id) ON users TO {ROLE}")
+    before = rights(shop)
+    with withholding(shop) as running:
+        shop.sql(f"SET ROLE {ROLE}; GRANT SELECT (id) ON users TO reporting")  # a warning
+        running.send(signal.SIGTERM)
+        running.wait().expect(3)
+    assert rights(shop) == before
+    with withholding(shop) as running:
+        shop.sql(f"GRANT SELECT (id) ON users TO {ROLE} WITH GRANT OPTION")
+        shop.sql(f"SET ROLE {ROLE}; GRANT SELECT (id) ON users TO reporting")
+        running.send(signal.SIGTERM)
+        said = f"stays behind, for others depend on it: SELECT (id) on public.users of {ROLE}"
+        assert said in running.wait().expect(3).out
+    assert rights(shop) - before == {("users", "id", f"{ROLE}=r*/postgres"), ("users", "id", f"reporting=r/{ROLE}")}
+    assert before - rights(shop) == {("users", "id", f"{ROLE}=r/postgres")}
+
+
+def test_what_somebody_revokes_meanwhile_stays_revoked(shop: Site) -> None:
+    role(shop, "reporting")
+    shop.sql("GRANT SELECT (id, user_email) ON users TO reporting", "GRANT SELECT, INSERT ON users TO PUBLIC")
+    before = rights(shop)
+    with withholding(shop) as running:
+        shop.sql(f"REVOKE ALL ON users FROM {ROLE}, reporting", "REVOKE INSERT (id) ON users FROM PUBLIC")
+        revoked = rights(shop)
+        running.send(signal.SIGTERM)
+        done = running.wait().expect(3)
+    assert "everything else was given back" in done.out
+    assert "was changed meanwhile: " in done.out
+    for each in (
+        "INSERT on public.users of PUBLIC",
+        f"UPDATE on public.users of {ROLE}",
+        "SELECT on public.users of reporting",
+    ):
+        assert each in done.out
+    assert not [entry for entry in rights(shop) if ROLE in entry[2] or "reporting" in entry[2]]
+    assert ("users", "", "=r/postgres") in rights(shop) - revoked
+    assert ("users", "", "=ar/postgres") in before - rights(shop)
+    detail = "SELECT detail FROM zdmigrate.event WHERE action = 'give_back'"
+    assert "was changed meanwhile" in shop.value(detail)
+
+
 def test_rights_that_somebody_else_granted_are_refused(shop: Site) -> None:
     role(shop, "reporting")
     shop.sql(

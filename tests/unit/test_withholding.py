@@ -26,11 +26,12 @@ def withheld(*rights: Right, columns: tuple[int, ...] = (2,), owner_too: bool = 
 
 
 def test_a_right_on_the_table_becomes_one_on_all_other_columns() -> None:
+    """Without the option to grant it: what was passed on could not be taken back."""
     assert list(withheld(right("SELECT"), right("UPDATE", grantable=True), right("DELETE")).statements()) == [
         'REVOKE SELECT ON TABLE "public"."users" FROM "sh op"',
         'GRANT SELECT ("ctid", "id", "other") ON TABLE "public"."users" TO "sh op"',
         'REVOKE UPDATE ON TABLE "public"."users" FROM "sh op"',
-        'GRANT UPDATE ("id", "other") ON TABLE "public"."users" TO "sh op" WITH GRANT OPTION',
+        'GRANT UPDATE ("id", "other") ON TABLE "public"."users" TO "sh op"',
     ]
 
 
@@ -42,8 +43,8 @@ def test_rights_on_columns() -> None:
     ]
     assert each.names == {"sh op", "PUBLIC"}
     assert each.to_json()["columns"] == [
-        {"role": SHOP, "privilege": "SELECT", "option": "", "column": 2},
-        {"role": NOBODY, "privilege": "INSERT", "option": "", "column": 2},
+        {"role": SHOP, "privilege": "SELECT", "option": "", "column": 2, "beside": [3]},
+        {"role": NOBODY, "privilege": "INSERT", "option": "", "column": 2, "beside": []},
     ]
 
 
@@ -52,9 +53,9 @@ def test_those_on_columns_go_with_those_on_the_table_and_are_kept_in_mind() -> N
     assert list(each.statements()) == [
         'REVOKE SELECT ON TABLE "public"."users" FROM "sh op"',
         'GRANT SELECT ("ctid", "id", "other") ON TABLE "public"."users" TO "sh op"',
-        'GRANT SELECT ("other") ON TABLE "public"."users" TO "sh op" WITH GRANT OPTION',
     ]
-    assert [entry["column"] for entry in each.to_json()["columns"]] == [3, 2]
+    assert [(e["column"], e["option"]) for e in each.to_json()["columns"]] == [(3, " WITH GRANT OPTION"), (2, "")]
+    assert [entry["beside"] for entry in each.to_json()["table"]] == [[-1, 1, 3]]
 
 
 def test_the_owner_is_left_out_unless_he_is_meant() -> None:

@@ -174,15 +174,15 @@ class Rehearsal:
         lasted = brief(last.given_back_at - last.began_at)
         match last.outcome:
             case "quiet":
-                return f"{withheld} for {lasted}: {last.detail}; everything is given back"
+                return f"{withheld} for {lasted}: {last.detail}; {last.whole} is given back"
             case "failed":
                 raise Waiting(
-                    f"everything was given back after {lasted}: {last.detail}",
+                    f"{last.whole} was given back after {lasted}: {last.detail}",
                     hint="find who that is, let it go, then run the command again",
                 )
             case _:
                 raise Progressed(
-                    f"everything was given back after {lasted}: {last.detail}; this proves nothing",
+                    f"{last.whole} was given back after {lasted}: {last.detail}; this proves nothing",
                     hint="run the command again",
                 )
 
