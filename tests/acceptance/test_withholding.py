@@ -340,6 +340,27 @@ def test_who_changes_the_table_meanwhile_is_waited_for(shop: Site) -> None:
     assert rights(shop) == before
 
 
+def test_after_a_crash_of_the_server_the_command_tries_until_it_is_back(
+    pg_binaries: ServerBinaries, forker: Forker, tmp_path: Path
+) -> None:
+    with ScratchServer.start(pg_binaries, base=base_for_tests(), fsync=True) as server:
+        server.create_database("crashed")
+        site = Site(forker, Database(server, "crashed"), tmp_path)
+        role(site, ROLE)
+        with_users(site)
+        site.sql(f"GRANT SELECT ON users TO {ROLE}")
+        site.run("advance", "--to", "switch_reads").expect(0)
+        before = rights(site)
+        with withholding(site) as running:
+            server.kill()
+            until(lambda: "trying again" in running.narration, "it has tried once")
+            server.restart()
+            done = running.wait().expect(1)
+        assert "nothing is withheld any more" in done.err
+        assert rights(site) == before
+        assert not withheld(site)
+
+
 # Exactly as it was ---------------------------------------------------------------------------------------------------
 
 TABLE, COLUMN, SPACE = 'Us"er s', 'E "mail', 'Odd sp"ace'

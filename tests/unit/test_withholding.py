@@ -2,6 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import types
+from datetime import timedelta
+from typing import Any
+
+import psycopg
+import pytest
+
+from zdmigrate.app.shapes import Trait
+from zdmigrate.engine import withholding
+from zdmigrate.errors import Contended, Unsafe
 from zdmigrate.postgres import failing
 from zdmigrate.postgres.grants import Access, Right, Withheld
 
@@ -99,3 +110,38 @@ def test_what_the_log_says() -> None:
     assert failing.denied(lines[:2], {"users"}) == "permission denied for table users"
     assert failing.denied(lines, {"user"}) is None
     assert failing.denied(lines[:1], {"users"}) is None
+
+
+@pytest.mark.parametrize(
+    "end", [psycopg.OperationalError("no\nanswer"), Unsafe("the server is a standby"), KeyboardInterrupt()]
+)
+def test_who_cannot_give_back_says_so(monkeypatch: pytest.MonkeyPatch, end: BaseException) -> None:
+    """Standbys and servers that do not answer are tried again, and it is not said each time."""
+    tries: list[BaseException] = [Contended("locked"), psycopg.OperationalError("gone"), *[Unsafe("a standby")] * 5]
+    clock = [100.0]
+
+    def fails(*_: object) -> bool:
+        if tries:
+            raise tries.pop(0)
+        clock[0] += 1000
+        raise end
+
+    told: list[str] = []
+    record: Any = types.SimpleNamespace(
+        id="0001_m", key=1, shapes=types.SimpleNamespace(old=[Trait(schema="public", table="users", column="a")])
+    )
+    held: Any = types.SimpleNamespace(
+        connection=None, store=None, sleep=lambda _: None, report=lambda event: told.append(event.message)
+    )
+    anything: Any = None
+    rehearsal = withholding.Rehearsal(
+        held=held, lease=anything, record=record, duration=timedelta(1), owner_too=False, reason=None,
+        connect=lambda: contextlib.nullcontext(anything), stop=anything,  # type: ignore[arg-type, return-value]
+    )  # fmt: skip
+    monkeypatch.setattr("zdmigrate.control.withholding.give_back", fails)
+    monkeypatch.setattr("zdmigrate.engine.withholding.time.monotonic", lambda: clock[0])
+    with pytest.raises(Contended, match=r"rights on public\.users are STILL withheld") as raised:
+        rehearsal._give_back(withholding.Ended("quiet", "nobody failed"))
+    assert raised.value.hint == "zdmigrate withhold 0001_m --stop"
+    assert tries == []
+    assert told == ["what is withheld could not be given back, trying again: locked"]
