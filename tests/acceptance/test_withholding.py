@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
 import signal
 import threading
 import time
@@ -128,7 +129,12 @@ def test_what_n_plus_one_does_goes_on(shop: Site) -> None:
 
 @pytest.mark.parametrize("autocommit", [True, False])
 @pytest.mark.parametrize(
-    "statement", [OLD, "UPDATE users SET user_email = 'x' WHERE id = 1", "INSERT INTO users (user_email) VALUES ('y')"]
+    "statement",
+    [
+        OLD,
+        "UPDATE users SET user_email = 'me' WHERE id = 1",
+        "INSERT INTO users (user_email) VALUES ('me@example.org')",
+    ],
 )
 def test_one_who_needs_it_fails_once_and_goes_on_within_a_second(
     shop: Site, statement: str, *, autocommit: bool
@@ -146,7 +152,9 @@ def test_one_who_needs_it_fails_once_and_goes_on_within_a_second(
         done = running.wait().expect(4)
     assert took < 1.0
     assert f"role {ROLE}, session shop/2 (pid {pid})" in done.out
-    assert statement in done.out
+    assert re.sub(r"'.*?'|\b\d+\b", "?", statement) in done.out
+    kept = shop.rows("SELECT detail FROM zdmigrate.withholding UNION ALL SELECT detail FROM zdmigrate.event")
+    assert not re.search("'me|id = 1", f"{done.out}{done.err}{kept}"), "no values: they may tell about people"
     assert rights(shop) == before
     assert "and nobody failed" not in drained(shop)
 
@@ -235,7 +243,7 @@ def test_where_the_log_can_be_read_it_names_the_statement_among_many_rollbacks(
     finally:
         stop.set()
         thread.join()
-    assert f"permission denied for table users: {OLD} (the server's log)" in done.out
+    assert f"permission denied for table users: {OLD[:-1]}? (the server's log)" in done.out
 
 
 # Given back ----------------------------------------------------------------------------------------------------------

@@ -268,7 +268,8 @@ class _Signs:
         lines = [] if self._log is None else self._log.lines()
         said = failing.denied(lines, {trait.table for trait in self._traits})
         if said is not None:
-            return f"{said} (the server's log)"
+            message, statement = said
+            return f"{message}{': ' if statement else ''}{statements.cut(statement)} (the server's log)"
         for each in seen:
             if statements.touches(each.text, self._traits, self._reserved, partial=each.partial):
                 return f"{each}: {statements.cut(each.text)}"
