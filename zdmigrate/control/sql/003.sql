@@ -192,13 +192,12 @@ SELECT number, at, migration, table_name, application, backend FROM {schema}.wri
 -- `verified_from`: what was committed before the verification began. Later notes of divergence are news to it.
 ALTER TABLE {schema}.migration ADD COLUMN verified_from pg_snapshot;
 
--- A statement without its values: strings, numbers and comments may tell about people. What cannot be told apart for sure
--- (after a dollar quote, a comment in a comment) is left out.
--- `backslashes`: whether any string has escapes, as with standard_conforming_strings = off.
-CREATE FUNCTION {schema}.without_values(query text, backslashes boolean) RETURNS text
+-- A statement without its values: strings, numbers and comments may tell about people. What comes after a place that cannot be
+-- understood for sure is left out: a dollar quote, a comment in a comment, a string that goes on in the next line, and a backslash
+-- before a quote, where standard_conforming_strings decides. (That cannot be asked for: the trigger's function may have set it.)
+CREATE FUNCTION {schema}.without_values(query text) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $zdmigrate$
 DECLARE
-    escaped text := CASE WHEN backslashes THEN '[eE]?' ELSE '[eE]' END;
     shown text := left(query, 2000);
     named text := (regexp_match(query, '^\s*execute\s+("(?:[^"]|"")+"|[[:alnum:]_$]+)', 'i'))[1];
 BEGIN
@@ -210,25 +209,34 @@ BEGIN
         shown := left(shown, strpos(shown, '/*') - 1);
     END IF;
     RETURN (
+        WITH pieces AS (
+            SELECT place, piece, piece ~ '^[eE]?''' AS is_string, piece ~ '^(--|/\*|\s)' AS is_gap
+            FROM regexp_matches(shown, '('
+                '"(?:[^"]|"")*(?:"|$)'
+                '|[eE]''(?:[^''\\]|\\.|'''')*(?:''|\\?$)'
+                '|''(?:[^'']|'''')*(?:''|$)'
+                '|\$(?:[^\s$0-9''"(),;][^\s$''"(),;]*)?\$.*'
+                '|--[^\n]*'
+                '|/\*(?:[^*]|\*+[^*/])*(?:\*+/|\**$)'
+                '|\$[0-9]+'
+                '|[0-9][0-9[:alpha:]_.]*'
+                '|[[:alpha:]_][[:alnum:]_$]*'
+                '|\s+'
+                '|.'
+                ')', 'g') WITH ORDINALITY AS found (texts, place), unnest(texts) AS piece
+        ), doubts AS (
+            SELECT place, is_string AND (
+                piece ~ '^''.*\\''' OR lag(is_string) OVER (PARTITION BY is_gap ORDER BY place)
+            ) AS is_doubtful
+            FROM pieces
+        )
         SELECT left(btrim(string_agg(CASE
-            WHEN piece ~ '^([eE]?''|[0-9])' THEN '?'
-            WHEN piece ~ '^(--|/\*|\s)' THEN ' '
+            WHEN is_string OR piece ~ '^[0-9]' THEN '?'
+            WHEN is_gap THEN ' '
             WHEN piece ~ '^\$([^0-9]|$)' THEN '?'
             ELSE piece
         END, '' ORDER BY place)), 500)
-        FROM regexp_matches(shown, '('
-            '"(?:[^"]|"")*(?:"|$)'
-            '|' || escaped || '''(?:[^''\\]|\\.|'''')*(?:''|\\?$)'
-            '|''(?:[^'']|'''')*(?:''|$)'
-            '|\$(?:[^\s$0-9''"(),;][^\s$''"(),;]*)?\$.*'
-            '|--[^\n]*'
-            '|/\*(?:[^*]|\*+[^*/])*(?:\*+/|\**$)'
-            '|\$[0-9]+'
-            '|[0-9][0-9[:alpha:]_.]*'
-            '|[[:alpha:]_][[:alnum:]_$]*'
-            '|\s+'
-            '|.'
-            ')', 'g') WITH ORDINALITY AS found (pieces, place), unnest(pieces) AS piece
+        FROM pieces WHERE place <= coalesce((SELECT min(d.place) FROM doubts AS d WHERE d.is_doubtful), place)
     );
 END
 $zdmigrate$;
@@ -254,13 +262,13 @@ BEGIN
     END IF;
     INSERT INTO {schema}.write_note (migration, table_name, application, backend, side, diverged, statement)
     SELECT of_migration, of_table, current_setting('application_name'), pg_backend_pid(), of_side, of_diverged,
-           {schema}.without_values(current_query(), current_setting('standard_conforming_strings') = 'off')
+           {schema}.without_values(current_query())
     -- Anybody may call this: only for what is going on.
     WHERE EXISTS (SELECT FROM {schema}.migration AS m WHERE m.id = of_migration AND m.phase <> 'contract');
 END
 $zdmigrate$;
 
-REVOKE EXECUTE ON FUNCTION {schema}.without_values(text, boolean) FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION {schema}.without_values(text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION {schema}.note_write(text, text, text, boolean, boolean) TO PUBLIC;
 GRANT USAGE ON SCHEMA {schema} TO PUBLIC;
 
