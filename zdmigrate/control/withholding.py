@@ -21,6 +21,7 @@ from zdmigrate.postgres.session import Connection, Cursor
 _PATIENCE = timedelta(seconds=3)
 """Of the server's own watch: the command asks for something twenty times a second."""
 _TRIES = 40
+"""Of half a second each, and a pause of `_AGAIN` seconds: half a minute."""
 _AGAIN = 0.25
 
 
@@ -81,7 +82,7 @@ def give_back(connection: Connection, store: Store, migration: int, outcome: str
     """Give everything back; False: it was already, or nothing was withheld.
 
     Raises:
-        Contended: for ten seconds another transaction has kept the table's rights from being changed.
+        Contended: for half a minute another transaction has kept the table's rights from being changed.
     """
     call = f"SELECT {store.table('give_back')}(%s, %s, %s)"
     said = ""
