@@ -156,6 +156,20 @@ def test_a_row_that_is_not_filled_yet_is_nobodys_fault(trial: Site) -> None:
     assert trial.value("SELECT count(*) FROM zdmigrate.write_note") == 0
 
 
+def test_a_value_that_up_cannot_take_fails_nobody(site: Site) -> None:
+    """It is noted instead: nobody could say what the other side should be."""
+    site.sql("CREATE TABLE t (id serial PRIMARY KEY, a text)", "INSERT INTO t (a) VALUES ('1')")
+    both = 'RenameColumn("t", "a", "b")', 'ChangeType("t", "b", sa.Integer(), up="a::integer", down="b::text")'
+    site.write("0001_t", *both, sync="app")
+    site.init()
+    site.run("advance", "--to", "dual_write").expect(0)
+    site.sql("INSERT INTO t (a, b) VALUES ('7', 7), (NULL, NULL)", "UPDATE t SET a = '8', b = 8 WHERE a = '7'")
+    assert site.value("SELECT count(*) FROM zdmigrate.write_note") == 0
+    site.sql("INSERT INTO t (a) VALUES ('abc')", "UPDATE t SET a = 'x' WHERE id = 1", "DELETE FROM t WHERE a = '8'")
+    assert site.rows("SELECT DISTINCT side, diverged FROM zdmigrate.write_note") == [("both", True)]
+    assert site.value("SELECT a FROM t WHERE id = 1") == "x"
+
+
 # When a violation is seen ---------------------------------------------------------------------------------------------
 
 
@@ -301,3 +315,75 @@ def test_a_column_that_keeps_its_name_is_refused(trial: Site) -> None:
     trial.write(RENAME, 'ChangeType("users", "user_email", sa.String(50), up="left(user_email, 50)")', sync="app")
     done = trial.run("plan").expect(6)
     assert 'with sync="app" nobody could write both shapes' in done.err
+
+
+# What nobody fills ----------------------------------------------------------------------------------------------------
+
+
+def _strict(site: Site, *ddl: str, change: str = 'RenameColumn("t", "a", "b")') -> Site:
+    site.sql(
+        "CREATE TABLE t (id bigserial PRIMARY KEY, a text NOT NULL, n int)", *ddl, "INSERT INTO t (a) VALUES ('1')"
+    )
+    site.write("0001_t", *change.split(";"), sync="app")
+    site.init()
+    return site
+
+
+def test_the_new_version_may_leave_out_what_was_not_null(site: Site) -> None:
+    """No trigger fills it; nobody may have to, from `switch_reads` on."""
+    _strict(site)
+    required = "SELECT attnotnull FROM pg_attribute WHERE attrelid = 't'::regclass AND attname = 'a'"
+    site.run("advance", "--to", "switch_reads").expect(0)
+    site.sql("INSERT INTO t (b) VALUES ('2')")
+    site.run("advance", *SOAKED).expect(0)
+    site.sql("INSERT INTO t (b) VALUES ('3')")
+    out = site.run("revert", "0001_t", "--to", "none").expect(6).out
+    assert "is NULL in a" in out
+    site.sql("UPDATE t SET zd = b WHERE zd IS NULL".replace("zd", _column(site, 2)))
+    site.run("revert", "0001_t", "--to", "backfill").expect(0)
+    site.sql("INSERT INTO t (b) VALUES ('4')", "UPDATE t SET a = b WHERE b = '4'")
+    site.run("revert", "0001_t", "--to", "none").expect(0)
+    assert site.value(required) is True
+    assert site.rows("SELECT a FROM t ORDER BY id") == [("1",), ("2",), ("3",), ("4",)]
+    site.run("unhold", "0001_t").expect(0)
+    site.run("advance", "--to", "contract", *SOAKED).expect(0)
+    site.sql("INSERT INTO t (b) VALUES ('5')")
+    with pytest.raises(psycopg.errors.NotNullViolation):
+        site.sql("INSERT INTO t (n) VALUES (5)")
+
+
+def _column(site: Site, number: int) -> str:
+    name: str = site.value(f"SELECT attname FROM pg_attribute WHERE attrelid = 't'::regclass AND attnum = {number}")
+    return name
+
+
+@pytest.mark.parametrize(
+    ("ddl", "refused"),
+    [
+        ("ALTER TABLE t ADD CONSTRAINT k CHECK (a IS NOT NULL)", True),
+        ("ALTER TABLE t ADD CONSTRAINT k CHECK (coalesce(a, '') <> '')", True),
+        ("ALTER TABLE t ADD CONSTRAINT k CHECK (ARRAY[a] <> ARRAY['x'])", True),
+        ("ALTER TABLE t ALTER a SET DEFAULT 'x', ADD CONSTRAINT k CHECK (a <> n::text)", True),
+        ("CREATE UNIQUE INDEX k ON t (n) WHERE a IS NULL", True),
+        ("ALTER TABLE t ALTER a SET DEFAULT 'x', ADD CONSTRAINT k UNIQUE (a)", True),
+        ("ALTER TABLE t ADD CONSTRAINT k CHECK (a IN ('1', '2', '3') AND length(a) < 10 OR n > 3)", False),
+        ("CREATE UNIQUE INDEX k ON t (lower(a)) WHERE a <> ''", False),
+        ("ALTER TABLE t ALTER a SET DEFAULT 'x', ADD CONSTRAINT k CHECK (a IS NOT NULL)", False),
+    ],
+)
+def test_what_an_absent_value_may_violate_is_refused(site: Site, ddl: str, *, refused: bool) -> None:
+    _strict(site, ddl)
+    done = site.run("plan").expect(6 if refused else 0)
+    if refused:
+        assert "may violate" in done.err
+        assert " k" in done.err
+        return
+    site.run("advance", "--to", "switch_reads").expect(0)
+    site.sql("INSERT INTO t (b) VALUES ('2')", "INSERT INTO t (b) VALUES ('3')")
+    site.run("advance", *SOAKED).expect(0)
+    site.sql("INSERT INTO t (b) VALUES ('1') ON CONFLICT DO NOTHING")
+
+
+def test_a_down_that_nobody_computes_is_refused(site: Site) -> None:
+    _strict(site, change='DropColumn("t", "a", down="\'x\'")')
+    assert "leave down= out" in site.run("plan").expect(6).err
