@@ -13,11 +13,12 @@ from zdmigrate.planning import notnull, probes
 from zdmigrate.planning.parts import ChangePlan, Scope, alter, on, transaction_step
 from zdmigrate.sqltext import columns_in, folded, ident, literal, tokens
 
-_CALLS = frozenset(
-    "abs all and any array_length between bit bpchar btrim char_length character check date_trunc decimal floor ceil in left "
-    "length like lower ltrim not now numeric octet_length or position regexp_replace right round rtrim starts_with strpos "
-    "substr substring time timestamp trim upper varying".split()
-)
+_STRICT = """
+    abs all and any array_length between bit bpchar btrim char_length character check date_trunc decimal floor ceil in left
+    length like lower ltrim not numeric octet_length or position regexp_replace right round rtrim starts_with strpos substr
+    substring time timestamp trim upper varying
+"""
+_CALLS = frozenset(_STRICT.split())
 """Words before a bracket that make NULL of NULL, or hold nothing that could be it."""
 
 _JUDGES = frozenset(("is", "isnull", "notnull", "distinct", "case", "coalesce", "array", "row", "exists", "select"))

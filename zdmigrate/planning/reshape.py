@@ -302,10 +302,10 @@ class _Reshaping:
 
         Before it may be deployed, and undone only where the gate ``dual_writers`` asks whether it is gone.
         """
-        for move in self.drops:
-            if move.down is not None:
+        for gone in self.drops:
+            if gone.down is not None:
                 raise Unsafe(
-                    f'{self.shape.shown}.{move.column.name}: with sync="app" nobody computes down for version N+1, which leaves '
+                    f'{self.shape.shown}.{gone.column.name}: with sync="app" nobody computes down for version N+1, which leaves '
                     "it out, and it is NOT NULL",
                     hint='leave down= out: then the column may be NULL; or leave sync="app" out',
                 )

@@ -392,7 +392,9 @@ class Synced:
         )  # fmt: skip
 
     def _guard_triggers(self) -> tuple[str, ...]:
-        when, function = sync.disturbed(self.pairs), self.function("guard")
+        # `up` and `down` may fail, which only the function's own block survives.
+        when = sync.disturbed(self.pairs) if all(pair.bare for pair in self.pairs) else None
+        function = self.function("guard")
         return tuple(
             statement
             for target in self._targets
