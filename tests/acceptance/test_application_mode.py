@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -257,6 +258,76 @@ def test_a_note_that_cannot_be_made_fails_nobody(trial: Site) -> None:
     trial.sql("DROP TABLE zdmigrate.write_note CASCADE")
     with session(trial.database, "x") as writer:
         writer.execute("UPDATE users SET user_email = 'y'")
+
+
+def _missing(site: Site) -> None:
+    """A forgotten writer, while nobody can note anything. It does not wait for each of its statements."""
+    with connect(site.database, autocommit=False) as locker, connect(site.database, autocommit=False) as writer:
+        locker.execute("LOCK TABLE zdmigrate.write_note IN SHARE MODE")
+        began = time.monotonic()
+        for number in range(30):
+            writer.execute("UPDATE users SET user_email = %s WHERE id = 1", (f"x{number}",))
+        writer.commit()
+        assert time.monotonic() - began < 0.6, "50 ms, once"
+        locker.rollback()
+
+
+@pytest.mark.parametrize("before", ["backfill", "switch_reads"])
+def test_a_note_that_was_missed_closes_the_gate(trial: Site, before: str) -> None:
+    trial.run("advance", "--to", before).expect(0)
+    _missing(trial)
+    assert trial.value("SELECT count(*) FROM zdmigrate.write_note") == 0
+    done = trial.run("advance", *SOAKED).expect(4)
+    assert "1 write could not be noted since every row was verified" in done.out
+    assert f"zdmigrate verify {RENAME}" in done.out
+    trial.run("verify", RENAME).expect(6)
+    trial.sql("UPDATE users SET email_address = user_email")
+    trial.run("verify", RENAME).expect(0)
+    trial.sql("DELETE FROM zdmigrate.write_note")
+    trial.run("advance", *SOAKED).expect(0)
+
+
+def test_one_that_missed_its_note_and_commits_after_the_verification_counts(trial: Site) -> None:
+    """The sequence had moved before: that the verification could not see the row, a lock tells."""
+    trial.run("advance", "--to", "backfill").expect(0)
+    with connect(trial.database, autocommit=False) as locker, connect(trial.database, autocommit=False) as late:
+        locker.execute("LOCK TABLE zdmigrate.write_note IN SHARE MODE")
+        late.execute("UPDATE users SET user_email = 'late' WHERE id = 1")
+        locker.rollback()
+        trial.run("verify", RENAME).expect(0)
+        late.commit()
+    assert "1 write could not be noted" in trial.run("advance", *SOAKED).expect(4).out
+
+
+def test_retire_asks_again_for_notes_that_were_missed(trial: Site) -> None:
+    trial.run("advance", "--to", "switch_reads").expect(0)
+    with connect(trial.database, autocommit=False) as locker, connect(trial.database, autocommit=False) as late:
+        late.execute("SELECT FROM users")
+        running = trial.start("advance", *SOAKED)
+        until(lambda: "without queueing" in running.narration, "it waits for the lock")
+        locker.execute("LOCK TABLE zdmigrate.write_note IN SHARE MODE")
+        late.execute("UPDATE users SET user_email = 'late' WHERE id = 1")
+        locker.rollback()
+        late.commit()
+        assert "writes that could not be noted: 1" in running.wait().expect(4).out
+
+
+@pytest.mark.parametrize(
+    ("taken", "grant"),
+    [
+        ("USAGE ON SCHEMA zdmigrate", "GRANT USAGE ON SCHEMA zdmigrate TO PUBLIC"),
+        (
+            "EXECUTE ON FUNCTION zdmigrate.note_write(text, text, text, boolean, boolean)",
+            "GRANT EXECUTE ON FUNCTION zdmigrate.note_write(text,text,text,boolean,boolean) TO PUBLIC",
+        ),
+    ],
+)
+def test_where_nobody_may_note_anything_the_gate_is_closed(trial: Site, taken: str, grant: str) -> None:
+    trial.run("advance", "--to", "backfill").expect(0)
+    trial.sql(f"REVOKE {taken} FROM PUBLIC")
+    assert grant in trial.run("advance", *SOAKED).expect(4).out
+    trial.sql(grant)
+    trial.run("advance", *SOAKED).expect(0)
 
 
 # Back again -----------------------------------------------------------------------------------------------------------

@@ -517,7 +517,7 @@ class _Reshaping:
             locks=on(table, ACCESS_EXCLUSIVE), takes_away=takes_away, irreversible=bool(left or final),
         )  # fmt: skip
         if self.scope.sync == "app" and any(pair.new for pair in self.synced.pairs):
-            step = dataclasses.replace(step, asked_within=self.synced.forgotten())
+            step = dataclasses.replace(step, asked_within=self.synced.forgotten(missed=not self.retire.renames))
         yield step
 
     def _late_defaults(self) -> Iterator[str]:
