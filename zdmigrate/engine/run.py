@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import psycopg
 
 from zdmigrate.control.store import Event as AuditEvent
-from zdmigrate.control.store import Record, Store
+from zdmigrate.control.store import Moment, Record, Store
 from zdmigrate.engine import acknowledging, gates, switching
 from zdmigrate.engine.executor import Executor
 from zdmigrate.engine.reporting import Event, EventKind
@@ -93,7 +93,7 @@ class Run:
 
     def _forward(self, record: Record, phase: Phase) -> None:
         part = self.plan.phase(phase)
-        since: str | None = None
+        since: Moment | None = None
         if part.steps:
             self._announce(phase, f"{phase} …")
             with self.executor.held.fenced() as cursor:

@@ -272,6 +272,38 @@ REVOKE EXECUTE ON FUNCTION {schema}.without_values(text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION {schema}.note_write(text, text, text, boolean, boolean) TO PUBLIC;
 GRANT USAGE ON SCHEMA {schema} TO PUBLIC;
 
+-- Notes of divergence that could not be made, counted where nothing has to be waited for and nothing is rolled back.
+-- `verified_missed`: how many there were when the verification began.
+CREATE SEQUENCE {schema}.missed_notes;
+ALTER TABLE {schema}.migration ADD COLUMN verified_missed bigint;
+
+-- The lock tells a verification that begins now that the row is not there to be seen yet; it ends with the transaction.
+CREATE FUNCTION {schema}.note_missed() RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '50ms' AS $zdmigrate$
+BEGIN
+    PERFORM pg_try_advisory_xact_lock_shared(1953066612, 1702065522);
+    PERFORM nextval('{schema}.missed_notes');
+END
+$zdmigrate$;
+
+-- How many were missed by transactions that have ended. In this order: who counts later is news, who has counted and has ended is seen.
+CREATE FUNCTION {schema}.missed_until_now() RETURNS bigint
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $zdmigrate$
+DECLARE
+    missed bigint;
+    writing bigint;
+BEGIN
+    SELECT CASE WHEN s.is_called THEN s.last_value ELSE 0 END INTO missed FROM {schema}.missed_notes AS s;
+    SELECT count(*) INTO writing FROM pg_locks AS l
+    WHERE l.locktype = 'advisory' AND l.classid = 1953066612 AND l.objid = 1702065522 AND l.objsubid = 2
+      AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database());
+    RETURN missed - writing;
+END
+$zdmigrate$;
+
+REVOKE EXECUTE ON FUNCTION {schema}.missed_until_now() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION {schema}.note_missed() TO PUBLIC;
+
 -- Who looked when at the statements that the server counts, for the shape that is about to go.
 CREATE TABLE {schema}.statement_look (
     migration bigint NOT NULL REFERENCES {schema}.migration (key) ON DELETE CASCADE,
