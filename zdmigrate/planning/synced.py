@@ -435,7 +435,8 @@ class Synced:
         count = "CASE WHEN s.is_called THEN s.last_value ELSE 0 END - coalesce(m.verified_missed, 0)"
         counted = (
             f"SELECT format('writes that could not be noted: %s', {count}) "
-            f"FROM {ident(self.scope.control, 'missed_notes')} AS s, {ident(self.scope.control, 'migration')} AS m WHERE m.id = {literal(self.scope.migration)} "
+            f"FROM {ident(self.scope.control, 'missed_notes')} AS s, {ident(self.scope.control, 'migration')} AS m "
+            f"WHERE m.id = {literal(self.scope.migration)} "
             f"AND m.phase NOT IN ('none', 'contract') AND {count} > 0"
         )
         return f"({notes}) UNION ALL ({counted})"
