@@ -351,6 +351,34 @@ def test_what_version_n_plus_one_wrote_is_not_left_behind(trial: Site) -> None:
     trial.run("revert", RENAME, "--to", "none").expect(0)
 
 
+def test_what_was_being_written_when_it_was_asked_is_not_overwritten(trial: Site) -> None:
+    """It was not committed yet. Undoing `retire` waits for it, and asks again."""
+    trial.run("advance", *SOAKED).expect(0)
+    with connect(trial.database, autocommit=False) as late:
+        late.execute("UPDATE users SET email_address = 'precious' WHERE id = 1")
+        running = trial.start("revert", RENAME, "--to", "dual_write")
+        until(lambda: "without queueing" in running.narration, "it waits for the lock")
+        late.commit()
+        refused(running.wait())
+    refused(trial.run("revert", RENAME, "--to", "dual_write"))
+    trial.run("unhold", RENAME).expect(0)
+    trial.run("advance", *SOAKED).expect(0)
+    assert trial.value("SELECT email_address FROM users WHERE id = 1") == "precious"
+    trial.run("revert", RENAME, "--to", "dual_write", "--allow-lossy").expect(0)
+
+
+def test_nor_before_retire(trial: Site) -> None:
+    trial.run("advance", "--to", "switch_reads").expect(0)
+    with connect(trial.database, autocommit=False) as late:
+        late.execute("UPDATE users SET email_address = 'precious' WHERE id = 1")
+        running = trial.start("revert", RENAME, "--to", "dual_write")
+        until(lambda: "without queueing" in running.narration, "it waits for the lock")
+        late.commit()
+        refused(running.wait())
+    refused(trial.run("revert", RENAME, "--to", "dual_write"))
+    assert trial.value("SELECT email_address FROM users WHERE id = 1") == "precious"
+
+
 def test_the_guard_comes_back_with_the_old_shape(trial: Site) -> None:
     trial.run("advance", *SOAKED).expect(0)
     trial.run("verify", RENAME).expect(0)

@@ -281,7 +281,8 @@ class _Reshaping:
             yield self._install()
         if any(pair.new for pair in self.synced.pairs):
             if self.scope.sync == "app":
-                yield self.synced.watch_all()
+                again = self.synced.overwritten({}, filled=False)
+                yield _asked_after(self.synced.watch_all(), again)
             yield dataclasses.replace(self.synced.fill(), undo_loses=self._overwritten(filled=False))
         if self.scope.sync == "app":
             yield from self._left_out()
@@ -289,9 +290,11 @@ class _Reshaping:
         if self.renames or self.replaces:
             switch = synced.switch_statement(self.scope.control, self.scope.migration)
             step = self.synced.hand_over(switch, self.swap, self.retire.after)
+            step = _asked_after(step, self.synced.overwritten(self.swap.before, filled=True))
             yield dataclasses.replace(step, undo_loses=self._overwritten(filled=True))
         if self.retire.renames:
             step = self.synced.retire(self.retire, self._retire_title())
+            step = _asked_after(step, self.synced.left_behind(self.retire.before))
             yield dataclasses.replace(step, undo_loses=self._left_behind())
         for move in self.gone:
             yield from drop_foreign_keys(self.scope, self.table, move.column.name, self._retired(move.column))
@@ -628,6 +631,10 @@ def refuse_unhashable(table: schema.Table, column: schema.Column) -> None:
             "concurrent upserts of one key cannot be made to queue",
             hint="drop the unique index first",
         )
+
+
+def _asked_after(step: Step, query: str | None) -> Step:
+    return step if query is None else dataclasses.replace(step, undo_asked_after=(query,))
 
 
 def _old(column: schema.Column) -> sync.SyncColumn:

@@ -234,6 +234,8 @@ class Synced:
             probe=swap.rebinding.probe(self._handed_over(swap, retired)),
             do=forward, undo=back,
             locks=swap.locks(self.table) if swap.renames else (),
+            # Who has written the new shape alone under the guard from before has ended then, and is seen.
+            undo_locks=on(self.table, LockMode.SHARE_ROW_EXCLUSIVE) if app else None,
         )  # fmt: skip
 
     def _handed_over(self, swap: Swap, retired: Names) -> str:
@@ -432,8 +434,9 @@ class Synced:
             return notes
         count = "CASE WHEN s.is_called THEN s.last_value ELSE 0 END - coalesce(m.verified_missed, 0)"
         counted = (
-            f"SELECT format('writes that could not be noted: %s', {count}) FROM {ident(self.scope.control, 'missed_notes')} AS s, "
-            f"{ident(self.scope.control, 'migration')} AS m WHERE m.id = {literal(self.scope.migration)} "
+            f"SELECT format('writes that could not be noted: %s', {count}) "
+            f"FROM {ident(self.scope.control, 'missed_notes')} AS s, {ident(self.scope.control, 'migration')} AS m "
+            f"WHERE m.id = {literal(self.scope.migration)} "
             f"AND m.phase NOT IN ('none', 'contract') AND {count} > 0"
         )
         return f"({notes}) UNION ALL ({counted})"
