@@ -162,6 +162,9 @@ class Step:
     rows: RowWork | None = None
     undo_loses: RowQueries = ()
     """Queries for up to a few texts, each naming a row or value that undoing would lose."""
+    undo_asked_after: tuple[str, ...] = ()
+    """The same, asked when the phase's steps are undone, before anything more is: undoing has waited for those who were writing
+    when `undo_loses` was asked. Nothing is overwritten by then. Never part of a plan's hash."""
     undo_blocked: RowQueries = ()
     """The same for rows that the old shape cannot hold at all: somebody must change them before it can come back."""
     refused_by: str | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -156,6 +157,20 @@ def test_a_row_that_is_not_filled_yet_is_nobodys_fault(trial: Site) -> None:
     assert trial.value("SELECT count(*) FROM zdmigrate.write_note") == 0
 
 
+def test_a_value_that_up_cannot_take_fails_nobody(site: Site) -> None:
+    """It is noted instead: nobody could say what the other side should be."""
+    site.sql("CREATE TABLE t (id serial PRIMARY KEY, a text)", "INSERT INTO t (a) VALUES ('1')")
+    both = 'RenameColumn("t", "a", "b")', 'ChangeType("t", "b", sa.Integer())'
+    site.write("0001_t", *both, sync="app")
+    site.init()
+    site.run("advance", "--to", "dual_write").expect(0)
+    site.sql("INSERT INTO t (a, b) VALUES ('7', 7), (NULL, NULL)", "UPDATE t SET a = '8', b = 8 WHERE a = '7'")
+    assert site.value("SELECT count(*) FROM zdmigrate.write_note") == 0
+    site.sql("INSERT INTO t (a) VALUES ('abc')", "UPDATE t SET a = 'x' WHERE id = 1", "DELETE FROM t WHERE a = '8'")
+    assert site.rows("SELECT DISTINCT side, diverged FROM zdmigrate.write_note") == [("old", True)]
+    assert site.value("SELECT a FROM t WHERE id = 1") == "x"
+
+
 # When a violation is seen ---------------------------------------------------------------------------------------------
 
 
@@ -245,6 +260,76 @@ def test_a_note_that_cannot_be_made_fails_nobody(trial: Site) -> None:
         writer.execute("UPDATE users SET user_email = 'y'")
 
 
+def _missing(site: Site) -> None:
+    """A forgotten writer, while nobody can note anything. It does not wait for each of its statements."""
+    with connect(site.database, autocommit=False) as locker, connect(site.database, autocommit=False) as writer:
+        locker.execute("LOCK TABLE zdmigrate.write_note IN SHARE MODE")
+        began = time.monotonic()
+        for number in range(30):
+            writer.execute("UPDATE users SET user_email = %s WHERE id = 1", (f"x{number}",))
+        writer.commit()
+        assert time.monotonic() - began < 0.6, "50 ms, once"
+        locker.rollback()
+
+
+@pytest.mark.parametrize("before", ["backfill", "switch_reads"])
+def test_a_note_that_was_missed_closes_the_gate(trial: Site, before: str) -> None:
+    trial.run("advance", "--to", before).expect(0)
+    _missing(trial)
+    assert trial.value("SELECT count(*) FROM zdmigrate.write_note") == 0
+    done = trial.run("advance", *SOAKED).expect(4)
+    assert "1 write could not be noted since every row was verified" in done.out
+    assert f"zdmigrate verify {RENAME}" in done.out
+    trial.run("verify", RENAME).expect(6)
+    trial.sql("UPDATE users SET email_address = user_email")
+    trial.run("verify", RENAME).expect(0)
+    trial.sql("DELETE FROM zdmigrate.write_note")
+    trial.run("advance", *SOAKED).expect(0)
+
+
+def test_one_that_missed_its_note_and_commits_after_the_verification_counts(trial: Site) -> None:
+    """The sequence had moved before: that the verification could not see the row, a lock tells."""
+    trial.run("advance", "--to", "backfill").expect(0)
+    with connect(trial.database, autocommit=False) as locker, connect(trial.database, autocommit=False) as late:
+        locker.execute("LOCK TABLE zdmigrate.write_note IN SHARE MODE")
+        late.execute("UPDATE users SET user_email = 'late' WHERE id = 1")
+        locker.rollback()
+        trial.run("verify", RENAME).expect(0)
+        late.commit()
+    assert "1 write could not be noted" in trial.run("advance", *SOAKED).expect(4).out
+
+
+def test_retire_asks_again_for_notes_that_were_missed(trial: Site) -> None:
+    trial.run("advance", "--to", "switch_reads").expect(0)
+    with connect(trial.database, autocommit=False) as locker, connect(trial.database, autocommit=False) as late:
+        late.execute("SELECT FROM users")
+        running = trial.start("advance", *SOAKED)
+        until(lambda: "without queueing" in running.narration, "it waits for the lock")
+        locker.execute("LOCK TABLE zdmigrate.write_note IN SHARE MODE")
+        late.execute("UPDATE users SET user_email = 'late' WHERE id = 1")
+        locker.rollback()
+        late.commit()
+        assert "writes that could not be noted: 1" in running.wait().expect(4).out
+
+
+@pytest.mark.parametrize(
+    ("taken", "grant"),
+    [
+        ("USAGE ON SCHEMA zdmigrate", "GRANT USAGE ON SCHEMA zdmigrate TO PUBLIC"),
+        (
+            "EXECUTE ON FUNCTION zdmigrate.note_write(text, text, text, boolean, boolean)",
+            "GRANT EXECUTE ON FUNCTION zdmigrate.note_write(text,text,text,boolean,boolean) TO PUBLIC",
+        ),
+    ],
+)
+def test_where_nobody_may_note_anything_the_gate_is_closed(trial: Site, taken: str, grant: str) -> None:
+    trial.run("advance", "--to", "backfill").expect(0)
+    trial.sql(f"REVOKE {taken} FROM PUBLIC")
+    assert grant in trial.run("advance", *SOAKED).expect(4).out
+    trial.sql(grant)
+    trial.run("advance", *SOAKED).expect(0)
+
+
 # Back again -----------------------------------------------------------------------------------------------------------
 
 
@@ -264,6 +349,34 @@ def test_what_version_n_plus_one_wrote_is_not_left_behind(trial: Site) -> None:
     assert trial.phase(RENAME) == "retire"
     trial.sql("UPDATE users SET email_address = 'u7' WHERE id = 7")
     trial.run("revert", RENAME, "--to", "none").expect(0)
+
+
+def test_what_was_being_written_when_it_was_asked_is_not_overwritten(trial: Site) -> None:
+    """It was not committed yet. Undoing `retire` waits for it, and asks again."""
+    trial.run("advance", *SOAKED).expect(0)
+    with connect(trial.database, autocommit=False) as late:
+        late.execute("UPDATE users SET email_address = 'precious' WHERE id = 1")
+        running = trial.start("revert", RENAME, "--to", "dual_write")
+        until(lambda: "without queueing" in running.narration, "it waits for the lock")
+        late.commit()
+        refused(running.wait())
+    refused(trial.run("revert", RENAME, "--to", "dual_write"))
+    trial.run("unhold", RENAME).expect(0)
+    trial.run("advance", *SOAKED).expect(0)
+    assert trial.value("SELECT email_address FROM users WHERE id = 1") == "precious"
+    trial.run("revert", RENAME, "--to", "dual_write", "--allow-lossy").expect(0)
+
+
+def test_nor_before_retire(trial: Site) -> None:
+    trial.run("advance", "--to", "switch_reads").expect(0)
+    with connect(trial.database, autocommit=False) as late:
+        late.execute("UPDATE users SET email_address = 'precious' WHERE id = 1")
+        running = trial.start("revert", RENAME, "--to", "dual_write")
+        until(lambda: "without queueing" in running.narration, "it waits for the lock")
+        late.commit()
+        refused(running.wait())
+    refused(trial.run("revert", RENAME, "--to", "dual_write"))
+    assert trial.value("SELECT email_address FROM users WHERE id = 1") == "precious"
 
 
 def test_the_guard_comes_back_with_the_old_shape(trial: Site) -> None:
@@ -301,3 +414,75 @@ def test_a_column_that_keeps_its_name_is_refused(trial: Site) -> None:
     trial.write(RENAME, 'ChangeType("users", "user_email", sa.String(50), up="left(user_email, 50)")', sync="app")
     done = trial.run("plan").expect(6)
     assert 'with sync="app" nobody could write both shapes' in done.err
+
+
+# What nobody fills ----------------------------------------------------------------------------------------------------
+
+
+def _strict(site: Site, *ddl: str, change: str = 'RenameColumn("t", "a", "b")') -> Site:
+    site.sql(
+        "CREATE TABLE t (id bigserial PRIMARY KEY, a text NOT NULL, n int)", *ddl, "INSERT INTO t (a) VALUES ('1')"
+    )
+    site.write("0001_t", *change.split(";"), sync="app")
+    site.init()
+    return site
+
+
+def test_the_new_version_may_leave_out_what_was_not_null(site: Site) -> None:
+    """No trigger fills it; nobody may have to, from `switch_reads` on."""
+    _strict(site)
+    required = "SELECT attnotnull FROM pg_attribute WHERE attrelid = 't'::regclass AND attname = 'a'"
+    site.run("advance", "--to", "switch_reads").expect(0)
+    site.sql("INSERT INTO t (b) VALUES ('2')")
+    site.run("advance", *SOAKED).expect(0)
+    site.sql("INSERT INTO t (b) VALUES ('3')")
+    out = site.run("revert", "0001_t", "--to", "none").expect(6).out
+    assert "is NULL in a" in out
+    site.sql("UPDATE t SET zd = b WHERE zd IS NULL".replace("zd", _column(site, 2)))
+    site.run("revert", "0001_t", "--to", "backfill").expect(0)
+    site.sql("INSERT INTO t (b) VALUES ('4')", "UPDATE t SET a = b WHERE b = '4'")
+    site.run("revert", "0001_t", "--to", "none").expect(0)
+    assert site.value(required) is True
+    assert site.rows("SELECT a FROM t ORDER BY id") == [("1",), ("2",), ("3",), ("4",)]
+    site.run("unhold", "0001_t").expect(0)
+    site.run("advance", "--to", "contract", *SOAKED).expect(0)
+    site.sql("INSERT INTO t (b) VALUES ('5')")
+    with pytest.raises(psycopg.errors.NotNullViolation):
+        site.sql("INSERT INTO t (n) VALUES (5)")
+
+
+def _column(site: Site, number: int) -> str:
+    name: str = site.value(f"SELECT attname FROM pg_attribute WHERE attrelid = 't'::regclass AND attnum = {number}")
+    return name
+
+
+@pytest.mark.parametrize(
+    ("ddl", "refused"),
+    [
+        ("ALTER TABLE t ADD CONSTRAINT k CHECK (a IS NOT NULL)", True),
+        ("ALTER TABLE t ADD CONSTRAINT k CHECK (coalesce(a, '') <> '')", True),
+        ("ALTER TABLE t ADD CONSTRAINT k CHECK (ARRAY[a] <> ARRAY['x'])", True),
+        ("ALTER TABLE t ALTER a SET DEFAULT 'x', ADD CONSTRAINT k CHECK (a <> n::text)", True),
+        ("CREATE UNIQUE INDEX k ON t (n) WHERE a IS NULL", True),
+        ("ALTER TABLE t ALTER a SET DEFAULT 'x', ADD CONSTRAINT k UNIQUE (a)", True),
+        ("ALTER TABLE t ADD CONSTRAINT k CHECK (a IN ('1', '2', '3') AND length(a) < 10 OR n > 3)", False),
+        ("CREATE UNIQUE INDEX k ON t (lower(a)) WHERE a <> ''", False),
+        ("ALTER TABLE t ALTER a SET DEFAULT 'x', ADD CONSTRAINT k CHECK (a IS NOT NULL)", False),
+    ],
+)
+def test_what_an_absent_value_may_violate_is_refused(site: Site, ddl: str, *, refused: bool) -> None:
+    _strict(site, ddl)
+    done = site.run("plan").expect(6 if refused else 0)
+    if refused:
+        assert "may violate" in done.err
+        assert " k" in done.err
+        return
+    site.run("advance", "--to", "switch_reads").expect(0)
+    site.sql("INSERT INTO t (b) VALUES ('2')", "INSERT INTO t (b) VALUES ('3')")
+    site.run("advance", *SOAKED).expect(0)
+    site.sql("INSERT INTO t (b) VALUES ('1') ON CONFLICT DO NOTHING")
+
+
+def test_a_down_that_nobody_computes_is_refused(site: Site) -> None:
+    _strict(site, change='DropColumn("t", "a", down="\'x\'")')
+    assert "leave down= out" in site.run("plan").expect(6).err

@@ -261,7 +261,8 @@ def test_a_loop_that_ends_takes_its_connection_along(shop: Database) -> None:
             shadow = fleet.shadow(MIGRATION, url, sample=1)
             async with await psycopg.AsyncConnection.connect(url) as connection:
                 await shadow.read(1, old=read, new=read, on=connection)
-            await asyncio.to_thread(until, lambda: session_count(shop) == 2, "it compares")
+            await asyncio.to_thread(until, lambda: source.tally._counts, "it compares")
+            assert session_count(shop) == 2
 
     asyncio.run(main())
     until(lambda: session_count(shop) == 0, "nobody is left")

@@ -112,7 +112,7 @@ def test_a_text_whose_end_is_missing_may_be_of_the_table() -> None:
 
 
 def test_cut_to_one_line() -> None:
-    assert statements.cut("SELECT\n  1 -- one\n\n/* zdmigrate */") == "SELECT 1"
+    assert statements.cut("SELECT\n  a -- one\n\n/* zdmigrate */") == "SELECT a"
     assert statements.cut("SELECT " + "x" * 200).endswith("x…")
 
 
@@ -152,3 +152,23 @@ def test_a_new_one_has_run_since_and_one_that_was_forgotten_stays_so() -> None:
     assert second.marks[KEY] == Mark(calls=3, exec_time=1.0, ran=3, ran_at=LATER)
     third = looked(before=second, at=LATER + timedelta(minutes=1))
     assert third.marks == second.marks
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("UPDATE t SET a = 'me' WHERE id = 17 AND b = $2", "UPDATE t SET a = ? WHERE id = ? AND b = $2"),
+        ("SELECT $me$it's$me$, 1.5e3, x'1f', N'me', U&'me', \"my col1\"", 'SELECT ?, ?, ?, ?, ?, "my col1"'),
+        ("SELECT 'o''me', b /* 'me' */", "SELECT ?, b"),
+        (r"SELECT E'o\'me', b", "SELECT ?, b"),
+        (r"SELECT 'o\'' WHERE a <> 'me'", "SELECT ?…"),
+        (r"SELECT 'o\', 'me'", "SELECT ?…"),
+        ("SELECT E'x' -- me\n '\\' me'", "SELECT ? ?…"),
+        ("SELECT a, 'me and", "SELECT a, ?…"),
+        ("SELECT a, E'me\\", "SELECT a, E?…"),
+        ("SELECT a, $me$ and", "SELECT a, ?…"),
+        ("SELECT a /* me", "SELECT a"),
+    ],
+)
+def test_values_are_not_shown(text: str, shown: str) -> None:
+    assert statements.cut(text) == shown

@@ -2,6 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import types
+from datetime import timedelta
+from typing import Any
+
+import psycopg
+import pytest
+
+from zdmigrate.app.shapes import Trait
+from zdmigrate.engine import withholding
+from zdmigrate.errors import Contended, Unsafe
 from zdmigrate.postgres import failing
 from zdmigrate.postgres.grants import Access, Right, Withheld
 
@@ -26,11 +37,12 @@ def withheld(*rights: Right, columns: tuple[int, ...] = (2,), owner_too: bool = 
 
 
 def test_a_right_on_the_table_becomes_one_on_all_other_columns() -> None:
+    """Without the option to grant it: what was passed on could not be taken back."""
     assert list(withheld(right("SELECT"), right("UPDATE", grantable=True), right("DELETE")).statements()) == [
         'REVOKE SELECT ON TABLE "public"."users" FROM "sh op"',
         'GRANT SELECT ("ctid", "id", "other") ON TABLE "public"."users" TO "sh op"',
         'REVOKE UPDATE ON TABLE "public"."users" FROM "sh op"',
-        'GRANT UPDATE ("id", "other") ON TABLE "public"."users" TO "sh op" WITH GRANT OPTION',
+        'GRANT UPDATE ("id", "other") ON TABLE "public"."users" TO "sh op"',
     ]
 
 
@@ -42,8 +54,8 @@ def test_rights_on_columns() -> None:
     ]
     assert each.names == {"sh op", "PUBLIC"}
     assert each.to_json()["columns"] == [
-        {"role": SHOP, "privilege": "SELECT", "option": "", "column": 2},
-        {"role": NOBODY, "privilege": "INSERT", "option": "", "column": 2},
+        {"role": SHOP, "privilege": "SELECT", "option": "", "column": 2, "beside": [3]},
+        {"role": NOBODY, "privilege": "INSERT", "option": "", "column": 2, "beside": []},
     ]
 
 
@@ -52,9 +64,9 @@ def test_those_on_columns_go_with_those_on_the_table_and_are_kept_in_mind() -> N
     assert list(each.statements()) == [
         'REVOKE SELECT ON TABLE "public"."users" FROM "sh op"',
         'GRANT SELECT ("ctid", "id", "other") ON TABLE "public"."users" TO "sh op"',
-        'GRANT SELECT ("other") ON TABLE "public"."users" TO "sh op" WITH GRANT OPTION',
     ]
-    assert [entry["column"] for entry in each.to_json()["columns"]] == [3, 2]
+    assert [(e["column"], e["option"]) for e in each.to_json()["columns"]] == [(3, " WITH GRANT OPTION"), (2, "")]
+    assert [entry["beside"] for entry in each.to_json()["table"]] == [[-1, 1, 3]]
 
 
 def test_the_owner_is_left_out_unless_he_is_meant() -> None:
@@ -94,7 +106,44 @@ def test_what_the_log_says() -> None:
         "2026-11-21 14:02:12 UTC [7] shop ERROR:  permission denied for table users",
         "2026-11-21 14:02:12 UTC [7] shop STATEMENT:  SELECT user_email FROM users",
     ]
-    assert failing.denied(lines, {"users"}) == "permission denied for table users: SELECT user_email FROM users"
-    assert failing.denied(lines[:2], {"users"}) == "permission denied for table users"
+    assert failing.denied(lines, {"users"}) == (
+        "permission denied for table users", "SELECT user_email FROM users"
+    )  # fmt: skip
+    assert failing.denied(lines[:2], {"users"}) == ("permission denied for table users", "")
     assert failing.denied(lines, {"user"}) is None
     assert failing.denied(lines[:1], {"users"}) is None
+
+
+@pytest.mark.parametrize(
+    "end", [psycopg.OperationalError("no\nanswer"), Unsafe("the server is a standby"), KeyboardInterrupt()]
+)
+def test_who_cannot_give_back_says_so(monkeypatch: pytest.MonkeyPatch, end: BaseException) -> None:
+    """Standbys and servers that do not answer are tried again, and it is not said each time."""
+    tries: list[BaseException] = [Contended("locked"), psycopg.OperationalError("gone"), *[Unsafe("a standby")] * 5]
+    clock = [100.0]
+
+    def fails(*_: object) -> bool:
+        if tries:
+            raise tries.pop(0)
+        clock[0] += 1000
+        raise end
+
+    told: list[str] = []
+    record: Any = types.SimpleNamespace(
+        id="0001_m", key=1, shapes=types.SimpleNamespace(old=[Trait(schema="public", table="users", column="a")])
+    )
+    held: Any = types.SimpleNamespace(
+        connection=None, store=None, sleep=lambda _: None, report=lambda event: told.append(event.message)
+    )
+    anything: Any = None
+    rehearsal = withholding.Rehearsal(
+        held=held, lease=anything, record=record, duration=timedelta(1), owner_too=False, reason=None,
+        connect=lambda: contextlib.nullcontext(anything), stop=anything,  # type: ignore[arg-type, return-value]
+    )  # fmt: skip
+    monkeypatch.setattr("zdmigrate.control.withholding.give_back", fails)
+    monkeypatch.setattr("zdmigrate.engine.withholding.time.monotonic", lambda: clock[0])
+    with pytest.raises(Contended, match=r"rights on public\.users are STILL withheld") as raised:
+        rehearsal._give_back(withholding.Ended("quiet", "nobody failed"))
+    assert raised.value.hint == "zdmigrate withhold 0001_m --stop"
+    assert tries == []
+    assert told == ["what is withheld could not be given back, trying again: locked"]

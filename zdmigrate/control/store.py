@@ -9,7 +9,7 @@ import dataclasses
 import json
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -20,6 +20,13 @@ from zdmigrate.phases import Phase
 from zdmigrate.plan import Plan
 from zdmigrate.postgres.session import Connection, Cursor
 from zdmigrate.sqltext import ident
+
+
+class Moment(NamedTuple):
+    """What is committed at a moment, as a ``pg_snapshot``, and how many notes of divergence had been missed by then."""
+
+    snapshot: str
+    missed: int
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,13 +219,15 @@ class Store:
         if self._run(cursor, statement, (after, key, before)).rowcount != 1:
             raise Drift("the migration's phase changed while we worked", hint="run: zdmigrate status")
 
-    def moment(self, connection: Connection) -> str:
-        """What is committed now, as a ``pg_snapshot``: what is read from here on shows all of it."""
+    def moment(self, connection: Connection) -> Moment:
+        """What is committed now: what is read from here on shows all of it. (On a connection in autocommit mode.)"""
+        missed = self._run(connection, "SELECT {missed_until_now}()").fetchone()
         row = connection.execute("SELECT pg_current_snapshot()::text").fetchone()
+        assert missed is not None
         assert row is not None
-        return str(row[0])
+        return Moment(str(row[0]), int(missed[0]))
 
-    def set_verified(self, cursor: Cursor, key: int, *, verified: bool, since: str | None = None) -> None:
+    def set_verified(self, cursor: Cursor, key: int, *, verified: bool, since: Moment | None = None) -> None:
         """Note that every row was found filled, or that this is no longer known.
 
         Args:
@@ -228,13 +237,18 @@ class Store:
             Waiting: rows wait in quarantine; nobody may take them for filled.
         """
         if not verified:
-            self._run(cursor, "UPDATE {migration} SET verified_at = NULL, verified_from = NULL WHERE key = %s", (key,))
+            statement = (
+                "UPDATE {migration} SET verified_at = NULL, verified_from = NULL, verified_missed = NULL WHERE key = %s"
+            )
+            self._run(cursor, statement, (key,))
             return
         statement = (
-            "UPDATE {migration} AS m SET verified_at = clock_timestamp(), verified_from = %s::pg_snapshot WHERE m.key = %s "
+            "UPDATE {migration} AS m SET verified_at = clock_timestamp(), verified_from = %s::pg_snapshot, verified_missed = %s "
+            "WHERE m.key = %s "
             "AND NOT EXISTS (SELECT FROM {quarantine} AS q WHERE q.migration = m.key AND q.resolved_at IS NULL)"
         )
-        if self._run(cursor, statement, (since, key)).rowcount != 1:
+        snapshot, missed = (None, None) if since is None else since
+        if self._run(cursor, statement, (snapshot, missed, key)).rowcount != 1:
             raise Waiting("rows could not be filled and wait in quarantine", hint="zdmigrate quarantine list")
 
     def adopt(self, cursor: Cursor, key: int) -> None:
@@ -348,7 +362,8 @@ class Store:
     def _run(self, where: Connection | Cursor, statement: str, values: tuple[Any, ...] = ()) -> Cursor:
         names = (
             "meta", "migration", "lease", "event", "backfill", "backfill_process", "backfill_window", "backfill_control",
-            "backfill_cost", "quarantine", "heartbeat", "read_switch", "app_instance"
+            "backfill_cost", "quarantine", "heartbeat", "read_switch", "app_instance",
+            "missed_until_now",
         )  # fmt: skip
         text = statement
         for name in names:

@@ -21,12 +21,16 @@ from zdmigrate.postgres.session import Connection, Cursor
 _PATIENCE = timedelta(seconds=3)
 """Of the server's own watch: the command asks for something twenty times a second."""
 _TRIES = 40
+"""Of half a second each, and a pause of `_AGAIN` seconds: half a minute."""
 _AGAIN = 0.25
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Withholding:
-    """The last time that a migration's old shape was withheld. `spared`: roles that it did not bind."""
+    """The last time that a migration's old shape was withheld. `spared`: roles that it did not bind.
+
+    `changed`: rights that were not given back, for somebody else has revoked what was left of them meanwhile.
+    """
 
     began_at: datetime
     until: datetime
@@ -35,6 +39,12 @@ class Withholding:
     given_back_at: datetime | None
     outcome: str | None
     detail: str | None
+    changed: tuple[str, ...]
+
+    @property
+    def whole(self) -> str:
+        """How much was given back, for people."""
+        return "everything else" if self.changed else "everything"
 
 
 def last(connection: Connection, store: Store, migration: int) -> Withholding | None:
@@ -45,7 +55,7 @@ def last(connection: Connection, store: Store, migration: int) -> Withholding | 
     if row is None:
         return None
     given = dict(zip(names, row, strict=True))
-    return Withholding(**given | {"roles": tuple(given["roles"]), "spared": tuple(given["spared"])})
+    return Withholding(**given | {name: tuple(given[name]) for name in ("roles", "spared", "changed")})
 
 
 def note(
@@ -59,7 +69,7 @@ VALUES (%s, %s, %s, clock_timestamp() + %s, %s, %s, %s)
 ON CONFLICT (migration) DO UPDATE
 SET epoch = excluded.epoch, host = excluded.host, began_at = excluded.began_at, until = excluded.until,
     rights = excluded.rights, roles = excluded.roles, spared = excluded.spared, given_back_at = NULL, outcome = NULL,
-    detail = NULL
+    detail = NULL, changed = DEFAULT
 WHERE w.given_back_at IS NOT NULL"""
     rights = Jsonb([each.to_json() for each in withheld])
     roles = sorted(set().union(*(each.names for each in withheld)))
@@ -72,7 +82,7 @@ def give_back(connection: Connection, store: Store, migration: int, outcome: str
     """Give everything back; False: it was already, or nothing was withheld.
 
     Raises:
-        Contended: for ten seconds another transaction has kept the table's rights from being changed.
+        Contended: for half a minute another transaction has kept the table's rights from being changed.
     """
     call = f"SELECT {store.table('give_back')}(%s, %s, %s)"
     said = ""

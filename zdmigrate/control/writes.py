@@ -56,6 +56,29 @@ def unverified(connection: Connection, schema: str, migration: str, key: int, si
     return _read(connection, schema, where, (migration, list(sides), key), KEPT)
 
 
+def missed(connection: Connection, schema: str, key: int) -> int:
+    """How many notes of divergence could not be made since the last verification began."""
+    statement = f"""
+SELECT CASE WHEN s.is_called THEN s.last_value ELSE 0 END - coalesce(m.verified_missed, 0)
+FROM {ident(schema, "missed_notes")} AS s, {ident(schema, "migration")} AS m WHERE m.key = %s"""
+    row = connection.execute(statement.encode(), (key,)).fetchone()
+    return 0 if row is None else int(row[0])
+
+
+def withheld(connection: Connection, schema: str) -> list[str]:
+    """Statements that give everybody the rights to note writes, where somebody has taken them."""
+    rights = """
+SELECT format('GRANT USAGE ON SCHEMA %%I TO PUBLIC', n.nspname) FROM pg_namespace AS n
+WHERE n.nspname = %(schema)s AND NOT has_schema_privilege('public', n.oid, 'USAGE')
+UNION ALL
+SELECT format('GRANT EXECUTE ON FUNCTION %%s TO PUBLIC', p.oid::regprocedure)
+FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace
+WHERE n.nspname = %(schema)s AND p.proname IN ('note_write', 'note_missed')
+  AND NOT has_function_privilege('public', p.oid, 'EXECUTE')
+ORDER BY 1 DESC"""
+    return [str(row[0]) for row in connection.execute(rights, {"schema": schema}).fetchall()]
+
+
 def prune(cursor: Cursor, schema: str) -> None:
     """Forget what is old, but for divergence that a migration in flight must still answer for."""
     statement = f"""

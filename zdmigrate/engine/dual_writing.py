@@ -85,6 +85,22 @@ def forgotten(writes: Sequence[Write], migration: str) -> str:
     )
 
 
+def missed(count: int, migration: str) -> str:
+    """What to do about writes of which nothing is known."""
+    return (
+        f"{counted(count, 'write')} could not be noted since every row was verified (zdmigrate.write_note was locked, or gone): "
+        f"zdmigrate verify {migration}, which reads all of them"
+    )
+
+
+def unheard(grants: Sequence[str], migration: str) -> str:
+    """What to do where the guard may not note anything."""
+    return (
+        f"writes that leave the two shapes different cannot be noted: {'; '.join(grants)}; then read every row, for what was "
+        f"written meanwhile: zdmigrate verify {migration}"
+    )
+
+
 _UNKNOWN = "nobody knows what it writes"
 _THROUGH = {"old": "the old shape alone", "new": "the new shape alone", "both": "both shapes, which disagree"}
 

@@ -233,13 +233,21 @@ def _compared(gate: Gate, record: Record, facts: Facts) -> tuple[bool, str]:
 
 def _dual_writers(gate: Gate, record: Record, facts: Facts) -> tuple[bool, str]:
     """Before the backfill: who is alive, and lately wrote. After the verification: what it may not have seen."""
+    withheld = writes.withheld(facts.connection, facts.store.schema) if gate.direction is Direction.FORWARD else []
+    if withheld:
+        return False, dual_writing.unheard(withheld, record.id)
     if gate.phase is not Phase.BACKFILL:
         # From switch_reads on the new shape has the authority, and version N+1 may write it alone.
         sides = ("old", "both") if gate.phase.position > Phase.SWITCH_READS.position else ("old", "new", "both")
         found = writes.unverified(facts.connection, facts.store.schema, record.id, record.key, sides)
-        return not found, dual_writing.forgotten(
-            found, record.id
-        ) if found else "no write has left the two shapes different"
+        # Once the old shape is out of the way its guard is gone, and no verification could tell any more.
+        settled = (
+            gate.phase is Phase.CONTRACT and record.plan is not None and any(s.renames for s in record.plan.steps())
+        )
+        missed = 0 if settled else writes.missed(facts.connection, facts.store.schema, record.key)
+        said = [dual_writing.forgotten(found, record.id)] if found else []
+        said += [dual_writing.missed(missed, record.id)] if missed > 0 else []
+        return not said, "; ".join(said) or "no write has left the two shapes different"
     forward = gate.direction is Direction.FORWARD
     # Going back, the old shape gets the authority: who writes it alone harms nobody.
     wrong = frozenset((Shape.NEW, Shape.UNKNOWN, *((Shape.OLD,) if forward else ())))

@@ -218,7 +218,10 @@ class Project:
         record = self._record_named(id_)
         who = f"by {self._connection.info.user} on {socket.gethostname()}"
         done = withholding.give_back(self._connection, self._store, record.key, "stopped", f"it was ended {who}")
-        return f"{record.id}: everything is given back" if done else f"{record.id}: nothing is withheld"
+        last = withholding.last(self._connection, self._store, record.key)
+        if not done or last is None:
+            return f"{record.id}: nothing is withheld"
+        return f"{record.id}: {last.whole} is given back ({last.detail})"
 
     def hold(self, id_: str | None, reason: str) -> Outcome:
         """Stop a migration, or all of the project, at the next step."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import psycopg
 
 from zdmigrate.control.store import Event as AuditEvent
-from zdmigrate.control.store import Record, Store
+from zdmigrate.control.store import Moment, Record, Store
 from zdmigrate.engine import acknowledging, gates, switching
 from zdmigrate.engine.executor import Executor
 from zdmigrate.engine.reporting import Event, EventKind
@@ -82,18 +82,19 @@ class Run:
             self._pass_gates(phase, Direction.BACKWARD, record)
         self._refuse_losses(phases, allow_lossy=allow_lossy)
 
-    def revert(self, target: Phase) -> None:
+    def revert(self, target: Phase, *, allow_lossy: bool) -> None:
         """Undo every phase after `target`, the last one first. Ask `check_revert` before.
 
         Raises:
             Irreversible: a phase that was under way had dropped something.
+            Unsafe: a value was written meanwhile that would be lost; the phase is undone, and it is still there.
         """
         for phase in _phases_back(self._record(), target):
-            self._backward(self._record(), phase)
+            self._backward(self._record(), phase, allow_lossy=allow_lossy)
 
     def _forward(self, record: Record, phase: Phase) -> None:
         part = self.plan.phase(phase)
-        since: str | None = None
+        since: Moment | None = None
         if part.steps:
             self._announce(phase, f"{phase} …")
             with self.executor.held.fenced() as cursor:
@@ -128,7 +129,7 @@ class Run:
                 self._refuse_impossible(phase, where="cannot go on")  # rows that were written meanwhile
             raise
 
-    def _backward(self, record: Record, phase: Phase) -> None:
+    def _backward(self, record: Record, phase: Phase, *, allow_lossy: bool) -> None:
         self._announce(phase, f"undoing {phase} …")
         with self.executor.held.fenced() as cursor:
             # From here on the phase counts as not complete, whatever happens.
@@ -145,6 +146,9 @@ class Run:
         self._await_applications(phase, Direction.BACKWARD)
         for step in reversed(self.plan.phase(phase).steps):
             self.executor.undo(step)
+        if not allow_lossy:
+            again = [query for step in self.plan.phase(phase).steps for query in step.undo_asked_after]
+            self._refuse_lost(self._rows_named(again))
         with self.executor.held.fenced() as cursor:
             self._store.start_phase(cursor, record.key, state=phase.previous, running=None)
             self._log(cursor, phase, "revert", "done")
@@ -205,6 +209,9 @@ class Run:
                 hint="give these rows a value that it can hold, then run the command again",
             )
         lost = [] if allow_lossy else self._rows_named([q for step in done for q in queries_in(step.undo_loses, named)])
+        self._refuse_lost(lost)
+
+    def _refuse_lost(self, lost: Sequence[str]) -> None:
         if lost:
             raise Unsafe(
                 f"reverting would lose what version N+1 wrote: {'; '.join(lost)}",

@@ -38,9 +38,32 @@ def touches(text: str, traits: Sequence[Trait], reserved: frozenset[str], *, par
 
 
 def cut(text: str, length: int = 100) -> str:
-    """The statement, or its beginning, in one line."""
-    line = " ".join("".join(t.text if t.kind != "comment" else " " for t in tokens(text)).split())
+    """The statement without its values, or its beginning, in one line."""
+    line = " ".join("".join(_shown(text)).split())
     return line if len(line) <= length else f"{line[:length]}…"
+
+
+def _shown(text: str) -> Iterator[str]:
+    """Its pieces: values may tell about people. What comes after one whose end is not sure is left out.
+
+    That is one that was cut, one that goes on in the next line, and one with a backslash before a quote, which means something
+    else with standard_conforming_strings = off.
+    """
+    after_string = False
+    for token in tokens(text):
+        if token.kind in ("space", "comment"):
+            yield " "
+            continue
+        string = token.kind == "string"
+        if token.text in ("'", "$") or (string and (after_string or _is_doubtful(token.text))):
+            yield "?…"
+            return
+        yield "?" if token.kind in ("string", "dollar", "number") else token.text
+        after_string = string
+
+
+def _is_doubtful(string: str) -> bool:
+    return "\\'" in string and string[0] not in "eE"
 
 
 class _Text:

@@ -1,14 +1,16 @@
 """A rehearsal of the end: for a while applications have no rights on the old shape. Who still uses it fails, and is seen.
 
 Everything is given back when the time is over, at the first sign of a failure, when it is asked for, and when the command dies:
-then by the server (`zdmigrate.control.withholding.ServerWatch`), or by the next command.
+then by the server (`zdmigrate.control.withholding.ServerWatch`), or by the next command. A command that lives goes on trying.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 
 import psycopg
@@ -38,6 +40,10 @@ _BASELINE = 5.0
 """Seconds that are watched before anything is taken away."""
 _WORK = timedelta(seconds=2)
 _NAMED = 5
+_PATIENCE = 300.0
+"""Seconds for which giving back is tried: of a restart, or a failover."""
+_AGAIN = 0.5
+_TOLD_EVERY = 10.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,13 +165,34 @@ class Rehearsal:
         return Ended("quiet", signs.nobody) if failure is None else Ended("failed", failure)
 
     def _give_back(self, ended: Ended) -> None:
-        """On a new connection where ours is of no use any more."""
-        key = self.record.key
+        """On a new connection where ours is of no use any more: the server restarts, or another one is to take its place.
+
+        Raises:
+            Contended: for minutes it could not be.
+        """
+        ours: AbstractContextManager[Connection] = contextlib.nullcontext(self._connection)
+        end, told = time.monotonic() + _PATIENCE, None
         try:
-            withholding.give_back(self._connection, self._store, key, ended.outcome, ended.detail)
-        except psycopg.Error:
-            with self.connect() as connection:
-                withholding.give_back(connection, self._store, key, ended.outcome, ended.detail)
+            while True:
+                try:
+                    with ours if told is None else self.connect() as connection:
+                        withholding.give_back(connection, self._store, self.record.key, ended.outcome, ended.detail)
+                    break
+                except (psycopg.Error, Unsafe, Contended) as error:
+                    if time.monotonic() > end:
+                        raise
+                    if told is None or time.monotonic() > told + _TOLD_EVERY:
+                        told = time.monotonic()
+                        self._tell(f"what is withheld could not be given back, trying again: {_line(error)}")
+                self.held.sleep(_AGAIN)
+        except BaseException as error:
+            tables = ", ".join(f"{schema}.{name}" for schema, name in _tables(self.record))
+            raise Contended(
+                f"rights on {tables} are STILL withheld: {_line(error)}",
+                hint=f"zdmigrate withhold {self.record.id} --stop",
+            ) from error
+        if told is not None:
+            self._tell("nothing is withheld any more")
 
     def _concluded(self, withheld: str) -> str:
         last = withholding.last(self._connection, self._store, self.record.key)
@@ -174,15 +201,15 @@ class Rehearsal:
         lasted = brief(last.given_back_at - last.began_at)
         match last.outcome:
             case "quiet":
-                return f"{withheld} for {lasted}: {last.detail}; everything is given back"
+                return f"{withheld} for {lasted}: {last.detail}; {last.whole} is given back"
             case "failed":
                 raise Waiting(
-                    f"everything was given back after {lasted}: {last.detail}",
+                    f"{last.whole} was given back after {lasted}: {last.detail}",
                     hint="find who that is, let it go, then run the command again",
                 )
             case _:
                 raise Progressed(
-                    f"everything was given back after {lasted}: {last.detail}; this proves nothing",
+                    f"{last.whole} was given back after {lasted}: {last.detail}; this proves nothing",
                     hint="run the command again",
                 )
 
@@ -241,7 +268,8 @@ class _Signs:
         lines = [] if self._log is None else self._log.lines()
         said = failing.denied(lines, {trait.table for trait in self._traits})
         if said is not None:
-            return f"{said} (the server's log)"
+            message, statement = said
+            return f"{message}{': ' if statement else ''}{statements.cut(statement)} (the server's log)"
         for each in seen:
             if statements.touches(each.text, self._traits, self._reserved, partial=each.partial):
                 return f"{each}: {statements.cut(each.text)}"
@@ -396,6 +424,10 @@ def _said(withheld: Sequence[Withheld], spared: Sequence[str]) -> str:
     roles = _named(sorted(set().union(*(each.names for each in withheld))))
     unbound = f"; not from {_named(spared)}" if spared else ""
     return f"{', '.join(filter(None, (what, whole)))} withheld from {roles}{unbound}"
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _at(moment: datetime) -> str:

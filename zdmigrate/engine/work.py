@@ -123,7 +123,7 @@ class Work:
                 run.check_revert(target, allow_lossy=allow_lossy)
                 with run.executor.held.fenced() as cursor:
                     self.store.set_hold(cursor, [record.id], f"reverted to {target}", again=True)
-                run.revert(target)
+                run.revert(target, allow_lossy=allow_lossy)
 
     def withhold(self, record: Record, *, duration: timedelta, owner_too: bool, overrides: Mapping[str, str]) -> str:
         """Rehearse the end of the old shape; see `Project.withhold`."""

@@ -19,7 +19,7 @@ from zdmigrate.errors import Unsafe
 from zdmigrate.hazards import Hazard
 from zdmigrate.phases import Phase
 from zdmigrate.plan import Comparison, Gate, LockMode, RowQueries, Step
-from zdmigrate.planning import carry, draft, indexes, notnull, probes, rebinding, sync, synced, usertriggers
+from zdmigrate.planning import carry, draft, indexes, loosen, notnull, probes, rebinding, sync, synced, usertriggers
 from zdmigrate.planning.draft import ColumnMove, Drop, Fill, Rename, Replace, TableDraft
 from zdmigrate.planning.parts import (
     Scope,
@@ -281,19 +281,42 @@ class _Reshaping:
             yield self._install()
         if any(pair.new for pair in self.synced.pairs):
             if self.scope.sync == "app":
-                yield self.synced.watch_all()
+                again = self.synced.overwritten({}, filled=False)
+                yield _asked_after(self.synced.watch_all(), again)
             yield dataclasses.replace(self.synced.fill(), undo_loses=self._overwritten(filled=False))
+        if self.scope.sync == "app":
+            yield from self._left_out()
         yield from self._equip()
         if self.renames or self.replaces:
             switch = synced.switch_statement(self.scope.control, self.scope.migration)
             step = self.synced.hand_over(switch, self.swap, self.retire.after)
+            step = _asked_after(step, self.synced.overwritten(self.swap.before, filled=True))
             yield dataclasses.replace(step, undo_loses=self._overwritten(filled=True))
         if self.retire.renames:
             step = self.synced.retire(self.retire, self._retire_title())
+            step = _asked_after(step, self.synced.left_behind(self.retire.before))
             yield dataclasses.replace(step, undo_loses=self._left_behind())
         for move in self.gone:
             yield from drop_foreign_keys(self.scope, self.table, move.column.name, self._retired(move.column))
         yield from self._contract()
+
+    def _left_out(self) -> Iterator[Step]:
+        """Version N+1 does not know the old columns, and no trigger fills them: nothing may ask for their values.
+
+        Before it may be deployed, and undone only where the gate ``dual_writers`` asks whether it is gone.
+        """
+        for gone in self.drops:
+            if gone.down is not None:
+                raise Unsafe(
+                    f'{self.shape.shown}.{gone.column.name}: with sync="app" nobody computes down for version N+1, which leaves '
+                    "it out, and it is NOT NULL",
+                    hint='leave down= out: then the column may be NULL; or leave sync="app" out',
+                )
+        for move in self.replaces:
+            loosen.refuse_needed(self.table, move.column)
+            if move.column.not_null and move.not_null:
+                title = f"let N+1 leave {move.column.name} out, which nobody fills for it"
+                yield loosen.allow_null(self.scope, self.table, move.column, Phase.BACKFILL, title)
 
     def _overwritten(self, *, filled: bool) -> RowQueries:
         """``sync="app"``: rows in which version N+1 may have written the new shape alone. Once the old one has the authority
@@ -497,7 +520,7 @@ class _Reshaping:
             locks=on(table, ACCESS_EXCLUSIVE), takes_away=takes_away, irreversible=bool(left or final),
         )  # fmt: skip
         if self.scope.sync == "app" and any(pair.new for pair in self.synced.pairs):
-            step = dataclasses.replace(step, asked_within=self.synced.forgotten())
+            step = dataclasses.replace(step, asked_within=self.synced.forgotten(missed=not self.retire.renames))
         yield step
 
     def _late_defaults(self) -> Iterator[str]:
@@ -608,6 +631,10 @@ def refuse_unhashable(table: schema.Table, column: schema.Column) -> None:
             "concurrent upserts of one key cannot be made to queue",
             hint="drop the unique index first",
         )
+
+
+def _asked_after(step: Step, query: str | None) -> Step:
+    return step if query is None else dataclasses.replace(step, undo_asked_after=(query,))
 
 
 def _old(column: schema.Column) -> sync.SyncColumn:

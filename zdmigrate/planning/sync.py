@@ -105,6 +105,11 @@ class SyncPair:
         casts = any(c.default is not None for c in self.old) or (self.old and self.new and not _identity(self))
         return not casts and self.unfilled_when is None and all(text in bare for text in (*self.up, *self.down))
 
+    @property
+    def bare(self) -> bool:
+        """Whether comparing the sides is comparing columns, which never fails."""
+        return self.plain or _identity(self)
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Noting:
@@ -114,13 +119,32 @@ class Noting:
     migration: str
     table: str
 
+    missed: str = ""
+    """The function that counts a note which could not be made, qualified and quoted."""
+
     def call(self, side: str, *, diverged: bool, every: bool) -> list[str]:
         """The statement that notes a write; `side` is an expression. Whatever becomes of it, the write goes on."""
         values = (literal(self.migration), literal(self.table), side, str(diverged).lower(), str(every).lower())
-        return ["BEGIN", f"  PERFORM {self.function}({', '.join(values)});", *_SWALLOWED]
+        swallowed = _counted(self.missed) if every else _SWALLOWED
+        return ["BEGIN", f"  PERFORM {self.function}({', '.join(values)});", *swallowed]
 
 
 _SWALLOWED = ("EXCEPTION WHEN OTHERS THEN", "  NULL;", "END;")
+
+_MISSED = literal("zdmigrate.missed")
+"""A setting: this transaction has missed a note. Another one would say no more, and may have to be waited for."""
+
+
+def _counted(missed: str) -> tuple[str, ...]:
+    """Where a note cannot be made, that is counted: a gate must not open for want of it."""
+    return (
+        "EXCEPTION WHEN OTHERS THEN",
+        f"  PERFORM pg_catalog.set_config({_MISSED}, 'x', true);",
+        "  BEGIN",
+        f"    PERFORM {missed}();",
+        *(f"  {line}" for line in _SWALLOWED),
+        "END;",
+    )
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -435,8 +459,9 @@ def _each_statement(noting: Noting, setting: str) -> list[str]:
         f"AND pg_catalog.split_part(said, ' ', 2) OPERATOR(pg_catalog.<>) {stamp} ELSE true END)"
     )
     count = f"CASE WHEN said OPERATOR(pg_catalog.<>) '' THEN {number} OPERATOR(pg_catalog.+) 1 ELSE 1 END"
+    fresh = f"(pg_catalog.current_setting({_MISSED}, true) OPERATOR(pg_catalog.=) 'x') IS NOT TRUE"
     return _when(
-        due,
+        f"{due} AND {fresh}",
         [
             f"PERFORM pg_catalog.set_config({setting}, pg_catalog.concat({count}, ' ', {stamp}), true);",
             *noting.call("side", diverged=True, every=True),

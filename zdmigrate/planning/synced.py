@@ -117,6 +117,7 @@ class Synced:
             function=ident(self.scope.control, "note_write"),
             migration=self.scope.migration,
             table=f"{self.table.schema}.{self.table.name}",
+            missed=ident(self.scope.control, "note_missed"),
         )
 
     def install(self, *extra: str, undo: tuple[str, ...]) -> Step:
@@ -233,6 +234,8 @@ class Synced:
             probe=swap.rebinding.probe(self._handed_over(swap, retired)),
             do=forward, undo=back,
             locks=swap.locks(self.table) if swap.renames else (),
+            # Who has written the new shape alone under the guard from before has ended then, and is seen.
+            undo_locks=on(self.table, LockMode.SHARE_ROW_EXCLUSIVE) if app else None,
         )  # fmt: skip
 
     def _handed_over(self, swap: Swap, retired: Names) -> str:
@@ -262,7 +265,7 @@ class Synced:
             locks=swap.locks(self.table),
             takes_away=True,
         )  # fmt: skip
-        return dataclasses.replace(step, asked_within=self.forgotten()) if app and self._fills else step
+        return dataclasses.replace(step, asked_within=self.forgotten(missed=True)) if app and self._fills else step
 
     @property
     def trigger_names(self) -> tuple[str, ...]:
@@ -392,7 +395,9 @@ class Synced:
         )  # fmt: skip
 
     def _guard_triggers(self) -> tuple[str, ...]:
-        when, function = sync.disturbed(self.pairs), self.function("guard")
+        # `up` and `down` may fail, which only the function's own block survives.
+        when = sync.disturbed(self.pairs) if all(pair.bare for pair in self.pairs) else None
+        function = self.function("guard")
         return tuple(
             statement
             for target in self._targets
@@ -414,14 +419,27 @@ class Synced:
     def _switches(self) -> bool:
         return any(pair.old and pair.new for pair in self.pairs)
 
-    def forgotten(self) -> str:
-        """Asks for writes that did not reach the new shape since the verification began: who, when, what."""
+    def forgotten(self, *, missed: bool) -> str:
+        """Asks for writes that did not reach the new shape since the verification began: who, when, what.
+
+        With `missed`, also for those that could not be noted.
+        """
         where = f"{self._news('n')} AND n.table_name = {literal(self._noting.table)} AND n.side <> 'new'"
-        return (
+        notes = (
             "SELECT format('a write by %s (role %s, pid %s) at %s: %s', coalesce(nullif(n.application, ''), 'a session without a "
             "name'), n.role, n.backend, date_trunc('second', n.at), n.statement) "
             f"FROM {ident(self.scope.control, 'write_note')} AS n WHERE {where} ORDER BY n.number DESC LIMIT 3"
         )
+        if not missed:
+            return notes
+        count = "CASE WHEN s.is_called THEN s.last_value ELSE 0 END - coalesce(m.verified_missed, 0)"
+        counted = (
+            f"SELECT format('writes that could not be noted: %s', {count}) "
+            f"FROM {ident(self.scope.control, 'missed_notes')} AS s, {ident(self.scope.control, 'migration')} AS m "
+            f"WHERE m.id = {literal(self.scope.migration)} "
+            f"AND m.phase NOT IN ('none', 'contract') AND {count} > 0"
+        )
+        return f"({notes}) UNION ALL ({counted})"
 
     def _news(self, note: str) -> str:
         """A condition: a note of divergence that the verification may not have seen."""

@@ -132,8 +132,8 @@ class ServerLog:
         return whole
 
 
-def denied(lines: Iterable[str], names: Iterable[str]) -> str | None:
-    """The first statement that was refused for want of a right on one of `names`, with what the server said; None for none."""
+def denied(lines: Iterable[str], names: Iterable[str]) -> tuple[str, str] | None:
+    """What the server said of the first statement that was refused for want of a right on one of `names`, and its first line."""
     listed = "|".join(re.escape(name) for name in names)
     wanted = re.compile(
         rf'permission denied for (?:materialized |foreign )?(?:table|view|column) (?:{listed})(?=["\s]|$)'
@@ -141,7 +141,7 @@ def denied(lines: Iterable[str], names: Iterable[str]) -> str | None:
     found = ""
     for line in lines:
         if found and (said := re.search(r"STATEMENT:\s*(.*)", line)):
-            return f"{found}: {said.group(1)}"
+            return found, said.group(1)
         if not found and (match := wanted.search(line)):
             found = match.group()
-    return found or None
+    return (found, "") if found else None

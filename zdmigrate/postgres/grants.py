@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from zdmigrate.postgres.session import Cursor
@@ -35,9 +35,15 @@ class Right:
         """What GRANT ends with."""
         return " WITH GRANT OPTION" if self.grantable else ""
 
-    def to_json(self) -> dict[str, Any]:
-        """What ``give_back`` of the control schema reads."""
-        return {"role": self.role, "privilege": self.privilege, "option": self.option, "column": self.column}
+    def to_json(self, beside: Iterable[int]) -> dict[str, Any]:
+        """What ``give_back`` of the control schema reads; `beside` are columns that the role has the same right on meanwhile."""
+        return {
+            "role": self.role,
+            "privilege": self.privilege,
+            "option": self.option,
+            "column": self.column,
+            "beside": list(beside),
+        }
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,8 +103,9 @@ def read(cursor: Cursor, schema: str, name: str) -> Access | None:
 class Withheld:
     """What is taken from everybody but the owner: the columns, or with none of them the whole table. Pure.
 
-    A right on the table covers every column, so it is replaced by rights on all the others. Rights to DELETE, which no column
-    has, stay where only columns are withheld.
+    A right on the table covers every column, so it is replaced by rights on all the others. They are lent without the option to
+    grant them: what is passed on could not be taken back. Rights to DELETE, which no column has, stay where only columns are
+    withheld.
     """
 
     access: Access
@@ -136,24 +143,35 @@ class Withheld:
         table = ident(self.access.schema, self.access.name)
         for right in self.of_table:
             yield f"REVOKE {right.privilege} ON TABLE {table} FROM {right.grantee}"
-            left = ", ".join(ident(name) for name in self._left(right.privilege))
-            if left and right.privilege in COLUMN_RIGHTS and self.columns:
-                yield f"GRANT {right.privilege} ({left}) ON TABLE {table} TO {right.grantee}{right.option}"
-        pairs = {(right.role, right.privilege) for right in self.of_table}
+            left = ", ".join(ident(self.access.columns[column]) for column in self._lent(right))
+            if left:
+                yield f"GRANT {right.privilege} ({left}) ON TABLE {table} TO {right.grantee}"
         for right in self.of_columns:
-            what = f"{right.privilege} ({ident(self.access.columns[right.column])})"
-            if (right.role, right.privilege) not in pairs:
+            if not self._goes_with_table(right):
+                what = f"{right.privilege} ({ident(self.access.columns[right.column])})"
                 yield f"REVOKE {what} ON TABLE {table} FROM {right.grantee}"
-            elif self.columns and right.column not in self.columns and right.grantable:
-                yield f"GRANT {what} ON TABLE {table} TO {right.grantee}{right.option}"
 
     def to_json(self) -> dict[str, Any]:
         """What ``give_back`` of the control schema reads."""
         return {
             "relation": self.access.oid,
-            "table": [right.to_json() for right in self.of_table],
-            "columns": [right.to_json() for right in self.of_columns],
+            "table": [right.to_json(self._lent(right)) for right in self.of_table],
+            "columns": [right.to_json(self._kept(right)) for right in self.of_columns],
         }
+
+    def _goes_with_table(self, right: Right) -> bool:
+        return any((right.role, right.privilege) == (other.role, other.privilege) for other in self.of_table)
+
+    def _kept(self, right: Right) -> list[int]:
+        """The columns on which the role has the same right of its own, and keeps it."""
+        if self._goes_with_table(right):
+            return []
+        taken = self.of_columns
+        return [
+            other.column
+            for other in self.access.rights
+            if other.column and (other.role, other.privilege) == (right.role, right.privilege) and other not in taken
+        ]
 
     def _concerns(self, right: Right) -> bool:
         return right.privilege in (COLUMN_RIGHTS if self.columns else TABLE_RIGHTS)
@@ -162,12 +180,14 @@ class Withheld:
         owner = self.access.owner
         return [r for r in self.access.rights if self._concerns(r) and (self.owner_too or r.role != owner)]
 
-    def _left(self, privilege: str) -> list[str]:
-        """The other columns; ``ctid`` and ``xmin`` can be read, too."""
+    def _lent(self, right: Right) -> list[int]:
+        """The other columns, which a right on the table covers, too; ``ctid`` and ``xmin`` can be read."""
+        if right.privilege not in COLUMN_RIGHTS or not self.columns:
+            return []
         return [
-            name
-            for number, name in self.access.columns.items()
-            if number not in self.columns and (number > 0 or privilege == "SELECT")
+            number
+            for number in self.access.columns
+            if number not in self.columns and (number > 0 or right.privilege == "SELECT")
         ]
 
 

@@ -192,13 +192,12 @@ SELECT number, at, migration, table_name, application, backend FROM {schema}.wri
 -- `verified_from`: what was committed before the verification began. Later notes of divergence are news to it.
 ALTER TABLE {schema}.migration ADD COLUMN verified_from pg_snapshot;
 
--- A statement without its values: strings, numbers and comments may tell about people. What cannot be told apart for sure
--- (after a dollar quote, a comment in a comment) is left out.
--- `backslashes`: whether any string has escapes, as with standard_conforming_strings = off.
-CREATE FUNCTION {schema}.without_values(query text, backslashes boolean) RETURNS text
+-- A statement without its values: strings, numbers and comments may tell about people. What comes after a place that cannot be
+-- understood for sure is left out: a dollar quote, a comment in a comment, a string that goes on in the next line, and a backslash
+-- before a quote, where standard_conforming_strings decides. (That cannot be asked for: the trigger's function may have set it.)
+CREATE FUNCTION {schema}.without_values(query text) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $zdmigrate$
 DECLARE
-    escaped text := CASE WHEN backslashes THEN '[eE]?' ELSE '[eE]' END;
     shown text := left(query, 2000);
     named text := (regexp_match(query, '^\s*execute\s+("(?:[^"]|"")+"|[[:alnum:]_$]+)', 'i'))[1];
 BEGIN
@@ -210,25 +209,34 @@ BEGIN
         shown := left(shown, strpos(shown, '/*') - 1);
     END IF;
     RETURN (
+        WITH pieces AS (
+            SELECT place, piece, piece ~ '^[eE]?''' AS is_string, piece ~ '^(--|/\*|\s)' AS is_gap
+            FROM regexp_matches(shown, '('
+                '"(?:[^"]|"")*(?:"|$)'
+                '|[eE]''(?:[^''\\]|\\.|'''')*(?:''|\\?$)'
+                '|''(?:[^'']|'''')*(?:''|$)'
+                '|\$(?:[^\s$0-9''"(),;][^\s$''"(),;]*)?\$.*'
+                '|--[^\n]*'
+                '|/\*(?:[^*]|\*+[^*/])*(?:\*+/|\**$)'
+                '|\$[0-9]+'
+                '|[0-9][0-9[:alpha:]_.]*'
+                '|[[:alpha:]_][[:alnum:]_$]*'
+                '|\s+'
+                '|.'
+                ')', 'g') WITH ORDINALITY AS found (texts, place), unnest(texts) AS piece
+        ), doubts AS (
+            SELECT place, is_string AND (
+                piece ~ '^''.*\\''' OR lag(is_string) OVER (PARTITION BY is_gap ORDER BY place)
+            ) AS is_doubtful
+            FROM pieces
+        )
         SELECT left(btrim(string_agg(CASE
-            WHEN piece ~ '^([eE]?''|[0-9])' THEN '?'
-            WHEN piece ~ '^(--|/\*|\s)' THEN ' '
+            WHEN is_string OR piece ~ '^[0-9]' THEN '?'
+            WHEN is_gap THEN ' '
             WHEN piece ~ '^\$([^0-9]|$)' THEN '?'
             ELSE piece
         END, '' ORDER BY place)), 500)
-        FROM regexp_matches(shown, '('
-            '"(?:[^"]|"")*(?:"|$)'
-            '|' || escaped || '''(?:[^''\\]|\\.|'''')*(?:''|\\?$)'
-            '|''(?:[^'']|'''')*(?:''|$)'
-            '|\$(?:[^\s$0-9''"(),;][^\s$''"(),;]*)?\$.*'
-            '|--[^\n]*'
-            '|/\*(?:[^*]|\*+[^*/])*(?:\*+/|\**$)'
-            '|\$[0-9]+'
-            '|[0-9][0-9[:alpha:]_.]*'
-            '|[[:alpha:]_][[:alnum:]_$]*'
-            '|\s+'
-            '|.'
-            ')', 'g') WITH ORDINALITY AS found (pieces, place), unnest(pieces) AS piece
+        FROM pieces WHERE place <= coalesce((SELECT min(d.place) FROM doubts AS d WHERE d.is_doubtful), place)
     );
 END
 $zdmigrate$;
@@ -254,15 +262,47 @@ BEGIN
     END IF;
     INSERT INTO {schema}.write_note (migration, table_name, application, backend, side, diverged, statement)
     SELECT of_migration, of_table, current_setting('application_name'), pg_backend_pid(), of_side, of_diverged,
-           {schema}.without_values(current_query(), current_setting('standard_conforming_strings') = 'off')
+           {schema}.without_values(current_query())
     -- Anybody may call this: only for what is going on.
     WHERE EXISTS (SELECT FROM {schema}.migration AS m WHERE m.id = of_migration AND m.phase <> 'contract');
 END
 $zdmigrate$;
 
-REVOKE EXECUTE ON FUNCTION {schema}.without_values(text, boolean) FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION {schema}.without_values(text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION {schema}.note_write(text, text, text, boolean, boolean) TO PUBLIC;
 GRANT USAGE ON SCHEMA {schema} TO PUBLIC;
+
+-- Notes of divergence that could not be made, counted where nothing has to be waited for and nothing is rolled back.
+-- `verified_missed`: how many there were when the verification began.
+CREATE SEQUENCE {schema}.missed_notes;
+ALTER TABLE {schema}.migration ADD COLUMN verified_missed bigint;
+
+-- The lock tells a verification that begins now that the row is not there to be seen yet; it ends with the transaction.
+CREATE FUNCTION {schema}.note_missed() RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '50ms' AS $zdmigrate$
+BEGIN
+    PERFORM pg_try_advisory_xact_lock_shared(1953066612, 1702065522);
+    PERFORM nextval('{schema}.missed_notes');
+END
+$zdmigrate$;
+
+-- How many were missed by transactions that have ended. In this order: who counts later is news, who has counted and has ended is seen.
+CREATE FUNCTION {schema}.missed_until_now() RETURNS bigint
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $zdmigrate$
+DECLARE
+    missed bigint;
+    writing bigint;
+BEGIN
+    SELECT CASE WHEN s.is_called THEN s.last_value ELSE 0 END INTO missed FROM {schema}.missed_notes AS s;
+    SELECT count(*) INTO writing FROM pg_locks AS l
+    WHERE l.locktype = 'advisory' AND l.classid = 1953066612 AND l.objid = 1702065522 AND l.objsubid = 2
+      AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database());
+    RETURN missed - writing;
+END
+$zdmigrate$;
+
+REVOKE EXECUTE ON FUNCTION {schema}.missed_until_now() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION {schema}.note_missed() TO PUBLIC;
 
 -- Who looked when at the statements that the server counts, for the shape that is about to go.
 CREATE TABLE {schema}.statement_look (
@@ -299,10 +339,12 @@ CREATE TABLE {schema}.withholding (
     spared text[] NOT NULL,
     given_back_at timestamptz,
     outcome text,
-    detail text
+    detail text,
+    changed text[] NOT NULL DEFAULT '{}'
 );
 
--- Give everything back, at most once, whoever asks; false: it was already. Waits for no lock on the table.
+-- Give everything back, at most once, whoever asks; false: it was already. Waits for no lock on the table. Where a role has lost
+-- what it was to have meanwhile, somebody has revoked it, and knows why: it is left as it is.
 CREATE FUNCTION {schema}.give_back(of_migration bigint, of_outcome text, of_detail text) RETURNS boolean
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $zdmigrate$
 DECLARE
@@ -312,6 +354,10 @@ DECLARE
     place regclass;
     who text;
     what text;
+    shown text;
+    altered text[] := '{}';
+    behind text[] := '{}';
+    told text;
 BEGIN
     SELECT * INTO held FROM {schema}.withholding WHERE migration = of_migration AND given_back_at IS NULL FOR UPDATE;
     IF NOT FOUND THEN
@@ -323,23 +369,38 @@ BEGIN
         FOR one IN SELECT * FROM jsonb_array_elements(relation -> 'table') LOOP
             who := {schema}.grantee((one ->> 'role')::oid);
             CONTINUE WHEN who IS NULL;
-            -- Of the table and, with it, of each column: what was lent.
-            EXECUTE format('REVOKE %s ON TABLE %s FROM %s', one ->> 'privilege', place, who);
+            shown := format('%s on %s of %s', one ->> 'privilege', place, who);
+            IF NOT {schema}.has_beside(place, one) THEN
+                altered := altered || shown;
+                CONTINUE;
+            END IF;
             EXECUTE format('GRANT %s ON TABLE %s TO %s%s', one ->> 'privilege', place, who, one ->> 'option');
+            behind := behind || {schema}.take_lent(place, who, one ->> 'privilege', ARRAY(
+                SELECT quote_ident(a.attname) FROM pg_attribute AS a
+                WHERE a.attrelid = place AND NOT a.attisdropped AND one -> 'beside' @> to_jsonb(a.attnum)
+            ));
         END LOOP;
         FOR one IN SELECT * FROM jsonb_array_elements(relation -> 'columns') LOOP
             who := {schema}.grantee((one ->> 'role')::oid);
             SELECT format('%s (%I)', one ->> 'privilege', a.attname) INTO what FROM pg_attribute AS a
             WHERE a.attrelid = place AND a.attnum = (one ->> 'column')::smallint AND NOT a.attisdropped;
             CONTINUE WHEN who IS NULL OR what IS NULL;
+            shown := format('%s on %s of %s', one ->> 'privilege', place, who);
+            IF shown <> ALL (altered) AND NOT {schema}.has_beside(place, one) THEN
+                altered := altered || shown;
+            END IF;
+            CONTINUE WHEN shown = ANY (altered);
             EXECUTE format('GRANT %s ON TABLE %s TO %s%s', what, place, who, one ->> 'option');
         END LOOP;
     END LOOP;
-    UPDATE {schema}.withholding SET given_back_at = clock_timestamp(), outcome = of_outcome, detail = of_detail
+    told := concat_ws('; ', of_detail,
+        'was changed meanwhile: ' || nullif(array_to_string(altered, ', '), ''),
+        'stays behind, for others depend on it: ' || nullif(array_to_string(behind, ', '), ''));
+    UPDATE {schema}.withholding SET given_back_at = clock_timestamp(), outcome = of_outcome, detail = told, changed = altered
     WHERE migration = of_migration;
     INSERT INTO {schema}.event (project, migration, host, action, phase, outcome, duration_ms, detail)
     SELECT m.project, m.id, held.host, 'give_back', m.phase, of_outcome,
-           extract(epoch FROM clock_timestamp() - held.began_at) * 1000, of_detail
+           extract(epoch FROM clock_timestamp() - held.began_at) * 1000, told
     FROM {schema}.migration AS m WHERE m.key = of_migration;
     RETURN true;
 END
@@ -347,6 +408,40 @@ $zdmigrate$;
 
 CREATE FUNCTION {schema}.grantee(of_role oid) RETURNS text LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $zdmigrate$
     SELECT CASE WHEN of_role = 0 THEN 'PUBLIC' ELSE (SELECT quote_ident(r.rolname) FROM pg_roles AS r WHERE r.oid = of_role) END
+$zdmigrate$;
+
+-- Whether the role has the right on all columns that it was to have it on while the others were withheld.
+CREATE FUNCTION {schema}.has_beside(place regclass, one jsonb) RETURNS boolean
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $zdmigrate$
+    SELECT NOT EXISTS (
+        SELECT FROM pg_attribute AS a
+        WHERE a.attrelid = place AND NOT a.attisdropped AND one -> 'beside' @> to_jsonb(a.attnum) AND NOT EXISTS (
+            SELECT FROM aclexplode(a.attacl) AS x
+            WHERE x.grantee = (one ->> 'role')::oid AND x.privilege_type = one ->> 'privilege'
+        )
+    )
+$zdmigrate$;
+
+-- Revoke rights on columns that have become one on the table; returns what cannot be, as it was passed on to others.
+CREATE FUNCTION {schema}.take_lent(place regclass, who text, privilege text, columns text[]) RETURNS text[]
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $zdmigrate$
+DECLARE
+    one text;
+    behind text[] := '{}';
+BEGIN
+    IF columns <> '{}' THEN
+        EXECUTE format('REVOKE %s (%s) ON TABLE %s FROM %s', privilege, array_to_string(columns, ', '), place, who);
+    END IF;
+    RETURN behind;
+EXCEPTION WHEN dependent_objects_still_exist THEN
+    IF array_length(columns, 1) = 1 THEN
+        RETURN ARRAY[format('%s (%s) on %s of %s', privilege, columns[1], place, who)];
+    END IF;
+    FOREACH one IN ARRAY columns LOOP
+        behind := behind || {schema}.take_lent(place, who, privilege, ARRAY[one]);
+    END LOOP;
+    RETURN behind;
+END
 $zdmigrate$;
 
 -- Runs in a session of its own for as long as rights are withheld. It needs no client: it gives them back where the session that
@@ -382,5 +477,6 @@ END
 $zdmigrate$;
 
 REVOKE EXECUTE ON ROUTINE
-    {schema}.give_back(bigint, text, text), {schema}.grantee(oid), {schema}.keep_watch(bigint, bigint, integer, interval)
+    {schema}.give_back(bigint, text, text), {schema}.grantee(oid), {schema}.has_beside(regclass, jsonb),
+    {schema}.take_lent(regclass, text, text, text[]), {schema}.keep_watch(bigint, bigint, integer, interval)
 FROM PUBLIC;
