@@ -98,8 +98,10 @@ def test_clocks_that_are_an_hour_off_change_nothing(shop: Site) -> None:
     shop.run("advance", "--to", "backfill").expect(0)
     times = "SELECT max(abs(extract(epoch FROM {} - clock_timestamp()))) FROM zdmigrate.app_instance"
     with (
-        worker(shop.database, ROLE, "1", OLD, env=clocks.off_by("+1h")) as old,
-        worker(shop.database, ROLE, "2", NEW, env=clocks.off_by("-1h")) as new,
+        clocks.off_by("+1h") as ahead,
+        clocks.off_by("-1h") as behind,
+        worker(shop.database, ROLE, "1", OLD, env=ahead) as old,
+        worker(shop.database, ROLE, "2", NEW, env=behind) as new,
     ):
         for each in (old, new):
             assert abs(float(each.ask("__import__('time').time()")) - time.time()) > 3500
