@@ -60,7 +60,8 @@ _QUERIES = {
         SELECT p.oid::regprocedure::text, p.prosrc, pg_get_function_sqlbody(p.oid),
                CASE WHEN n.nspname <> %(control)s THEN pg_get_userbyid(p.proowner) END,
                (SELECT array_agg(shown ORDER BY shown)
-                FROM unnest(p.proacl) a, regexp_replace(a::text, CASE WHEN n.nspname = %(control)s THEN '/.*' ELSE '$' END, '') shown
+                FROM unnest(p.proacl) a,
+                     regexp_replace(a::text, CASE WHEN n.nspname = %(control)s THEN '/.*' ELSE '$' END, '') shown
                 WHERE n.nspname <> %(control)s OR NOT starts_with(a::text, pg_get_userbyid(p.proowner) || '=')),
                obj_description(p.oid, 'pg_proc')
         FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
