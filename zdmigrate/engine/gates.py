@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 
-from zdmigrate.app.shapes import Shape
 from zdmigrate.backfill.bad_rows import quarantine
-from zdmigrate.control import instances, shadows, writes
 from zdmigrate.control.policy import Policy
 from zdmigrate.control.store import Record, Store
-from zdmigrate.engine import comparing, draining, dual_writing, statement_looks, withholding
+from zdmigrate.engine import proving
 from zdmigrate.engine.outcome import GateState
 from zdmigrate.errors import Unsafe, UsageError, Waiting, ZdmigrateError
 from zdmigrate.phases import Phase
 from zdmigrate.plan import Direction, Gate, Plan
 from zdmigrate.postgres.session import Connection
 from zdmigrate.wording import counted, spoken
-
-INSTANCE_GRACE = timedelta(minutes=15)
-"""An instance whose heartbeat stopped without a goodbye counts as alive for this long."""
-
-DIVERGED_LATELY = timedelta(minutes=10)
-"""How long nobody may have left the two shapes different before a backfill of ``sync="app"``."""
 
 _NAMED = 3
 """Rows that the gate of the quarantine names."""
@@ -151,13 +143,13 @@ def _answer(gate: Gate, record: Record, requires: tuple[str, ...], facts: Facts)
         case "retire_soak":
             return _soaked(facts.policy.retire_soak, record)
         case "drained":
-            return _drained(gate, record, facts)
+            return proving.drained(gate, record, facts)
         case "requires":
             return _required(gate, requires, facts)
         case "shadow_reads":
-            return _compared(gate, record, facts)
+            return proving.compared(gate, record, facts)
         case "dual_writers":
-            return _dual_writers(gate, record, facts)
+            return proving.dual_writers(gate, record, facts)
         case _:  # to be accepted by somebody: only an override satisfies it
             return False, gate.detail
 
@@ -169,94 +161,7 @@ def _soaked(soak: timedelta, record: Record) -> tuple[bool, str]:
     return False, f"{record.phase} has to soak for {spoken(soak)}; {spoken(left)} to go"
 
 
-def _drained(gate: Gate, record: Record, facts: Facts) -> tuple[bool, str]:
-    leaving = Shape.OLD if gate.direction is Direction.FORWARD else Shape.NEW
-    known = _drain_facts(record, leaving, facts)
-    if facts.policy.drained:
-        known = dataclasses.replace(known, findings=tuple(_findings(record, leaving, facts)))
-    verdict = draining.judge(known)
-    if not facts.policy.drained and not verdict.against:
-        return True, "the environment's policy does not ask for it"
-    return verdict.proven, draining.said(verdict, leaving)
-
-
-def reported(record: Record, leaving: Shape, facts: Facts) -> draining.Verdict:
-    """The verdict by what applications say of themselves, and what was declared; of nothing that only may be."""
-    return draining.judge(dataclasses.replace(_drain_facts(record, leaving, facts), sessions=(), writes=()))
-
-
-def _drain_facts(record: Record, leaving: Shape, facts: Facts) -> draining.Facts:
-    connection, store = facts.connection, facts.store
-    plan = record.plan
-    assert plan is not None
-    # Forwards: since when there has been something to deploy instead. Backwards: since N+1 works no better than N.
-    since = store.completed_at(connection, record.id, plan.window.new_from) if leaving is Shape.OLD else None
-    tables = tuple(sorted({(lock.schema, lock.name) for step in plan.steps() for lock in step.locks}))
-    asked = facts.policy.drained
-    since = since or record.phase_since
-    return draining.Facts(
-        migration=record.id,
-        project=store.project,
-        shapes=record.shapes,
-        leaving=leaving,
-        since=since,
-        tables=tables,
-        groups=instances.live(connection, store.schema, record.id, INSTANCE_GRACE),
-        versions=instances.versions(connection, store.schema),
-        sessions=instances.sessions(connection, tables) if asked else (),
-        writes=(
-            writes.through(connection, store.schema, record.id, leaving, since=since, recent=INSTANCE_GRACE)
-            if asked
-            else ()
-        ),
-    )
-
-
-def _findings(record: Record, leaving: Shape, facts: Facts) -> Iterator[draining.Findings]:
-    connection, store = facts.connection, facts.store
-    yield statement_looks.look(connection, store, record, leaving, grace=INSTANCE_GRACE, keeping=facts.keeping)
-    if leaving is Shape.OLD:
-        yield withholding.findings(connection, store, record)
-
-
 def _required(gate: Gate, requires: tuple[str, ...], facts: Facts) -> tuple[bool, str]:
     records = {record.id: record for record in facts.store.records(facts.connection)}
     behind = [id_ for id_ in requires if id_ not in records or records[id_].phase.position < gate.phase.position]
     return not behind, gate.detail if not behind else f"{', '.join(behind)} must complete {gate.phase} first"
-
-
-def _compared(gate: Gate, record: Record, facts: Facts) -> tuple[bool, str]:
-    assert gate.demand is not None
-    found = shadows.compared(facts.connection, facts.store.schema, record, gate.demand.within)
-    return comparing.judged(gate.demand, found)
-
-
-def _dual_writers(gate: Gate, record: Record, facts: Facts) -> tuple[bool, str]:
-    """Before the backfill: who is alive, and lately wrote. After the verification: what it may not have seen."""
-    withheld = writes.withheld(facts.connection, facts.store.schema) if gate.direction is Direction.FORWARD else []
-    if withheld:
-        return False, dual_writing.unheard(withheld, record.id)
-    if gate.phase is not Phase.BACKFILL:
-        # From switch_reads on the new shape has the authority, and version N+1 may write it alone.
-        sides = ("old", "both") if gate.phase.position > Phase.SWITCH_READS.position else ("old", "new", "both")
-        found = writes.unverified(facts.connection, facts.store.schema, record.id, record.key, sides)
-        # Once the old shape is out of the way its guard is gone, and no verification could tell any more.
-        settled = (
-            gate.phase is Phase.CONTRACT and record.plan is not None and any(s.renames for s in record.plan.steps())
-        )
-        missed = 0 if settled else writes.missed(facts.connection, facts.store.schema, record.key)
-        said = [dual_writing.forgotten(found, record.id)] if found else []
-        said += [dual_writing.missed(missed, record.id)] if missed > 0 else []
-        return not said, "; ".join(said) or "no write has left the two shapes different"
-    forward = gate.direction is Direction.FORWARD
-    # Going back, the old shape gets the authority: who writes it alone harms nobody.
-    wrong = frozenset((Shape.NEW, Shape.UNKNOWN, *((Shape.OLD,) if forward else ())))
-    known = _drain_facts(record, Shape.NEW, facts)
-    since = facts.store.completed_at(facts.connection, record.id, Phase.DUAL_WRITE) or known.since
-    lately: list[writes.Write] = []
-    if forward and facts.policy.drained:
-        lately = writes.diverging(facts.connection, facts.store.schema, record.id, recent=DIVERGED_LATELY)
-    verdict = dual_writing.judge(dataclasses.replace(known, since=since, writes=lately), wrong)
-    if not facts.policy.drained and not verdict.against:
-        return True, "the environment's policy does not ask for it"
-    return verdict.proven, dual_writing.said(verdict)

@@ -20,7 +20,7 @@ from zdmigrate.config import Config
 from zdmigrate.control import lease, writes
 from zdmigrate.control.fence import lost
 from zdmigrate.control.store import Record, Store
-from zdmigrate.engine import bootstrapping, forecasting, gates, planned, withholding
+from zdmigrate.engine import bootstrapping, forecasting, gates, planned, proving, withholding
 from zdmigrate.engine.executor import Executor
 from zdmigrate.engine.holding import Holding
 from zdmigrate.engine.reporting import Event, EventKind, Reporter
@@ -134,7 +134,7 @@ class Work:
                 raise Waiting(f"{record.id} has not begun", hint=f"zdmigrate advance {record.id}")
             policy = self.store.policy(self.connection)
             facts = gates.Facts(connection=self.connection, store=self.store, policy=policy, overrides=overrides)
-            withholding.refuse_unready(current, plan, gates.reported(current, Shape.OLD, facts), overrides)
+            withholding.refuse_unready(current, plan, proving.reported(current, Shape.OLD, facts), overrides)
             rehearsal = withholding.Rehearsal(
                 held=self.executor(plan, held, {}, lambda: self.stop.asked).held,
                 lease=held,
