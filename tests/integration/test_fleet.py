@@ -249,7 +249,7 @@ def test_a_lost_connection_is_made_again(controlled: Database, fleet: tuple[Flee
     "harm",
     [
         "DROP SCHEMA zdmigrate CASCADE",
-        "REVOKE ALL ON SCHEMA zdmigrate FROM shop_app",
+        "REVOKE ALL ON ALL FUNCTIONS IN SCHEMA zdmigrate FROM shop_app",
         "ALTER TABLE zdmigrate.migration RENAME COLUMN version TO other",
         "ALTER DATABASE {database} SET default_transaction_read_only = on",
     ],
