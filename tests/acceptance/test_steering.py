@@ -463,7 +463,7 @@ def test_whoever_may_not_even_look_is_told_what_it_takes(shop: Site, operator: t
     error: dict[str, str] = {}
     for command in (("backfill", "status"), ("backfill", "pause"), ("quarantine", "list")):
         error = mine.run(*command, "--format", "json").expect(1).document["error"]
-        assert error["message"] == "the database refused: permission denied for schema zdmigrate"
+        assert error["message"] == "the database refused: permission denied for table meta"
     shop.sql(
         *error["hint"].removeprefix("who looks needs ").partition("; who migrates")[0].replace("…", name).split("; ")
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import random
+from zdmigrate.app.chance import CHANCE
 
 INTERVAL = 10.0
 """Seconds between two heartbeats."""
@@ -48,4 +48,4 @@ class Heart:
     @staticmethod
     def _about(seconds: float) -> float:
         """A thousand instances that were started together do not come together."""
-        return seconds * random.uniform(1 - _JITTER, 1 + _JITTER)
+        return seconds * CHANCE.uniform(1 - _JITTER, 1 + _JITTER)

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import random
 import threading
 from collections.abc import Callable
 from typing import Any
 
+from zdmigrate.app.chance import CHANCE
 from zdmigrate.app.channels import connecting
 from zdmigrate.sqltext import ident
 
@@ -58,7 +58,7 @@ class Listener:
         self._hear()  # what changed before
         while not self._ended():
             for _ in connection.notifies(timeout=_LOOK, stop_after=1):
-                threading.Event().wait(random.uniform(0, _SPREAD))
+                threading.Event().wait(CHANCE.uniform(0, _SPREAD))
                 self._hear()
 
 
@@ -75,7 +75,7 @@ async def listen(connect: Callable[[], Any], channel: str, hear: Callable[[], No
                 hear()
                 while True:
                     async for _ in connection.notifies(timeout=60, stop_after=1):
-                        await asyncio.sleep(random.uniform(0, _SPREAD))
+                        await asyncio.sleep(CHANCE.uniform(0, _SPREAD))
                         hear()
             finally:
                 await connection.close()

@@ -7,12 +7,12 @@ import functools
 import json
 import logging
 import os
-import random
 import threading
 from collections.abc import Callable, Iterator
 from time import monotonic
 from typing import Any, NamedTuple
 
+from zdmigrate.app.chance import CHANCE
 from zdmigrate.app.outbox.carrying import after_transaction, call, connection_of, is_session
 from zdmigrate.app.outbox.delivery import (
     Delivered,
@@ -101,7 +101,7 @@ class Writer:
 
     def _pause(self) -> float:
         """Until what failed here is due. Processes that were started together do not look together otherwise."""
-        return min(self._interval * random.uniform(0.9, 1.1), max(0.0, self._due - monotonic()))
+        return min(self._interval * CHANCE.uniform(0.9, 1.1), max(0.0, self._due - monotonic()))
 
     def _left_behind(self, error: BaseException) -> None:
         """Not even that could be said. This process tries again, if it goes on."""

@@ -7,9 +7,9 @@ import contextlib
 import contextvars
 import os
 from collections.abc import Awaitable, Callable
-from random import random
 from typing import Any, TypeVar
 
+from zdmigrate.app.chance import CHANCE
 from zdmigrate.app.shadow.comparing import AsyncComparer, Job
 from zdmigrate.app.shadow.reading import IDLE, WAITING, Shadow
 from zdmigrate.app.shadow.staging import async_stage
@@ -44,7 +44,7 @@ class AsyncShadowRead(Shadow):
     ) -> T:
         """As `ShadowRead.read`."""
         authority = new if self.switch.new(key) else old
-        if random() >= self._sample:
+        if CHANCE.random() >= self._sample:
             return await authority(on)
         try:
             return await authority(on)

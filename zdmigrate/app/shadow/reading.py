@@ -10,10 +10,10 @@ import queue
 import threading
 import weakref
 from collections.abc import Callable
-from random import random
 from time import monotonic
 from typing import Any, TypeVar
 
+from zdmigrate.app.chance import CHANCE
 from zdmigrate.app.shadow.comparing import Comparer, Job, Ledger, Normalise
 from zdmigrate.app.shadow.staging import stage
 from zdmigrate.app.snapshot import DEFAULT, Source
@@ -109,7 +109,7 @@ class ShadowRead(Shadow):
         they must only read, and hold nothing but plain values: an object of an ORM would load itself with the caller's session.
         """
         authority = new if self.switch.new(key) else old
-        if random() >= self._sample:
+        if CHANCE.random() >= self._sample:
             return authority(on)
         try:
             return authority(on)
