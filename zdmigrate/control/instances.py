@@ -6,7 +6,6 @@ import dataclasses
 from datetime import datetime, timedelta
 from typing import Any
 
-from zdmigrate.app.member import session_name
 from zdmigrate.app.shapes import Needs, needs_from_json, needs_to_json
 from zdmigrate.postgres.session import NAME, Connection, Cursor
 from zdmigrate.sqltext import ident
@@ -28,6 +27,8 @@ class Version:
     @property
     def session_name(self) -> str:
         """What its sessions are called."""
+        from zdmigrate.app.member import session_name  # what an instance needs, the tool's commands need not load
+
         return session_name(self.application, self.version)
 
     @property

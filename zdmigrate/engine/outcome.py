@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from datetime import datetime
+from typing import TYPE_CHECKING
 
-from zdmigrate.control.shadows import Compared
 from zdmigrate.errors import worst_exit_code
 from zdmigrate.phases import Phase
+
+if TYPE_CHECKING:
+    from zdmigrate.control.shadows import Compared
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,7 @@ import psycopg
 
 from zdmigrate.backfill.bad_rows import quarantine
 from zdmigrate.config import Config
-from zdmigrate.control import install, shadows, withholding
+from zdmigrate.control import install
 from zdmigrate.control.store import Author, HistoryEntry, Record, Store
 from zdmigrate.control.store import Event as AuditEvent
 from zdmigrate.engine import bootstrapping, forecasting, gates, planned, reports, steering
@@ -214,6 +214,8 @@ class Project:
 
     def give_back(self, id_: str) -> str:
         """End what `withhold` does, in whatever process, and say what was done. Waits for no lease."""
+        from zdmigrate.control import withholding
+
         self._check_environment()
         record = self._record_named(id_)
         who = f"by {self._connection.info.user} on {socket.gethostname()}"
@@ -362,6 +364,8 @@ class Project:
         waiting, compared = 0, None
         if record.in_flight:
             waiting = quarantine.open_count(self._connection, control_schema=self._config.schema, migration=record.key)
+            from zdmigrate.control import shadows
+
             found = shadows.compared(self._connection, self._config.schema, record)
             compared = found if found.compares or found.failures or found.dropped else None
         here = self._path(id_).is_file()

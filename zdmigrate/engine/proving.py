@@ -26,7 +26,18 @@ DIVERGED_LATELY = timedelta(minutes=10)
 _NOT_ASKED = "the environment's policy does not ask for it"
 
 
-def drained(gate: Gate, record: Record, facts: Facts) -> tuple[bool, str]:
+def answer(gate: Gate, record: Record, facts: Facts) -> tuple[bool, str]:
+    """Whether the gate is open, and why."""
+    match gate.name:
+        case "drained":
+            return _drained(gate, record, facts)
+        case "dual_writers":
+            return _dual_writers(gate, record, facts)
+        case _:
+            return _compared(gate, record, facts)
+
+
+def _drained(gate: Gate, record: Record, facts: Facts) -> tuple[bool, str]:
     """Nobody needs the shape that goes."""
     leaving = Shape.OLD if gate.direction is Direction.FORWARD else Shape.NEW
     known = _known(record, leaving, facts)
@@ -43,14 +54,14 @@ def reported(record: Record, leaving: Shape, facts: Facts) -> draining.Verdict:
     return draining.judge(dataclasses.replace(_known(record, leaving, facts), sessions=(), writes=()))
 
 
-def compared(gate: Gate, record: Record, facts: Facts) -> tuple[bool, str]:
+def _compared(gate: Gate, record: Record, facts: Facts) -> tuple[bool, str]:
     """Both reads were compared often enough, and agree."""
     assert gate.demand is not None
     found = shadows.compared(facts.connection, facts.store.schema, record, gate.demand.within)
     return comparing.judged(gate.demand, found)
 
 
-def dual_writers(gate: Gate, record: Record, facts: Facts) -> tuple[bool, str]:
+def _dual_writers(gate: Gate, record: Record, facts: Facts) -> tuple[bool, str]:
     """``sync="app"``: whoever writes, writes both shapes."""
     forward = gate.direction is Direction.FORWARD
     if forward and (withheld := writes.withheld(facts.connection, facts.store.schema)):

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
-from zdmigrate.control.shadows import Compared
 from zdmigrate.control.store import Record
 from zdmigrate.engine.outcome import GateState, Hold, MigrationStatus
 from zdmigrate.errors import ZdmigrateError
 from zdmigrate.migration import MigrationFile
 from zdmigrate.phases import Phase
 from zdmigrate.plan import Plan
+
+if TYPE_CHECKING:
+    from zdmigrate.control.shadows import Compared
 
 
 def not_started(id_: str, file: MigrationFile | None) -> MigrationStatus:

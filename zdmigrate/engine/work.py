@@ -20,7 +20,7 @@ from zdmigrate.config import Config
 from zdmigrate.control import lease, writes
 from zdmigrate.control.fence import lost
 from zdmigrate.control.store import Record, Store
-from zdmigrate.engine import bootstrapping, forecasting, gates, planned, proving, withholding
+from zdmigrate.engine import bootstrapping, forecasting, gates, planned
 from zdmigrate.engine.executor import Executor
 from zdmigrate.engine.holding import Holding
 from zdmigrate.engine.reporting import Event, EventKind, Reporter
@@ -127,6 +127,8 @@ class Work:
 
     def withhold(self, record: Record, *, duration: timedelta, owner_too: bool, overrides: Mapping[str, str]) -> str:
         """Rehearse the end of the old shape; see `Project.withhold`."""
+        from zdmigrate.engine import proving, withholding
+
         with self._lease(record) as held:
             current = self.store.record(self.connection, record.id)
             plan = None if current is None else current.plan
@@ -281,6 +283,8 @@ class Work:
 
     def _settle(self, record: Record) -> None:
         """Give back what a command that is gone has withheld. While its lease is held, it is not gone."""
+        from zdmigrate.engine import withholding
+
         left = withholding.settle(self.connection, self.store, record)
         if left is not None:
             self.report(Event(kind=EventKind.NOTE, migration=record.id, message=left))
